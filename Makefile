@@ -1,0 +1,73 @@
+# The commands a person needs:
+#   make quickstart    set up all it needs, evolve a merge of the shipped experts
+#   make test          set up all it needs, run every test
+#   make bench         measure every performance claim
+#   make lint          what reviewers would otherwise say
+# UV_TORCH_BACKEND=cpu (or auto) in the environment chooses another build of torch; plain PyPI's is the default.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ORACLE := .venv-mergekit
+export UV_PYTHON_DOWNLOADS := never
+export OMP_WAIT_POLICY := passive
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: quickstart quickstart-models test test-unit test-parity test-run bench lint format constraints clean
+
+quickstart: $(VENV)/.ready
+	$(BIN)/evomerge run examples/quickstart/evomerge.yaml
+
+quickstart-models: $(VENV)/.ready
+	$(BIN)/python examples/quickstart/items.py
+	$(BIN)/python examples/quickstart/train.py
+
+test: $(VENV)/.ready-dev $(ORACLE)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+test-unit: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+test-parity: $(VENV)/.ready-dev $(ORACLE)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parity $(PYTEST_ARGS)
+
+test-run: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/run $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A plain list of exact versions without any index address, so that every set-up gets the same ones.
+constraints: $(BIN)/uv
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --all-extras --universal \
+		--python-version 3.11 --upgrade pyproject.toml --output-file constraints.txt
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9"
+
+$(VENV)/.ready: $(BIN)/uv pyproject.toml constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[operator,worker]'
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# mergekit (LGPL) is a test oracle: installed beside us, never imported by what we ship.
+$(ORACLE)/.ready: $(BIN)/uv constraints-mergekit.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ORACLE)
+	$(BIN)/uv pip install --quiet --python $(ORACLE)/bin/python --constraint constraints-mergekit.txt mergekit
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(ORACLE) .cache build *.egg-info

@@ -1,0 +1,69 @@
+"""The recipe: a mergekit configuration, as people know, share and publish it (snake_case, mergekit's names)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from evomerge_contract.base import digest_of
+
+Scalar = StrictBool | float  # strict, or 1.0 would be read as true
+DTypeName = Literal["float32", "float16", "bfloat16"]
+
+
+class _Recipe(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Filtered(_Recipe):
+    """A value for the tensors whose source name contains `filter`; without one, for all. The first match wins."""
+
+    filter: str | None = None
+    value: Scalar | list[float]
+
+
+Setting = Annotated[Scalar | list[Filtered] | list[float], Field(union_mode="left_to_right")]
+"""A scalar, a list of filters, or a gradient: numbers spread evenly over the layers and interpolated."""
+Settings = dict[str, Setting]
+
+
+class RecipeModel(_Recipe):
+    """A whole model that takes part."""
+
+    model: str
+    parameters: Settings | None = None
+
+
+class SliceSource(_Recipe):
+    """Layers [start, end) of a model."""
+
+    model: str
+    layer_range: tuple[int, int]
+    parameters: Settings | None = None
+
+
+class Slice(_Recipe):
+    """Consecutive layers of the result, merged from as many layers of each source."""
+
+    sources: list[SliceSource] = Field(min_length=1)
+    parameters: Settings | None = None
+
+
+class Recipe(_Recipe):
+    """Exactly one of `models` and `slices` is given. `dtype` is what is computed in, `out_dtype` what is written."""
+
+    merge_method: str
+    models: list[RecipeModel] | None = None
+    slices: list[Slice] | None = None
+    base_model: str | None = None
+    parameters: Settings | None = None
+    dtype: DTypeName | None = None
+    out_dtype: DTypeName | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain values, as mergekit's YAML has them."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the recipe, whatever the order of its keys."""
+        return digest_of(self.plain())

@@ -1,0 +1,1 @@
+"""The executor of one machine: worker processes, a log file, a terminal."""

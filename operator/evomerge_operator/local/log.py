@@ -1,0 +1,130 @@
+"""The log of a run: append-only, synced, checksummed lines; the first names the run, each further one a candidate.
+
+Candidates are appended in the order of their indices, whatever order they finish in, so that two runs of one search
+write the same log but for times, hosts and attempts. (A candidate that finished early loses nothing by a kill: its
+report lies durably in the run's directory and is found again.)
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from evomerge_contract.base import canonical_json
+from evomerge_contract.candidate import Candidate
+from evomerge_operator.errors import RunError
+
+LOG_NAME = "log.jsonl"
+
+
+class RunLog:
+    """An open log; one process at a time may hold it (the run's lock sees to that)."""
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        """Open the log of the run `identity`, or begin it.
+
+        Raises:
+            RunError: the log is another run's, or damaged before its end.
+        """
+        self._path = path
+        self.candidates: list[Candidate] = []
+        entries, good_bytes = _read(path)
+        # A line torn by a kill is cut off: it was never believed.
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._file.truncate(good_bytes)
+        self._file.seek(good_bytes)
+        if not entries:
+            self._write({"run": identity})
+            return
+        _refuse_other_run(path, json.loads(canonical_json(entries[0].get("run"))), identity)
+        self.candidates = [Candidate.model_validate(e["candidate"]) for e in entries[1:]]
+
+    def append(self, candidate: Candidate) -> None:
+        """Add a candidate; on return it survives a power cut."""
+        self._write({"candidate": candidate.wire()})
+        self.candidates.append(candidate)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(_line(entry))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def read_log(path: Path) -> tuple[dict[str, Any], list[Candidate]]:
+    """The identity and the candidates of a log, without opening it for writing.
+
+    Raises:
+        RunError: there is no log, or it is damaged before its end.
+    """
+    entries, _ = _read(path)
+    if not entries:
+        raise RunError(f"{path}: there is no log of a run here; give the folder that `evomerge run` wrote")
+    return entries[0]["run"], [Candidate.model_validate(e["candidate"]) for e in entries[1:]]
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    text = canonical_json(entry)
+    return f'{{"crc32":"{zlib.crc32(text.encode()):08x}","entry":{text}}}\n'.encode()
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The valid entries and the number of bytes they take; a torn last line is left out.
+
+    Raises:
+        RunError: a line that is not the last is damaged.
+    """
+    if not path.exists():
+        return [], 0
+    entries: list[dict[str, Any]] = []
+    position = 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        entry = _parse(line)
+        if entry is None:
+            if number == len(lines):
+                break
+            raise RunError(
+                f"{path}, line {number}: the log is damaged (its checksum does not match); "
+                f"restore the file, or remove the run's directory to start anew"
+            )
+        entries.append(entry)
+        position += len(line)
+    return entries, position
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)["entry"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return entry if isinstance(entry, dict) and _line(entry) == line else None
+
+
+def _refuse_other_run(path: Path, found: Any, wanted: dict[str, Any]) -> None:
+    wanted = json.loads(canonical_json(wanted))
+    if found == wanted:
+        return
+    differing = ", ".join(_differences(found, wanted, "")) or "everything"
+    raise RunError(
+        f"{path.parent} holds a run of another manifest (differing: {differing}); "
+        f"choose another directory with --out, or remove this one"
+    )
+
+
+def _differences(found: Any, wanted: Any, path: str) -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted(found.keys() | wanted.keys())
+        return [d for k in keys for d in _differences(found.get(k), wanted.get(k), f"{path}.{k}" if path else k)]
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = enumerate(zip(found, wanted, strict=True))
+        return [d for i, (f, w) in pairs for d in _differences(f, w, f"{path}[{i}]")]
+    if found == wanted:
+        return []
+    return [path if len(f"{found}{wanted}") > 60 else f"{path} was {found}, now {wanted}"]

@@ -1,0 +1,90 @@
+"""`evomerge validate` and `evomerge plan`: what can be known without a search."""
+
+import time
+from pathlib import Path
+
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.task import PrepareResult
+from evomerge_operator import plan
+from evomerge_operator.errors import RunError
+from evomerge_operator.local.executor import LocalExecutor
+from evomerge_operator.local.run import carry_out, prepare, worker_environments
+from evomerge_operator.plan import Key, Run, Start, State
+
+
+def check(manifest: EvoMerge, source: str, folder: Path) -> None:
+    """Open models and data and find every mistake in them, and in the space over them.
+
+    Raises:
+        InputError: with all problems.
+        RunError: the space does not fit the models.
+    """
+    with LocalExecutor(1, folder / "worker.log", worker_environments(1)) as executor:
+        prepared = prepare(executor, manifest, source, folder)
+        plan.make_run(manifest, prepared, folder.as_uri())
+
+
+def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list[str]:
+    """What a run would do, line by line; the plain average is evaluated once to measure the time."""
+    with LocalExecutor(1, folder / "worker.log", worker_environments(1)) as executor:
+        began = time.monotonic()
+        prepared = prepare(executor, manifest, source, folder)
+        run = plan.make_run(manifest, prepared, folder.as_uri())
+        average = _start_of_average(run)
+        first = carry_out(executor, average.task)
+        started = time.monotonic() - began
+        if first.evaluate is None:
+            raise RunError(f"the plain average could not be evaluated: {first.message} ({first.reason})")
+        # The first task also opens models and warms caches; a second, on another split, is what each candidate costs.
+        again = carry_out(executor, average.task.model_copy(update={"mask_seed": average.task.mask_seed + 1}))
+    return _lines(run, prepared, workers, started, again.seconds["total"])
+
+
+def _start_of_average(run: Run) -> Start:
+    starts = plan.next_starts(run, State({}, {}, {}, set()), slots=len(run.baselines))
+    index = next(i for i, b in enumerate(run.baselines) if b.role == "average")
+    return next(s for s in starts if s.key == Key(plan.BASELINES, index))
+
+
+def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float, each: float) -> list[str]:
+    spec, stage = run.manifest.spec, run.manifest.spec.stages[0]
+    groups = list(dict.fromkeys(gene.name.split("/")[1] for gene in run.space.genes))
+    busy = min(workers, stage.search.lag)
+    total = start_seconds + each * (stage.search.candidates + len(run.baselines)) / busy
+    lines = [f"{run.manifest.metadata.name}: stage {stage.name}, {stage.parameter_space.method}"]
+    for model in prepared.sources:
+        lines.append(
+            f"  source      {model.name}: {model.parameters:,} parameters, {_bytes(model.bytes)}, {model.dtype}"
+        )
+    for name, splits in prepared.data.items():
+        counts = ", ".join(f"{split} {found.items}" for split, found in splits.items())
+        lines.append(f"  objective   {name}: {counts} items")
+    shown = ", ".join(groups[:12]) + (", …" if len(groups) > 12 else "")
+    lines += [
+        f"  space       {len(run.space.genes)} dimensions over {len(groups)} groups: {shown}",
+        f"  search      {stage.search.algorithm}, {stage.search.candidates} candidates and "
+        f"{len(run.baselines)} baselines, seed {stage.search.seed}, lag {stage.search.lag}",
+        f"  to read     {_bytes(sum(s.bytes for s in prepared.sources))} of weights, once a worker",
+        f"  memory      about {_bytes(max(s.bytes for s in prepared.sources))} for the live model of each of "
+        f"{workers} workers; sources are mapped and shared",
+        f"  time        about {_duration(total)}: {start_seconds:.0f} s to begin, then {each:.2g} s a candidate "
+        f"(measured on the plain average with one worker) on {busy} workers",
+    ]
+    if spec.parallelism > stage.search.lag:
+        lines.append(f"  note        parallelism {spec.parallelism} is above lag {stage.search.lag}: the rest idles")
+    return lines
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

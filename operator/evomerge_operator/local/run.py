@@ -1,0 +1,285 @@
+"""`evomerge run`: the planner, driven on one machine."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import yaml
+
+from evomerge_contract.base import canonical_json
+from evomerge_contract.candidate import Candidate, Genome
+from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
+from evomerge_contract.recipe import Recipe
+from evomerge_contract.task import ConcludeResult, PrepareResult, Problem, Report, RunReport, Task
+from evomerge_operator import plan
+from evomerge_operator.errors import EvoMergeError, InputError, RunError, TryAgainError
+from evomerge_operator.local.directory import RunDirectory
+from evomerge_operator.local.executor import LocalExecutor
+from evomerge_operator.local.log import RunLog
+from evomerge_operator.local.worker_command import render_report
+from evomerge_operator.plan import Key, Run, Start, State
+from evomerge_operator.recipes import portable_recipe
+
+
+class Executor(Protocol):
+    """Who carries tasks out: worker processes here, Jobs elsewhere."""
+
+    @property
+    def idle(self) -> int:
+        """How many tasks could be started now."""
+
+    def start(self, task: Task) -> None:
+        """Begin a task."""
+
+    def wait(self) -> list[tuple[Task, Report]]:
+        """Block until tasks have ended."""
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def preparing(self, manifest: EvoMerge, directory: RunDirectory, workers: int) -> None:
+        """The sources are being pulled and checked."""
+
+    def searching(self, run: Run, finished: dict[Key, Candidate]) -> None:
+        """The search begins, or goes on from what is `finished`."""
+
+    def moved(self, run: Run, finished: dict[Key, Candidate], running: int) -> None:
+        """Candidates have started or finished."""
+
+    def concluding(self, finalists: int, baselines: int) -> None:
+        """The search is done; finalists and test items are being scored."""
+
+    def done(self, run: Run, conclusion: ConcludeResult, directory: RunDirectory) -> None:
+        """All is written."""
+
+
+@dataclass
+class _Progress:
+    """What has happened so far in this process and in the log."""
+
+    finished: dict[Key, Candidate] = field(default_factory=dict)
+    genomes: dict[int, Genome] = field(default_factory=dict)
+    attempts: dict[Key, int] = field(default_factory=dict)
+    running: dict[Key, Start] = field(default_factory=dict)
+
+    @classmethod
+    def replayed(cls, candidates: list[Candidate]) -> "_Progress":
+        """What a log says has happened; its genomes are taken as they are, never computed again."""
+        progress = cls()
+        for candidate in candidates:
+            progress.finished[Key(candidate.stage, candidate.index)] = candidate
+            if candidate.genome is not None:
+                progress.genomes[candidate.index] = candidate.genome
+        return progress
+
+    def started(self, start: Start) -> None:
+        self.running[start.key] = start
+        if start.genome is not None:
+            self.genomes[start.key.index] = start.genome
+
+    def state(self) -> State:
+        return State(self.finished, self.genomes, self.attempts, self.running.keys())
+
+
+def run_manifest(manifest: EvoMerge, source: str, out: Path, workers: int, watcher: Watcher) -> ConcludeResult:
+    """Run (or go on with) the search of a manifest in the directory `out`; returns how it ended.
+
+    Raises:
+        EvoMergeError: with one sentence for the person.
+    """
+    directory = RunDirectory(out)
+    directory.claim()
+    began = False
+    try:
+        watcher.preparing(manifest, directory, workers)
+        with LocalExecutor(workers, directory.worker_log, worker_environments(workers)) as executor:
+            prepared = prepare(executor, manifest, source, directory.reports)
+            run = plan.make_run(manifest, prepared, directory.reports.resolve().as_uri())
+            with _log(directory, plan.identity(manifest, prepared)) as log:
+                began = True
+                finished = search(executor, run, log, directory, watcher)
+            return _finish(executor, run, finished, directory, watcher)
+    finally:
+        directory.release(keep=began)
+
+
+def default_workers(spec: EvoMergeSpec) -> int:
+    """As many sessions as the manifest allows and the machine has GPUs or, without one, cores for."""
+    fitting = len(_gpus()) or max(1, len(os.sched_getaffinity(0)) // spec.evaluation.threads)
+    return max(1, min(spec.parallelism, fitting))
+
+
+def worker_environments(workers: int) -> list[dict[str, str]]:
+    """The variables of each worker: one GPU each, round robin, where there are GPUs."""
+    gpus = _gpus()
+    # Idle OpenMP threads that spin make neighbours many times slower.
+    quiet = {"OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+    if not gpus:
+        return [quiet]
+    return [quiet | {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(workers)]
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
+    return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
+
+
+@contextmanager
+def _log(directory: RunDirectory, identity: dict[str, object]) -> Iterator[RunLog]:
+    log = RunLog(directory.log, identity)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def prepare(executor: Executor, manifest: EvoMerge, source: str, reports: Path) -> PrepareResult:
+    """Carry out the prepare task.
+
+    Raises:
+        InputError: with every problem found, by field of the manifest.
+        TryAgainError: storage did not answer.
+    """
+    report = carry_out(executor, plan.prepare_task(manifest, reports.resolve().as_uri()))
+    if report.prepare is not None:
+        return report.prepare
+    if report.reason == "InvalidInput":
+        problems = [Problem(path=field_of(p.path, manifest.spec), message=p.message) for p in report.problems]
+        raise InputError(source, problems)
+    raise _error(report, "preparing the sources")
+
+
+def field_of(path: str, spec: EvoMergeSpec) -> str:
+    """The manifest's field for a worker's `models.<name>…`, `base…` or `objectives.<name>.<split>…`."""
+    kind, _, rest = path.partition(".")
+    name, _, further = rest.partition(".")
+    if kind == BASE:
+        return f"spec.base.uri{'.' + rest if rest else ''}"
+    if kind == "models":
+        index = next((i for i, m in enumerate(spec.models) if m.name == name), None)
+        return path if index is None else f"spec.models[{index}].uri{'.' + further if further else ''}"
+    if kind == "objectives":
+        index = next((i for i, o in enumerate(spec.evaluation.objectives) if o.name == name), None)
+        return path if index is None else f"spec.evaluation.objectives[{index}].jsonl.{further}"
+    return path
+
+
+def search(
+    executor: Executor, run: Run, log: RunLog, directory: RunDirectory, watcher: Watcher
+) -> dict[Key, Candidate]:
+    """Run baselines and candidates until all are finished and logged.
+
+    Raises:
+        RunError: too many candidates failed, or the input is wrong.
+        TryAgainError: storage did not answer.
+    """
+    progress = _Progress.replayed(log.candidates)
+    if not directory.facts.exists():
+        _write_facts(run, {}, directory)  # for `evomerge report` on a run that is still going
+    watcher.searching(run, progress.finished)
+    unlogged = run.order[len(log.candidates) :]
+    while True:
+        for start in plan.next_starts(run, progress.state(), executor.idle):
+            executor.start(start.task)
+            progress.started(start)
+        watcher.moved(run, progress.finished, len(progress.running))
+        if not progress.running:
+            break
+        for task, report in executor.wait():
+            _settle(run, progress, task, report)
+        while unlogged and unlogged[0] in progress.finished:
+            log.append(progress.finished[unlogged.pop(0)])
+    exceeded = plan.failures_exceeded(run, progress.finished)
+    if exceeded:
+        raise RunError(exceeded)
+    return progress.finished
+
+
+def _settle(run: Run, progress: _Progress, task: Task, report: Report) -> None:
+    trace = task.trace or {}
+    key = Key(trace["stage"], trace["index"])
+    start = progress.running.pop(key)
+    if report.reason == "TryAgain":
+        raise _error(report, f"{key.stage} {key.index}")
+    candidate = plan.settle(run, progress.state(), start, report)
+    if candidate is None:
+        progress.attempts[key] = progress.attempts.get(key, 0) + 1
+    else:
+        progress.finished[key] = candidate
+
+
+def _finish(
+    executor: Executor, run: Run, finished: dict[Key, Candidate], directory: RunDirectory, watcher: Watcher
+) -> ConcludeResult:
+    """Conclude, export and write the report."""
+    task = plan.conclude_task(run, finished)
+    watcher.concluding(len(task.finalists), len(task.baselines))
+    report = carry_out(executor, task)
+    if report.conclude is None:
+        raise _error(report, "scoring the finalists")
+    exported = carry_out(executor, plan.export_task(run, finished, report.conclude, directory.best.resolve().as_uri()))
+    if exported.export is None:
+        raise _error(exported, "exporting the winner")
+    recipe = plan.winner_recipe(run, finished, report.conclude)
+    _write(directory.recipe, recipe_text(recipe, run.manifest, directory.path))
+    render_report(_write_facts(run, finished, directory, report.conclude, recipe), directory.report)
+    watcher.done(run, report.conclude, directory)
+    return report.conclude
+
+
+def _write_facts(
+    run: Run,
+    finished: dict[Key, Candidate],
+    directory: RunDirectory,
+    conclusion: ConcludeResult | None = None,
+    recipe: Recipe | None = None,
+) -> RunReport:
+    """Write run.json: what the report shows."""
+    facts = RunReport(
+        run=run.manifest.metadata.name,
+        manifest=run.manifest.wire(),
+        prepared=run.prepared,
+        genes=[g.name for g in run.space.genes],
+        baselines=[c for k, c in sorted(finished.items()) if k.stage == plan.BASELINES],
+        candidates=[c for k, c in sorted(finished.items()) if k.stage == run.stage],
+        conclusion=conclusion,
+        recipe=recipe,
+    )
+    _write(directory.facts, canonical_json(facts.wire()))
+    return facts
+
+
+def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:
+    """The recipe as YAML that can be rerun from `folder`: names of models replaced by where they lie."""
+    spec = manifest.spec
+    uris = {m.name: m.uri for m in spec.models} | ({BASE: spec.base.uri} if spec.base else {})
+    plain = portable_recipe(recipe, uris, folder).plain()
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def carry_out(executor: Executor, task: Task) -> Report:
+    """Hand one task to an idle worker and wait for its report."""
+    executor.start(task)
+    while True:
+        for done, report in executor.wait():
+            if done is task:
+                return report
+
+
+def _error(report: Report, doing: str) -> EvoMergeError:
+    message = f"{doing}: {report.message} ({report.reason})"
+    if report.reason == "TryAgain":
+        return TryAgainError(f"{message}; the same command goes on later")
+    return RunError(message)

@@ -1,0 +1,121 @@
+"""Reading a manifest: every mistake at once, each with its field path and what is allowed."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.task import Problem
+from evomerge_operator.errors import InputError
+from evomerge_operator.rules import broken_rules
+
+
+def load_manifest(path: Path) -> EvoMerge:
+    """Read, validate and return the manifest, its relative URIs made absolute against the manifest's folder.
+
+    Raises:
+        InputError: with every mistake found.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError.at(str(path), "file", f"cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError.at(str(path), "file", f"is not YAML: {_one_line(error)}") from error
+    if not isinstance(document, dict):
+        raise InputError.at(str(path), "file", "is not an EvoMerge manifest: expected apiVersion, kind, metadata, spec")
+    return parse_manifest(document, source=str(path), folder=path.resolve().parent)
+
+
+def parse_manifest(document: dict[str, Any], *, source: str, folder: Path) -> EvoMerge:
+    """Validate a manifest that has been read from `source`; relative URIs are relative to `folder`."""
+    try:
+        manifest = EvoMerge.model_validate(document)
+    except ValidationError as error:
+        raise InputError(source, [_problem(e) for e in error.errors(include_url=False)]) from error
+    problems = broken_rules(manifest.spec)
+    if problems:
+        raise InputError(source, problems)
+    return _with_absolute_uris(manifest, folder)
+
+
+def absolute_uri(uri: str, folder: Path) -> str:
+    """`uri` as it is when it has a scheme other than `file:`; else the `file://` URI of the path under `folder`."""
+    scheme, colon, rest = uri.partition(":")
+    if colon and scheme not in ("file",) and rest.startswith("//"):
+        return uri
+    path = uri.removeprefix("file://").removeprefix("file:")
+    return (folder / path).resolve().as_uri()
+
+
+def _with_absolute_uris(manifest: EvoMerge, folder: Path) -> EvoMerge:
+    spec = manifest.spec
+    models = [m.model_copy(update={"uri": absolute_uri(m.uri, folder)}) for m in spec.models]
+    base = spec.base and spec.base.model_copy(update={"uri": absolute_uri(spec.base.uri, folder)})
+    objectives = []
+    for objective in spec.evaluation.objectives:
+        splits = {k: absolute_uri(v, folder) for k, v in objective.jsonl.model_dump().items()}
+        jsonl = objective.jsonl.model_copy(update=splits)
+        objectives.append(objective.model_copy(update={"jsonl": jsonl}))
+    evaluation = spec.evaluation.model_copy(update={"objectives": objectives})
+    update = {"models": models, "base": base, "evaluation": evaluation}
+    return manifest.model_copy(update={"spec": spec.model_copy(update=update)})
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    return Problem(path=_path(error["loc"]), message=_message(error))
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in loc:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or "file"
+
+
+def _message(error: ErrorDetails) -> str:
+    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
+    pattern = str(context.get("pattern", ""))
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return f"is not a field that is known here; allowed: {', '.join(_siblings(error['loc']))}"
+    if kind == "string_type" and isinstance(given, int | float) and not isinstance(given, bool):
+        return f'must be text: write "{given}" in quotes'
+    if kind == "string_pattern_mismatch" and "a-z0-9" in pattern:
+        return f"{given!r} is not a name: lower-case letters, digits and inner hyphens only"
+    if kind == "string_pattern_mismatch":
+        return f'"{given}" is not a plain number such as "0.5" (at most six digits before and after the point)'
+    if kind == "literal_error":
+        return f"{given!r} is not known; allowed: {context.get('expected')}"
+    text = error["msg"]
+    return f"{text[0].lower()}{text[1:]}, not {given!r}" if isinstance(given, str | int | float) else text
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    """The fields allowed where an unknown one stands."""
+    model: Any = EvoMerge
+    for part in loc[:-1]:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            fields = {f.alias or name: f.annotation for name, f in model.model_fields.items()}
+            model = _inner(fields.get(str(part)))
+        # An index or a mapping's key: the annotation has been unwrapped already.
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return []
+    return [f.alias or name for name, f in model.model_fields.items()]
+
+
+def _inner(annotation: Any) -> Any:
+    """The model inside `list[M]`, `dict[str, M]` or `M | None`."""
+    for argument in get_args(annotation):
+        found = _inner(argument)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
+    return annotation
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,322 @@
+"""What to do next: pure decisions over what is known of a run. The executors carry them out.
+
+A run is four steps: prepare, the candidates (baselines and the stage's search), conclude, export. Both executors,
+local and on a cluster, ask the same functions: `next_starts` while candidates remain, then `conclude_task` and
+`export_task`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from evomerge_contract.candidate import Candidate, Genome
+from evomerge_contract.manifest import BASE, EvoMerge
+from evomerge_contract.recipe import DTypeName, Recipe
+from evomerge_contract.task import (
+    Baseline,
+    CardFacts,
+    ConcludeResult,
+    ConcludeTask,
+    DataDigests,
+    EvaluateTask,
+    ExportTask,
+    Finalist,
+    PrepareResult,
+    PrepareTask,
+    Report,
+    Source,
+    fitness_of,
+)
+from evomerge_operator.errors import RunError
+from evomerge_operator.rules import RESERVED_STAGE
+from evomerge_operator.search import SearchAlgorithm, make_search
+from evomerge_operator.space import Space, baselines, make_space
+
+BASELINES = RESERVED_STAGE
+FINALISTS = 5
+MAX_ATTEMPTS = 2
+"""A candidate that failed is tried once more, then its failure is its outcome."""
+_HOPELESS = frozenset({"NotFinite"})  # the same again next time: not worth a second attempt
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Which candidate: a stage (or the baselines) and an index in it."""
+
+    stage: str
+    index: int
+
+
+class Start(NamedTuple):
+    """An action: carry out this task for this candidate."""
+
+    key: Key
+    task: EvaluateTask
+    genome: Genome | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is fixed once a run is prepared."""
+
+    manifest: EvoMerge
+    prepared: PrepareResult
+    space: Space
+    search: SearchAlgorithm
+    baselines: tuple[Baseline, ...]
+    report_dir: str
+
+    @property
+    def stage(self) -> str:
+        """The name of the stage that is searched."""
+        return self.manifest.spec.stages[0].name
+
+    @property
+    def candidates(self) -> int:
+        """The budget of the search, in candidates."""
+        return self.manifest.spec.stages[0].search.candidates
+
+    @property
+    def order(self) -> list[Key]:
+        """Every candidate in the order of the log: the baselines, then the search by index."""
+        named = [Key(BASELINES, i) for i in range(len(self.baselines))]
+        return named + [Key(self.stage, k) for k in range(self.candidates)]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known at a moment. `genomes` are those of indices 0, 1, … of the search, as far as asked."""
+
+    finished: Mapping[Key, Candidate]
+    genomes: Mapping[int, Genome]
+    attempts: Mapping[Key, int]
+    running: Set[Key]
+
+
+def prepare_task(manifest: EvoMerge, report_dir: str) -> PrepareTask:
+    """The first task of a run."""
+    spec = manifest.spec
+    return PrepareTask(
+        sources=_sources(manifest, {}),
+        storage=spec.storage,
+        trust_remote_code=spec.trust_remote_code,
+        threads=spec.evaluation.threads,
+        report_dir=report_dir,
+        objectives=spec.evaluation.objectives,
+        methods=[s.parameter_space.method for s in spec.stages],
+    )
+
+
+def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str) -> Run:
+    """Fix a run's space, search and baselines.
+
+    Raises:
+        RunError: the space does not fit the models; the message says why.
+    """
+    spec, stage = manifest.spec, manifest.spec.stages[0]
+    try:
+        space = make_space(spec, stage.parameter_space, prepared.layout, _dtype(prepared))
+        search = make_search(stage.search, space.genes, stage.name)
+    except ValueError as error:
+        raise RunError(f"spec.stages[0]: {error}") from error
+    return Run(manifest, prepared, space, search, tuple(baselines(spec, space.dtype)), report_dir)
+
+
+def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
+    """What makes two runs the same: contents, evaluation and stages; never URIs, parallelism or worker settings."""
+    spec = manifest.spec
+    evaluation = spec.evaluation.wire()
+    for objective in evaluation["objectives"]:
+        objective["jsonl"] = {k: v.digest for k, v in prepared.data[objective["name"]].items()}
+    return {
+        "models": {s.name: s.digest for s in prepared.sources},
+        "evaluation": evaluation,
+        "stages": [s.wire() for s in spec.stages],
+        "trustRemoteCode": spec.trust_remote_code,
+    }
+
+
+def next_starts(run: Run, state: State, slots: int) -> list[Start]:
+    """At most `slots` candidates to start now; none when the search waits, is done or has failed too often."""
+    if slots <= 0 or failures_exceeded(run, state.finished):
+        return []
+    starts: list[Start] = []
+    for index, baseline in enumerate(run.baselines):
+        key = Key(BASELINES, index)
+        if key not in state.finished and key not in state.running and len(starts) < slots:
+            starts.append(_start(run, key, baseline.recipe))
+    genomes = dict(state.genomes)
+    for index in range(run.candidates):
+        if len(starts) >= slots:
+            break
+        key = Key(run.stage, index)
+        if key in state.finished or key in state.running:
+            continue
+        if index not in genomes:
+            genome = _ask(run, state, genomes, index)
+            if genome is None:
+                break
+            genomes[index] = genome
+        starts.append(_start(run, key, run.space.decode(genomes[index]), genomes[index]))
+    return starts
+
+
+def _ask(run: Run, state: State, genomes: Mapping[int, Genome], index: int) -> Genome | None:
+    """The genome of `index`, or None while an outcome that it depends on is missing."""
+    known = max(0, index - run.manifest.spec.stages[0].search.lag + 1)
+    outcomes = [state.finished.get(Key(run.stage, k)) for k in range(known)]
+    if any(outcome is None for outcome in outcomes):
+        return None
+    fitness = [outcome.fitness for outcome in outcomes if outcome is not None]
+    return run.search.ask(index, [genomes[k] for k in range(index)], fitness)
+
+
+def settle(run: Run, state: State, start: Start, report: Report) -> Candidate | None:
+    """The candidate that a report makes of a start; None when it is to be tried again.
+
+    Raises:
+        RunError: the input is wrong, which no further candidate can mend.
+    """
+    attempts = state.attempts.get(start.key, 0) + 1
+    if report.reason == "InvalidInput":
+        raise RunError(f"{start.key.stage} {start.key.index}: {report.message}")
+    failed = report.evaluate is None
+    if failed and attempts < MAX_ATTEMPTS and report.reason not in _HOPELESS:
+        return None
+    named = run.baselines[start.key.index] if start.key.stage == BASELINES else None
+    return Candidate(
+        stage=start.key.stage,
+        index=start.key.index,
+        generation=0 if named else start.key.index // run.search.population,
+        name=named.name if named else None,
+        genome=start.genome,
+        recipe=named.recipe if named else None,
+        recipe_digest=start.task.recipe.digest,
+        algorithm=run.search.version,
+        outcome="Failed" if failed else "Succeeded",
+        fitness=fitness_of(start.task.objectives, report.evaluate.scores) if report.evaluate else None,
+        scores=report.evaluate.scores if report.evaluate else {},
+        reason=report.reason,
+        message=report.message and report.message[:1000],
+        report=None if failed else report.task,
+        attempts=attempts,
+        seconds=report.seconds,
+        host=report.host,
+    )
+
+
+def failures_exceeded(run: Run, finished: Mapping[Key, Candidate]) -> str | None:
+    """Why the search ends early, if more candidates failed than the budget allows."""
+    failed = [c for key, c in finished.items() if key.stage == run.stage and c.outcome == "Failed"]
+    allowed = run.manifest.spec.budget.failures
+    if len(failed) <= allowed:
+        return None
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(c.reason for c in failed).most_common())
+    latest = max(failed, key=lambda c: c.index)
+    return (
+        f"{len(failed)} candidates failed ({reasons}), more than spec.budget.failures ({allowed}) allows; "
+        f"candidate {latest.index} said: {latest.message}"
+    )
+
+
+def finalists(run: Run, finished: Mapping[Key, Candidate]) -> list[Finalist]:
+    """The best five by fitness, of different recipes; the earlier index wins a tie.
+
+    Raises:
+        RunError: no candidate succeeded.
+    """
+    scored = [c for key, c in finished.items() if key.stage == run.stage and c.fitness is not None]
+    best: dict[str, Candidate] = {}
+    for candidate in sorted(scored, key=lambda c: (-(c.fitness or 0.0), c.index)):
+        best.setdefault(candidate.recipe_digest, candidate)
+    if not best:
+        raise RunError("no candidate succeeded, so there is nothing to choose from; the log names the reasons")
+    return [
+        Finalist(index=c.index, fitness=c.fitness or 0.0, recipe=run.space.decode(c.genome or ()))
+        for c in list(best.values())[:FINALISTS]
+    ]
+
+
+def conclude_task(run: Run, finished: Mapping[Key, Candidate]) -> ConcludeTask:
+    """Select among the finalists and score the test items, for the winner and for the baselines that succeeded."""
+    spec = run.manifest.spec
+    seed = spec.stages[0].search.seed
+    return ConcludeTask(
+        **_common(run),
+        finalists=finalists(run, finished),
+        baselines=[b for i, b in enumerate(run.baselines) if finished[Key(BASELINES, i)].outcome == "Succeeded"],
+        mask_seed=seed,
+        bootstrap_seed=seed,
+        objectives=spec.evaluation.objectives,
+        data=_data(run.prepared),
+    )
+
+
+def winner_recipe(run: Run, finished: Mapping[Key, Candidate], conclusion: ConcludeResult) -> Recipe:
+    """The recipe of the candidate that the conclusion chose."""
+    return run.space.decode(finished[Key(run.stage, conclusion.winner)].genome or ())
+
+
+def export_task(run: Run, finished: Mapping[Key, Candidate], conclusion: ConcludeResult, out: str) -> ExportTask:
+    """Write the winner to the folder `out`."""
+    stage = run.manifest.spec.stages[0]
+    return ExportTask(
+        **_common(run),
+        out=out,
+        recipe=winner_recipe(run, finished, conclusion),
+        mask_seed=stage.search.seed,
+        card=CardFacts(
+            run=run.manifest.metadata.name,
+            method=stage.parameter_space.method,
+            algorithm=run.search.version,
+            candidates=stage.search.candidates,
+            seed=stage.search.seed,
+            objectives=run.manifest.spec.evaluation.objectives,
+            data=_data(run.prepared),
+            conclusion=conclusion,
+        ),
+    )
+
+
+def _start(run: Run, key: Key, recipe: Recipe, genome: Genome | None = None) -> Start:
+    task = EvaluateTask(
+        **_common(run),
+        recipe=recipe,
+        mask_seed=run.manifest.spec.stages[0].search.seed,
+        objectives=run.manifest.spec.evaluation.objectives,
+        data=_data(run.prepared),
+        trace={"stage": key.stage, "index": key.index, "genome": genome},
+    )
+    return Start(key, task, genome)
+
+
+def _common(run: Run) -> dict[str, object]:
+    spec = run.manifest.spec
+    return {
+        "sources": _sources(run.manifest, {s.name: s.digest for s in run.prepared.sources}),
+        "storage": spec.storage,
+        "trust_remote_code": spec.trust_remote_code,
+        "threads": spec.evaluation.threads,
+        "batch_size": spec.evaluation.batch_size,
+        "timeout_seconds": spec.worker.timeout_seconds,
+        "report_dir": run.report_dir,
+    }
+
+
+def _sources(manifest: EvoMerge, digests: Mapping[str, str]) -> list[Source]:
+    spec = manifest.spec
+    named = [(m.name, m) for m in spec.models] + ([(BASE, spec.base)] if spec.base else [])
+    return [Source(name=n, uri=m.uri, license=m.license, digest=digests.get(n)) for n, m in named]
+
+
+def _data(prepared: PrepareResult) -> dict[str, DataDigests]:
+    return {
+        name: DataDigests(search=splits["search"].digest, select=splits["select"].digest, test=splits["test"].digest)
+        for name, splits in prepared.data.items()
+    }
+
+
+def _dtype(prepared: PrepareResult) -> DTypeName:
+    """Merges are written in the first source's dtype."""
+    return prepared.sources[0].dtype

@@ -1,0 +1,154 @@
+"""What a manifest's fields must be to each other: rules that a schema cannot say."""
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+
+from evomerge_contract.manifest import BASE, SPLITS, EvoMergeSpec, Groups, Parameter, ParameterSpace
+from evomerge_contract.methods import METHODS, Method
+from evomerge_contract.task import Problem
+
+RESERVED_STAGE = "baselines"
+"""The baselines' own index sequence in the log."""
+
+
+def broken_rules(spec: EvoMergeSpec) -> list[Problem]:
+    """Every rule that the spec breaks, with field path and what is allowed."""
+    found = [*_models(spec), *_evaluation(spec)]
+    for index, stage in enumerate(spec.stages):
+        if stage.name == RESERVED_STAGE:
+            found.append((f"spec.stages[{index}].name", f'"{stage.name}" means the baselines; choose another name'))
+        found += _space(f"spec.stages[{index}].parameterSpace", stage.parameter_space, spec)
+    return [Problem(path=path, message=message) for path, message in found]
+
+
+_Found = Iterator[tuple[str, str]]
+
+
+def _models(spec: EvoMergeSpec) -> _Found:
+    first: dict[str, int] = {}
+    for index, model in enumerate(spec.models):
+        if model.name == BASE:
+            yield f"spec.models[{index}].name", f'"{BASE}" means spec.base; choose another name'
+        if model.name in first:
+            yield (
+                f"spec.models[{index}].name",
+                f'"{model.name}" is also the name of spec.models[{first[model.name]}]; names must differ',
+            )
+        first.setdefault(model.name, index)
+
+
+def _evaluation(spec: EvoMergeSpec) -> _Found:
+    names: set[str] = set()
+    for index, objective in enumerate(spec.evaluation.objectives):
+        path = f"spec.evaluation.objectives[{index}]"
+        if objective.name in names:
+            yield f"{path}.name", f'"{objective.name}" is the name of an earlier objective; names must differ'
+        names.add(objective.name)
+        if float(objective.weight) <= 0:
+            yield f"{path}.weight", f'"{objective.weight}" must be above 0'
+        if objective.extract is not None:
+            yield from _regex(f"{path}.extract", objective.extract)
+        for a, b in combinations(SPLITS, 2):
+            if getattr(objective.jsonl, a) == getattr(objective.jsonl, b):
+                yield f"{path}.jsonl.{b}", f"is the file of {a} too; the three splits must be disjoint"
+
+
+def _space(path: str, space: ParameterSpace, spec: EvoMergeSpec) -> _Found:
+    yield from _groups(f"{path}.groups", space.groups)
+    method = METHODS.get(space.method)
+    if method is None:
+        yield f"{path}.method", f'"{space.method}" is not known; allowed: {", ".join(METHODS)}'
+        return
+    if method.needs_base and spec.base is None:
+        yield "spec.base", f"{space.method} needs a base; add spec.base or choose linear or slerp"
+    if method.models is not None and len(spec.models) != method.models:
+        yield "spec.models", f"{space.method} merges exactly {method.models} models, not {len(spec.models)}"
+    for name, parameter in space.parameters.items():
+        yield from _parameter(f"{path}.parameters.{name}", name, parameter, method, len(spec.models))
+    for name in method.real:
+        if name not in space.parameters and name not in method.defaults:
+            yield f"{path}.parameters.{name}", f"is missing; {space.method} needs it (min and max, or value)"
+    if all(p.value is not None for p in space.parameters.values()):
+        yield f"{path}.parameters", "are all fixed: nothing is left to search; give at least one min and max"
+
+
+def _groups(path: str, groups: Groups) -> _Found:
+    given = [name for name in Groups.model_fields if getattr(groups, name) is not None]
+    if len(given) != 1:
+        said = f"gives {len(given)} ways of grouping" if given else "gives no way of grouping"
+        yield path, f"{said}; exactly one of layers, everyLayer, components and patterns is allowed"
+    names: set[str] = set()
+    for index, pattern in enumerate(groups.patterns or []):
+        yield from _regex(f"{path}.patterns[{index}].regex", pattern.regex)
+        if pattern.name in names:
+            yield f"{path}.patterns[{index}].name", f'"{pattern.name}" names two patterns; names must differ'
+        names.add(pattern.name)
+
+
+def _parameter(path: str, name: str, parameter: Parameter, method: Method, models: int) -> _Found:
+    if name in method.switches:
+        if parameter.value not in ("true", "false"):
+            yield path, 'is a switch: give value "true" or "false"'
+        return
+    if name not in method.real:
+        known = ", ".join([*method.real, *method.switches])
+        yield path, f"is not a parameter of this method; allowed: {known}"
+        return
+    if parameter.value is not None:
+        yield from _fixed(path, name, parameter, method)
+        return
+    if parameter.min is None or parameter.max is None:
+        missing = " and ".join(n for n in ("min", "max") if getattr(parameter, n) is None)
+        yield path, f"{missing} is missing; give min and max, or value"
+        return
+    if float(parameter.min) >= float(parameter.max):
+        yield f"{path}.max", f'"{parameter.max}" must be above min "{parameter.min}"'
+        return
+    for field in ("min", "max"):
+        yield from _in_range(f"{path}.{field}", name, getattr(parameter, field), method)
+    yield from _start(path, parameter)
+    if parameter.sums_to_one:
+        yield from _sum(path, name, parameter, method, models)
+
+
+def _fixed(path: str, name: str, parameter: Parameter, method: Method) -> _Found:
+    for field in ("min", "max", "start"):
+        if getattr(parameter, field) is not None:
+            yield f"{path}.{field}", "has no meaning beside value; a parameter is fixed or searched, not both"
+    if parameter.sums_to_one:
+        yield f"{path}.sumsToOne", "has no meaning beside value"
+    if parameter.value in ("true", "false"):
+        yield f"{path}.value", f'"{parameter.value}" is not a number'
+    else:
+        yield from _in_range(f"{path}.value", name, str(parameter.value), method)
+
+
+def _in_range(path: str, name: str, text: str, method: Method) -> _Found:
+    allowed = method.real[name]
+    if allowed.high is not None and float(text) > allowed.high:
+        yield path, f'"{text}" is above {allowed.high:g}, the largest {name}'
+    if allowed.low is not None and float(text) < allowed.low:
+        yield path, f'"{text}" is below {allowed.low:g}, the smallest {name}'
+
+
+def _start(path: str, parameter: Parameter) -> _Found:
+    if parameter.start is None:
+        return
+    if not float(parameter.min or 0) <= float(parameter.start) <= float(parameter.max or 0):
+        yield f"{path}.start", f'"{parameter.start}" is not between min "{parameter.min}" and max "{parameter.max}"'
+
+
+def _sum(path: str, name: str, parameter: Parameter, method: Method, models: int) -> _Found:
+    low, high = float(parameter.min or 0), float(parameter.max or 0)
+    if name not in method.per_model:
+        yield f"{path}.sumsToOne", f"{name} is one value for all models; only per-model parameters can sum to one"
+    elif not models * low <= 1 <= models * high:
+        yield f"{path}.sumsToOne", f"{models} values between {low:g} and {high:g} cannot sum to one"
+
+
+def _regex(path: str, text: str) -> _Found:
+    try:
+        re.compile(text)
+    except re.error as error:
+        yield path, f'"{text}" is not a regular expression: {error}'

@@ -1,0 +1,207 @@
+"""The parameter space of a stage: which genes there are, and the recipe that a genome means.
+
+Decoding writes one slice per layer with scalars, and explicit filters where tensors of one slice belong to different
+groups, never gradients: mergekit evaluates those at t = 0 for everything outside the layers.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evomerge_contract.base import GRID_DECIMALS
+from evomerge_contract.candidate import Genome
+from evomerge_contract.manifest import BASE, EvoMergeSpec, Parameter, ParameterSpace
+from evomerge_contract.methods import METHODS
+from evomerge_contract.recipe import (
+    DTypeName,
+    Filtered,
+    Recipe,
+    RecipeModel,
+    Scalar,
+    Setting,
+    Settings,
+    Slice,
+    SliceSource,
+)
+from evomerge_contract.task import Baseline, Layout
+from evomerge_operator.groups import SliceTensors, group_names, slice_tensors
+from evomerge_operator.search import Gene
+
+_Values = dict[str, dict[str, dict[str, float]]]  # parameter -> group -> model ("" when shared) -> value
+
+
+@dataclass(frozen=True)
+class Space:
+    """A stage's space over the pool `models`; `genes` are named parameter/group/model (or parameter/group)."""
+
+    method: str
+    models: tuple[str, ...]
+    base: str | None
+    dtype: DTypeName
+    parameters: Mapping[str, Parameter]
+    slices: tuple[SliceTensors, ...]
+    genes: tuple[Gene, ...]
+
+    def decode(self, genome: Genome) -> Recipe:
+        """The recipe of a genome (genes in the order of `genes`, in physical units)."""
+        values = self._values(genome)
+        return Recipe(
+            merge_method=self.method,
+            slices=[self._slice(s, values) for s in self.slices],
+            base_model=self.base,
+            parameters=self._fixed() or None,
+            dtype="float32",
+            out_dtype=self.dtype,
+        )
+
+    def _values(self, genome: Genome) -> _Values:
+        if len(genome) != len(self.genes):
+            raise ValueError(f"a genome of {len(genome)} genes for a space of {len(self.genes)}")
+        values: _Values = {}
+        for gene, value in zip(self.genes, genome, strict=True):
+            parameter, group, model = (*gene.name.split("/"), "")[:3]
+            values.setdefault(parameter, {}).setdefault(group, {})[model] = value
+        for name, parameter_groups in values.items():
+            if self.parameters[name].sums_to_one:
+                for group, by_model in parameter_groups.items():
+                    parameter_groups[group] = sum_to_one(self.parameters[name], self.models, by_model)
+        return values
+
+    def _slice(self, tensors: SliceTensors, values: _Values) -> Slice:
+        span = (tensors.layer, tensors.layer + 1)
+        per_model = METHODS[self.method].per_model
+        sources = [
+            SliceSource(
+                model=model,
+                layer_range=span,
+                parameters={
+                    name: setting(tensors.group_of, {g: by_model[model] for g, by_model in groups.items()})
+                    for name, groups in values.items()
+                    if name in per_model
+                }
+                or None,
+            )
+            for model in self.models
+        ]
+        if self.base is not None and self.base not in self.models:
+            sources.append(SliceSource(model=self.base, layer_range=span))
+        shared = {
+            name: setting(tensors.group_of, {g: by_model[""] for g, by_model in groups.items()})
+            for name, groups in values.items()
+            if name not in per_model
+        }
+        return Slice(sources=sources, parameters=shared or None)
+
+    def _fixed(self) -> Settings:
+        return {name: _scalar(p.value) for name, p in self.parameters.items() if p.value is not None}
+
+
+def make_space(spec: EvoMergeSpec, space: ParameterSpace, layout: Layout, dtype: DTypeName) -> Space:
+    """The space of a stage, once the models' layout is known.
+
+    Raises:
+        ValueError: the groups do not fit the layout.
+    """
+    models = tuple(m.name for m in spec.models)
+    slices = tuple(slice_tensors(space.groups, layout))
+    groups = group_names(list(slices))
+    method = METHODS[space.method]
+    genes = [
+        _gene(name, group, model, parameter, len(models))
+        for name, parameter in space.parameters.items()
+        if parameter.value is None
+        for group in groups
+        for model in (_genes_of(parameter, models) if name in method.per_model else ("",))
+    ]
+    # slerp goes from its base_model, here the first source, to the other one.
+    base = BASE if method.needs_base else models[0] if space.method == "slerp" else None
+    return Space(space.method, models, base, dtype, space.parameters, slices, tuple(genes))
+
+
+def _genes_of(parameter: Parameter, models: tuple[str, ...]) -> tuple[str, ...]:
+    return models[:-1] if parameter.sums_to_one else models
+
+
+def _gene(name: str, group: str, model: str, parameter: Parameter, models: int) -> Gene:
+    low, high = float(parameter.min or 0), float(parameter.max or 0)
+    middle = 1 / models if parameter.sums_to_one else (low + high) / 2
+    start = middle if parameter.start is None else float(parameter.start)
+    return Gene("/".join(filter(None, (name, group, model))), low, high, round(start, GRID_DECIMALS))
+
+
+def sum_to_one(parameter: Parameter, models: Sequence[str], genes: Mapping[str, float]) -> dict[str, float]:
+    """Values within the bounds that sum to one: each model in turn takes its gene as far as the rest leaves room."""
+    low, high = float(parameter.min or 0), float(parameter.max or 0)
+    values: dict[str, float] = {}
+    left = 1.0
+    for after, model in zip(range(len(models) - 1, 0, -1), models, strict=False):
+        gene = min(max(genes[model], left - after * high), left - after * low)
+        values[model] = _on_grid(gene)
+        left = _on_grid(left - values[model])
+    values[models[-1]] = left
+    return values
+
+
+def _on_grid(value: float) -> float:
+    return round(value, GRID_DECIMALS) + 0.0  # + 0.0 makes -0.0 a plain zero
+
+
+def _scalar(text: str | None) -> Scalar:
+    return text == "true" if text in ("true", "false") else float(text or 0)
+
+
+def setting(group_of: Mapping[str, str], values: Mapping[str, float]) -> Setting:
+    """The shortest setting that gives every tensor its group's value: a scalar, or filters with a default last."""
+    needed = {tensor: values[group] for tensor, group in group_of.items()}
+    if len(set(needed.values())) == 1:
+        return next(iter(needed.values()))
+    default = Counter(needed.values()).most_common(1)[0][0]
+    odd = {tensor: value for tensor, value in needed.items() if value != default}
+    chosen: dict[str, float] = {}
+    for tensor, value in odd.items():
+        if not any(f in tensor and v == value for f, v in chosen.items()):
+            chosen[_filter_for(tensor, value, needed)] = value
+    return [Filtered(filter=f, value=v) for f, v in chosen.items()] + [Filtered(value=default)]
+
+
+def _filter_for(tensor: str, value: float, needed: Mapping[str, float]) -> str:
+    """A substring of `tensor` that no tensor of another value contains: a module's name if possible."""
+    modules = [part for part in tensor.split(".") if not part.isdigit()]
+    for candidate in (*modules, tensor.rsplit(".", 1)[0], tensor):
+        if all(v == value for t, v in needed.items() if candidate in t):
+            return candidate
+    raise ValueError(f"tensor {tensor} cannot be told from others by a filter: its name is part of theirs")
+
+
+def alone(model: str, dtype: DTypeName) -> Recipe:
+    """A recipe that is one model as it is."""
+    return Recipe(
+        merge_method="linear",
+        models=[RecipeModel(model=model, parameters={"weight": 1.0})],
+        dtype="float32",
+        out_dtype=dtype,
+    )
+
+
+def baselines(spec: EvoMergeSpec, dtype: DTypeName) -> list[Baseline]:
+    """Each source alone, their plain average and, where there is a base, a default DARE-TIES and the base itself."""
+    names = [m.name for m in spec.models]
+    average = Recipe(
+        merge_method="linear",
+        models=[RecipeModel(model=n, parameters={"weight": 1.0}) for n in names],
+        dtype="float32",
+        out_dtype=dtype,
+    )
+    found = [Baseline(name=n, role="source", recipe=alone(n, dtype)) for n in names]
+    found.append(Baseline(name="plain average", role="average", recipe=average))
+    if spec.base is not None:
+        dare_ties = Recipe(
+            merge_method="dare_ties",
+            models=[RecipeModel(model=n, parameters={"weight": 0.5, "density": 0.5}) for n in names],
+            base_model=BASE,
+            dtype="float32",
+            out_dtype=dtype,
+        )
+        found.append(Baseline(name="default DARE-TIES", role="default", recipe=dare_ties))
+        found.append(Baseline(name=BASE, role="base", recipe=alone(BASE, dtype)))
+    return found

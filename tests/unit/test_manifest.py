@@ -1,0 +1,198 @@
+"""Reading a manifest: what is accepted, and that each mistake is found, with its place and what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from documents import document, stage
+from evomerge_contract.manifest import EvoMerge
+from evomerge_operator.errors import InputError
+from evomerge_operator.manifest import absolute_uri, load_manifest, parse_manifest
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def problems(doc: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(InputError) as raised:
+        parse_manifest(doc, source="m.yaml", folder=Path("/"))
+    return {p.path: p.message for p in raised.value.problems}
+
+
+def test_a_small_manifest_is_accepted_and_defaults_are_filled_in() -> None:
+    manifest = parse_manifest(document(), source="m.yaml", folder=Path("/home"))
+    assert manifest.spec.stages[0].search.algorithm == "GA"
+    assert manifest.spec.models[0].uri == "file:///home/models/a"
+    assert manifest.spec.evaluation.objectives[0].jsonl.test == "file:///home/test.jsonl"
+
+
+def test_the_wire_form_of_a_manifest_reads_back_as_the_same_manifest() -> None:
+    manifest = parse_manifest(document(), source="m.yaml", folder=Path("/home"))
+    assert EvoMerge.model_validate(manifest.wire()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("models/a", "file:///home/models/a"),
+        ("file:models/a", "file:///home/models/a"),
+        ("file:///data/a", "file:///data/a"),
+        ("/data/with space", "file:///data/with%20space"),
+        ("s3://bucket/key", "s3://bucket/key"),
+        ("hf://org/model@abc", "hf://org/model@abc"),
+    ],
+)
+def test_relative_uris_are_relative_to_the_manifest(uri: str, absolute: str) -> None:
+    assert absolute_uri(uri, Path("/home")) == absolute
+
+
+def change(path: str, value: Any) -> Change:
+    def apply(doc: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        for part in parents:
+            doc = doc[int(part)] if part.isdigit() else doc[part]
+        if value is KeyError:
+            del doc[last]
+        else:
+            doc[last] = value
+
+    return apply
+
+
+PS = "spec.stages.0.parameterSpace"
+
+MISTAKES: list[tuple[str, Change, str, str]] = [
+    ("unknown field", change("spec.evaluation.batch", 3), "spec.evaluation.batch", "allowed: objectives, batchSize"),
+    ("missing field", change("spec.models", KeyError), "spec.models", "is missing"),
+    ("wrong kind", change("kind", "EvoMerg"), "kind", "allowed: 'EvoMerge'"),
+    ("name", change("metadata.name", "My Run"), "metadata.name", "lower-case"),
+    ("two of one name", change("spec.models.1.name", "a"), "spec.models[1].name", "spec.models[0]"),
+    ("base's name", change("spec.models.1.name", "base"), "spec.models[1].name", "spec.base"),
+    ("one model", change("spec.models", [{"name": "a", "uri": "a"}]), "spec.models", "at least 2"),
+    ("zero budget", change("spec.stages.0.search.candidates", 0), "spec.stages[0].search.candidates", "equal to 1"),
+    ("stage's name", change("spec.stages.0.name", "baselines"), "spec.stages[0].name", "baselines"),
+    ("metric", change("spec.evaluation.objectives.0.metric", "f1"), "spec.evaluation.objectives[0].metric", "allowed:"),
+    (
+        "split used twice",
+        change("spec.evaluation.objectives.0.jsonl.test", "select.jsonl"),
+        "spec.evaluation.objectives[0].jsonl.test",
+        "disjoint",
+    ),
+    ("method", change(f"{PS}.method", "magic"), "spec.stages[0].parameterSpace.method", "allowed: linear, slerp"),
+    ("no base", change(f"{PS}.method", "task_arithmetic"), "spec.base", "add spec.base or choose linear or slerp"),
+    (
+        "number not quoted",
+        change(f"{PS}.parameters.weight.min", 0.5),
+        "spec.stages[0].parameterSpace.parameters.weight.min",
+        'write "0.5" in quotes',
+    ),
+    (
+        "not a number",
+        change(f"{PS}.parameters.weight.min", "half"),
+        "spec.stages[0].parameterSpace.parameters.weight.min",
+        "plain number",
+    ),
+    (
+        "bounds the wrong way round",
+        change(f"{PS}.parameters.weight", {"min": "1", "max": "0"}),
+        "spec.stages[0].parameterSpace.parameters.weight.max",
+        'must be above min "1"',
+    ),
+    (
+        "start outside",
+        change(f"{PS}.parameters.weight.start", "2"),
+        "spec.stages[0].parameterSpace.parameters.weight.start",
+        "not between",
+    ),
+    (
+        "unknown parameter",
+        change(f"{PS}.parameters.density", {"min": "0", "max": "1"}),
+        "spec.stages[0].parameterSpace.parameters.density",
+        "allowed: weight",
+    ),
+    (
+        "impossible sum",
+        change(f"{PS}.parameters.weight", {"min": "0.6", "max": "1", "sumsToOne": True}),
+        "spec.stages[0].parameterSpace.parameters.weight.sumsToOne",
+        "cannot sum to one",
+    ),
+    (
+        "nothing searched",
+        change(f"{PS}.parameters.weight", {"value": "1"}),
+        "spec.stages[0].parameterSpace.parameters",
+        "nothing is left to search",
+    ),
+    (
+        "two groupings",
+        change(f"{PS}.groups", {"layers": 2, "everyLayer": True}),
+        "spec.stages[0].parameterSpace.groups",
+        "exactly one",
+    ),
+    ("no grouping", change(f"{PS}.groups", {}), "spec.stages[0].parameterSpace.groups", "exactly one"),
+    (
+        "bad pattern",
+        change(f"{PS}.groups", {"patterns": [{"name": "x", "regex": "("}]}),
+        "spec.stages[0].parameterSpace.groups.patterns[0].regex",
+        "not a regular expression",
+    ),
+    (
+        "slerp of three",
+        lambda doc: doc["spec"].update(
+            models=[{"name": n, "uri": n} for n in "abc"],
+            stages=[stage("slerp", parameters={"t": {"min": "0", "max": "1"}})],
+        ),
+        "spec.models",
+        "exactly 2",
+    ),
+    (
+        "density above 1",
+        lambda doc: doc["spec"].update(
+            base={"uri": "base"},
+            stages=[
+                stage("ties", parameters={"weight": {"value": "1"}, "density": {"min": "0.1", "max": "1.5"}}),
+            ],
+        ),
+        "spec.stages[0].parameterSpace.parameters.density.max",
+        '"1.5" is above 1, the largest density',
+    ),
+]
+
+
+@pytest.mark.parametrize(("apply", "path", "words"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_named_with_its_field_and_what_is_allowed(apply: Change, path: str, words: str) -> None:
+    doc = document()
+    apply(doc)
+    found = problems(doc)
+    assert list(found) == [path]
+    assert words in found[path]
+
+
+def test_all_mistakes_are_found_at_once() -> None:
+    doc = document()
+    change("spec.models.1.name", "a")(doc)
+    change(f"{PS}.parameters.weight", {"min": "1", "max": "0"})(doc)
+    change("spec.evaluation.objectives.0.weight", "0")(doc)
+    assert len(problems(doc)) == 3
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "a: [", "\x00"])
+def test_a_file_that_is_no_manifest_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as raised:
+        load_manifest(file)
+    assert [p.path for p in raised.value.problems] == ["file"]
+    assert "\n" not in raised.value.problems[0].message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        load_manifest(tmp_path / "nowhere.yaml")
+
+
+def test_the_quickstart_manifest_is_valid() -> None:
+    file = Path(__file__).parents[2] / "examples" / "quickstart" / "evomerge.yaml"
+    manifest = load_manifest(file)
+    assert manifest.metadata.name == yaml.safe_load(file.read_text())["metadata"]["name"]

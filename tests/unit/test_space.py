@@ -1,0 +1,165 @@
+"""Groups, genes, and the recipe that a genome means."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from documents import LAYOUT, document, prepared, stage
+from evomerge_contract.manifest import EvoMerge, Groups, Parameter
+from evomerge_contract.recipe import Filtered, Recipe, Setting
+from evomerge_operator.groups import group_names, slice_tensors
+from evomerge_operator.space import Space, baselines, make_space, setting, sum_to_one
+
+
+def space_of(**spec: object) -> Space:
+    manifest = EvoMerge.model_validate(document(**spec))
+    return make_space(manifest.spec, manifest.spec.stages[0].parameter_space, LAYOUT, "bfloat16")
+
+
+def value_for(tensor: str, given_setting: Setting) -> float | bool:
+    """What mergekit reads from a setting for a tensor: the first filter that is part of its name."""
+    if not isinstance(given_setting, list):
+        return given_setting
+    for entry in given_setting:
+        assert isinstance(entry, Filtered)
+        if entry.filter is None or entry.filter in tensor:
+            assert not isinstance(entry.value, list)
+            return entry.value
+    raise AssertionError(f"no filter matches {tensor}")
+
+
+@pytest.mark.parametrize(
+    ("groups", "names"),
+    [
+        ({"layers": 1}, ["all"]),
+        ({"layers": 2}, ["embeddings", "block-0", "block-1", "head"]),
+        ({"everyLayer": True}, ["embeddings", "layer-0", "layer-1", "layer-2", "layer-3", "head"]),
+        ({"components": True}, ["embeddings", "norms", "mlp", "attention"]),
+        ({"patterns": [{"name": "q", "regex": r"q_proj|k_proj"}, {"name": "last", "regex": r"\.3\."}]},
+         ["rest", "q", "last"]),
+    ],
+)  # fmt: skip
+def test_groups_are_found_by_tensor_names(groups: dict[str, object], names: list[str]) -> None:
+    assert group_names(slice_tensors(Groups.model_validate(groups), LAYOUT)) == names
+
+
+def test_every_tensor_is_in_exactly_one_slice() -> None:
+    tensors = [t for s in slice_tensors(Groups(every_layer=True), LAYOUT) for t in s.group_of]
+    assert len(tensors) == len(set(tensors)) == 4 * 9 + 3
+
+
+def test_more_blocks_than_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="more blocks than the models have layers"):
+        slice_tensors(Groups(layers=5), LAYOUT)
+
+
+def test_blocks_differ_in_size_by_one_layer_at_most() -> None:
+    layout = LAYOUT.model_copy(update={"layers": 32})
+    for blocks in range(2, 33):
+        layers = slice_tensors(Groups(layers=blocks), layout)
+        sizes = [0] * blocks
+        for one in layers:
+            name = one.group_of[f"model.layers.{one.layer}.mlp.up_proj.weight"]
+            sizes[int(name.split("-")[1])] += 1
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) == 32
+
+
+def test_weights_that_sum_to_one_need_one_gene_less() -> None:
+    weight = {"min": "-0.5", "max": "1.5", "sumsToOne": True}
+    space = space_of(stages=[stage(groups={"everyLayer": True}, parameters={"weight": weight})])
+    assert [g.name for g in space.genes][:2] == ["weight/embeddings/a", "weight/layer-0/a"]
+    assert len(space.genes) == 6
+    assert {(g.low, g.high, g.start) for g in space.genes} == {(-0.5, 1.5, 0.5)}
+    recipe = space.decode((0.25, 0.1, 0.2, 0.3, 0.4, -0.5))
+    first, last = recipe.slices[0], recipe.slices[3]  # type: ignore[index]
+    weights = [s.parameters["weight"] for s in first.sources]  # type: ignore[index]
+    assert [value_for("model.embed_tokens.weight", w) for w in weights] == [0.25, 0.75]
+    assert [value_for("model.layers.0.mlp.up_proj.weight", w) for w in weights] == [0.1, 0.9]
+    weights = [s.parameters["weight"] for s in last.sources]  # type: ignore[index]
+    assert [value_for("lm_head.weight", w) for w in weights] == [-0.5, 1.5]
+    assert [value_for("model.norm.weight", w) for w in weights] == [-0.5, 1.5]
+
+
+def test_a_base_takes_part_in_every_slice_and_fixed_parameters_stand_once() -> None:
+    parameters = {
+        "weight": {"min": "0", "max": "2"},
+        "density": {"min": "0.1", "max": "1"},
+        "lambda": {"value": "0.8"},
+        "normalize": {"value": "false"},
+    }
+    space = space_of(base={"uri": "base"}, stages=[stage("dare_ties", parameters=parameters)])
+    assert [g.name for g in space.genes] == ["weight/all/a", "weight/all/b", "density/all/a", "density/all/b"]
+    recipe = space.decode((1.0, 0.5, 0.9, 0.8))
+    assert recipe.parameters == {"lambda": 0.8, "normalize": False}
+    assert recipe.base_model == "base"
+    for one in recipe.slices or []:
+        assert [s.model for s in one.sources] == ["a", "b", "base"]
+        assert [s.parameters for s in one.sources] == [
+            {"weight": 1.0, "density": 0.9},
+            {"weight": 0.5, "density": 0.8},
+            None,
+        ]
+
+
+def test_a_shared_parameter_stands_at_the_slice_and_slerp_goes_from_the_first_model() -> None:
+    space = space_of(stages=[stage("slerp", {"layers": 4}, {"t": {"min": "0", "max": "1"}})])
+    assert [g.name for g in space.genes] == [f"t/{g}" for g in
+                                             ["embeddings", "layer-0", "layer-1", "layer-2", "layer-3", "head"]]  # fmt: skip
+    recipe = space.decode((0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+    assert recipe.base_model == "a"
+    assert recipe.slices[1].parameters == {"t": 0.3}  # type: ignore[index]
+
+
+def test_a_genome_of_the_wrong_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="a genome of 3 genes for a space of 2"):
+        space_of().decode((0.1, 0.2, 0.3))
+
+
+def test_decoding_is_exact_and_its_digest_tells_genomes_apart() -> None:
+    space = space_of()
+    recipe = space.decode((0.123456, 1.0))
+    assert Recipe.model_validate(recipe.plain()) == recipe
+    assert recipe.digest != space.decode((0.123457, 1.0)).digest
+
+
+@given(st.lists(st.integers(-500_000, 1_500_000), min_size=1, max_size=7))
+def test_sums_are_one_and_values_stay_within_bounds(millionths: list[int]) -> None:
+    models = [f"m{i}" for i in range(len(millionths) + 1)]
+    parameter = Parameter(min="-0.5", max="1.5", sums_to_one=True)
+    genes = dict(zip(models, (m / 1e6 for m in millionths), strict=False))
+    values = sum_to_one(parameter, models, genes)
+    assert round(sum(values.values()), 9) == 1.0
+    assert all(-0.5 <= v <= 1.5 for v in values.values())
+    if len(models) == 2:
+        assert values["m0"] == genes["m0"]
+
+
+NAMES = [f"model.layers.1.{t}" for t in LAYOUT.layer_tensors] + LAYOUT.before + LAYOUT.after
+
+
+@given(st.lists(st.sampled_from(["x", "y", "z"]), min_size=len(NAMES), max_size=len(NAMES)))
+def test_filters_give_every_tensor_its_groups_value(groups: list[str]) -> None:
+    values = {"x": 0.1, "y": 0.2, "z": 0.1}
+    group_of = dict(zip(NAMES, groups, strict=True))
+    found = setting(group_of, values)
+    assert all(value_for(tensor, found) == values[group] for tensor, group in group_of.items())
+
+
+def test_baselines_are_the_sources_their_average_and_with_a_base_dare_ties_and_the_base() -> None:
+    spec = EvoMerge.model_validate(document()).spec
+    assert [(b.name, b.role) for b in baselines(spec, "bfloat16")] == [
+        ("a", "source"),
+        ("b", "source"),
+        ("plain average", "average"),
+    ]
+    with_base = EvoMerge.model_validate(document(base={"uri": "base"})).spec
+    assert [b.role for b in baselines(with_base, "bfloat16")][3:] == ["default", "base"]
+
+
+def test_the_space_needs_only_what_prepare_found() -> None:
+    manifest = EvoMerge.model_validate(document())
+    found = prepared(manifest)
+    assert (
+        make_space(manifest.spec, manifest.spec.stages[0].parameter_space, found.layout, "float32").dtype == "float32"
+    )

@@ -1,0 +1,48 @@
+"""What can go wrong in a worker; every leaf says whether trying again can help.
+
+WorkerError
+├── InputError       the input is wrong; never retried (exit code 65)
+├── StorageError     a server or disk did not answer; try again later (exit code 75)
+└── CandidateError   this candidate failed; others may not
+"""
+
+from evomerge_contract.candidate import FailureReason
+from evomerge_contract.task import Problem
+
+
+class WorkerError(Exception):
+    """The root; `reason` is what the report says."""
+
+    reason: FailureReason = "Error"
+    exit_code = 1
+
+
+class InputError(WorkerError):
+    """Mistakes in models, data or recipe, all that were found."""
+
+    reason: FailureReason = "InvalidInput"
+    exit_code = 65
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(f"{p.path}: {p.message}" for p in problems))
+        self.problems = list(problems)
+
+    @classmethod
+    def at(cls, path: str, message: str) -> "InputError":
+        """One mistake: where, and what to do."""
+        return cls(Problem(path=path, message=message))
+
+
+class StorageError(WorkerError):
+    """A source could not be read just now: trying again can help."""
+
+    reason: FailureReason = "TryAgain"
+    exit_code = 75
+
+
+class CandidateError(WorkerError):
+    """This merge cannot be scored: a score that is not finite, memory that does not suffice."""
+
+    def __init__(self, reason: FailureReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,111 @@
+"""The session: the supervisor's child that holds torch, the open sources and the live model, and carries out tasks.
+
+One task a line on standard input, one report a line on what was standard output when it began; whatever libraries
+print goes to standard error instead.
+"""
+
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from typing import BinaryIO, Protocol
+
+from evomerge_contract.candidate import FailureReason
+from evomerge_contract.task import Report, Task, task_adapter
+from evomerge_worker.errors import InputError, WorkerError
+
+_PARENT_CHECK_SECONDS = 2.0
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    out = _keep_stdout()
+    _leave_with_parent()
+    tasks = _read_ahead()
+    # A machine with more threads than free cores is many times slower when OpenMP's idle threads spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from evomerge_worker.pipeline import Pipeline
+    from evomerge_worker.store import default_cache
+
+    pipeline = Pipeline(default_cache())
+    while (line := tasks.get()) is not None:
+        out.write(carry_out(pipeline, task_adapter.validate_json(line)).line().encode() + b"\n")
+        out.flush()
+
+
+class Works(Protocol):
+    """What carries tasks out: the pipeline."""
+
+    def carry_out(self, task: Task) -> Report:
+        """The report on `task`."""
+
+
+def carry_out(pipeline: Works, task: Task) -> Report:
+    """The report on `task`: whatever goes wrong becomes its failure and reason."""
+    started = time.monotonic()
+    try:
+        return pipeline.carry_out(task)
+    except InputError as error:
+        failed = _failed(task, error.reason, str(error)).model_copy(update={"problems": error.problems})
+    except WorkerError as error:
+        failed = _failed(task, error.reason, str(error))
+    except Exception as error:
+        traceback.print_exc()
+        reason: FailureReason = "OutOfMemory" if _out_of_memory(error) else "Error"
+        failed = _failed(task, reason, f"{type(error).__name__}: {error}")
+    return failed.model_copy(update={"seconds": {"total": time.monotonic() - started}})
+
+
+def _failed(task: Task, reason: FailureReason, message: str) -> Report:
+    return Report(
+        task=task.digest,
+        kind=task.kind,
+        outcome="Failed",
+        reason=reason,
+        message=message[:1000],
+        host=os.uname().nodename,
+        trace=task.trace,
+    )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # torch raises a class of its own on a GPU, and a plain RuntimeError with these words on a CPU.
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate" in str(error)
+
+
+def _keep_stdout() -> BinaryIO:
+    """Keep standard output for reports alone: print() and C libraries write to standard error from here on."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return out
+
+
+def _read_ahead() -> "queue.SimpleQueue[bytes | None]":
+    """Lines of standard input as they come, None at its end: a sender never waits for the imports."""
+    tasks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            tasks.put(line)
+        tasks.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return tasks
+
+
+def _leave_with_parent() -> None:
+    """End at once when the supervisor is gone, in the middle of a task too."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
