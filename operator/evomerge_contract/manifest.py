@@ -15,8 +15,8 @@ Value = Annotated[
 ]
 Algorithm = Literal["GA", "CMA-ES", "SepCMA-ES", "Random"]
 MetricName = Literal["exact_match", "acc", "acc_norm", "perplexity"]
-SPLITS = ("search", "select", "test")
 SplitName = Literal["search", "select", "test"]
+SPLITS: tuple[SplitName, ...] = ("search", "select", "test")
 BASE = "base"
 """The name under which recipes and reports speak of `spec.base`; no model of the pool may bear it."""
 

@@ -162,6 +162,8 @@ class PrepareResult(Contract):
     sources: list[PreparedSource]
     layout: Layout
     data: dict[str, dict[SplitName, PreparedSplit]]
+    versions: dict[str, str] = {}
+    """Of the worker's libraries, by distribution."""
 
 
 class ItemScore(Contract):

@@ -153,3 +153,7 @@ def _row(path: str, message: str, error: InputError) -> str:
 def _say(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -63,10 +63,19 @@ def _naming(groups: Groups, layers: int) -> _Naming:
     def block(_tensor: str, layer: int | None, place: str | None) -> str:
         if layer is None:
             return place or REST
-        # Blocks differ in size by one layer at most.
-        return f"layer-{layer}" if blocks == layers else f"block-{layer * blocks // layers}"
+        return names[layer]
 
+    names = _block_names(layers, blocks)
     return block
+
+
+def _block_names(layers: int, blocks: int) -> list[str]:
+    """The name of each layer's block, by its first and last layer; blocks differ in size by one layer at most."""
+    members: dict[int, list[int]] = {}
+    for layer in range(layers):
+        members.setdefault(layer * blocks // layers, []).append(layer)
+    names = {b: f"layer-{m[0]}" if len(m) == 1 else f"layers-{m[0]}-{m[-1]}" for b, m in members.items()}
+    return [names[layer * blocks // layers] for layer in range(layers)]
 
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)

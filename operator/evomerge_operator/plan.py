@@ -11,27 +11,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from evomerge_contract.candidate import Candidate, Genome
-from evomerge_contract.manifest import BASE, EvoMerge
-from evomerge_contract.recipe import DTypeName, Recipe
+from evomerge_contract.recipe import Recipe
 from evomerge_contract.task import (
-    Baseline,
     CardFacts,
     ConcludeResult,
     ConcludeTask,
-    DataDigests,
     EvaluateTask,
     ExportTask,
     Finalist,
-    PrepareResult,
-    PrepareTask,
     Report,
-    Source,
     fitness_of,
 )
 from evomerge_operator.errors import RunError
+from evomerge_operator.prepared import Run, common_fields, data_digests
 from evomerge_operator.rules import RESERVED_STAGE
-from evomerge_operator.search import SearchAlgorithm, make_search
-from evomerge_operator.space import Space, baselines, make_space
 
 BASELINES = RESERVED_STAGE
 FINALISTS = 5
@@ -57,34 +50,6 @@ class Start(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is fixed once a run is prepared."""
-
-    manifest: EvoMerge
-    prepared: PrepareResult
-    space: Space
-    search: SearchAlgorithm
-    baselines: tuple[Baseline, ...]
-    report_dir: str
-
-    @property
-    def stage(self) -> str:
-        """The name of the stage that is searched."""
-        return self.manifest.spec.stages[0].name
-
-    @property
-    def candidates(self) -> int:
-        """The budget of the search, in candidates."""
-        return self.manifest.spec.stages[0].search.candidates
-
-    @property
-    def order(self) -> list[Key]:
-        """Every candidate in the order of the log: the baselines, then the search by index."""
-        named = [Key(BASELINES, i) for i in range(len(self.baselines))]
-        return named + [Key(self.stage, k) for k in range(self.candidates)]
-
-
-@dataclass(frozen=True)
 class State:
     """What is known at a moment. `genomes` are those of indices 0, 1, … of the search, as far as asked."""
 
@@ -94,47 +59,10 @@ class State:
     running: Set[Key]
 
 
-def prepare_task(manifest: EvoMerge, report_dir: str) -> PrepareTask:
-    """The first task of a run."""
-    spec = manifest.spec
-    return PrepareTask(
-        sources=_sources(manifest, {}),
-        storage=spec.storage,
-        trust_remote_code=spec.trust_remote_code,
-        threads=spec.evaluation.threads,
-        report_dir=report_dir,
-        objectives=spec.evaluation.objectives,
-        methods=[s.parameter_space.method for s in spec.stages],
-    )
-
-
-def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str) -> Run:
-    """Fix a run's space, search and baselines.
-
-    Raises:
-        RunError: the space does not fit the models; the message says why.
-    """
-    spec, stage = manifest.spec, manifest.spec.stages[0]
-    try:
-        space = make_space(spec, stage.parameter_space, prepared.layout, _dtype(prepared))
-        search = make_search(stage.search, space.genes, stage.name)
-    except ValueError as error:
-        raise RunError(f"spec.stages[0]: {error}") from error
-    return Run(manifest, prepared, space, search, tuple(baselines(spec, space.dtype)), report_dir)
-
-
-def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
-    """What makes two runs the same: contents, evaluation and stages; never URIs, parallelism or worker settings."""
-    spec = manifest.spec
-    evaluation = spec.evaluation.wire()
-    for objective in evaluation["objectives"]:
-        objective["jsonl"] = {k: v.digest for k, v in prepared.data[objective["name"]].items()}
-    return {
-        "models": {s.name: s.digest for s in prepared.sources},
-        "evaluation": evaluation,
-        "stages": [s.wire() for s in spec.stages],
-        "trustRemoteCode": spec.trust_remote_code,
-    }
+def log_order(run: Run) -> list[Key]:
+    """Every candidate in the order of the log: the baselines, then the search by index."""
+    named = [Key(BASELINES, i) for i in range(len(run.baselines))]
+    return named + [Key(run.stage, k) for k in range(run.candidates)]
 
 
 def next_starts(run: Run, state: State, slots: int) -> list[Start]:
@@ -243,13 +171,13 @@ def conclude_task(run: Run, finished: Mapping[Key, Candidate]) -> ConcludeTask:
     spec = run.manifest.spec
     seed = spec.stages[0].search.seed
     return ConcludeTask(
-        **_common(run),
+        **common_fields(run),
         finalists=finalists(run, finished),
         baselines=[b for i, b in enumerate(run.baselines) if finished[Key(BASELINES, i)].outcome == "Succeeded"],
         mask_seed=seed,
         bootstrap_seed=seed,
         objectives=spec.evaluation.objectives,
-        data=_data(run.prepared),
+        data=data_digests(run.prepared),
     )
 
 
@@ -262,7 +190,7 @@ def export_task(run: Run, finished: Mapping[Key, Candidate], conclusion: Conclud
     """Write the winner to the folder `out`."""
     stage = run.manifest.spec.stages[0]
     return ExportTask(
-        **_common(run),
+        **common_fields(run),
         out=out,
         recipe=winner_recipe(run, finished, conclusion),
         mask_seed=stage.search.seed,
@@ -273,7 +201,7 @@ def export_task(run: Run, finished: Mapping[Key, Candidate], conclusion: Conclud
             candidates=stage.search.candidates,
             seed=stage.search.seed,
             objectives=run.manifest.spec.evaluation.objectives,
-            data=_data(run.prepared),
+            data=data_digests(run.prepared),
             conclusion=conclusion,
         ),
     )
@@ -281,42 +209,11 @@ def export_task(run: Run, finished: Mapping[Key, Candidate], conclusion: Conclud
 
 def _start(run: Run, key: Key, recipe: Recipe, genome: Genome | None = None) -> Start:
     task = EvaluateTask(
-        **_common(run),
+        **common_fields(run),
         recipe=recipe,
         mask_seed=run.manifest.spec.stages[0].search.seed,
         objectives=run.manifest.spec.evaluation.objectives,
-        data=_data(run.prepared),
+        data=data_digests(run.prepared),
         trace={"stage": key.stage, "index": key.index, "genome": genome},
     )
     return Start(key, task, genome)
-
-
-def _common(run: Run) -> dict[str, object]:
-    spec = run.manifest.spec
-    return {
-        "sources": _sources(run.manifest, {s.name: s.digest for s in run.prepared.sources}),
-        "storage": spec.storage,
-        "trust_remote_code": spec.trust_remote_code,
-        "threads": spec.evaluation.threads,
-        "batch_size": spec.evaluation.batch_size,
-        "timeout_seconds": spec.worker.timeout_seconds,
-        "report_dir": run.report_dir,
-    }
-
-
-def _sources(manifest: EvoMerge, digests: Mapping[str, str]) -> list[Source]:
-    spec = manifest.spec
-    named = [(m.name, m) for m in spec.models] + ([(BASE, spec.base)] if spec.base else [])
-    return [Source(name=n, uri=m.uri, license=m.license, digest=digests.get(n)) for n, m in named]
-
-
-def _data(prepared: PrepareResult) -> dict[str, DataDigests]:
-    return {
-        name: DataDigests(search=splits["search"].digest, select=splits["select"].digest, test=splits["test"].digest)
-        for name, splits in prepared.data.items()
-    }
-
-
-def _dtype(prepared: PrepareResult) -> DTypeName:
-    """Merges are written in the first source's dtype."""
-    return prepared.sources[0].dtype

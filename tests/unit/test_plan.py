@@ -23,7 +23,8 @@ from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.executor import failure
 from evomerge_operator.local.log import RunLog
 from evomerge_operator.local.run import search
-from evomerge_operator.plan import BASELINES, Key, Run, State
+from evomerge_operator.plan import BASELINES, Key, State
+from evomerge_operator.prepared import Run, identity, make_run
 
 Answer = Callable[[EvaluateTask], Report]
 
@@ -101,13 +102,13 @@ def failing(share: int) -> Answer:
 def make(algorithm: str = "GA", candidates: int = 30, lag: int = 5, failures: int = 100, **search: Any) -> Run:
     one = stage(groups={"layers": 2}, algorithm=algorithm, candidates=candidates, lag=lag, seed=3, **search)
     manifest = EvoMerge.model_validate(document(stages=[one], budget={"failures": failures}))
-    return plan.make_run(manifest, prepared(manifest), "file:///reports")
+    return make_run(manifest, prepared(manifest), "file:///reports")
 
 
 def run_through(run: Run, folder: Path, workers: SimulatedWorkers) -> dict[Key, Candidate]:
     directory = RunDirectory(folder)
     directory.reports.mkdir(exist_ok=True)
-    log = RunLog(directory.log, plan.identity(run.manifest, run.prepared))
+    log = RunLog(directory.log, identity(run.manifest, run.prepared))
     try:
         return search(workers, run, log, directory, Silent())
     finally:
@@ -171,7 +172,7 @@ def _finished(run: Run, key: Key, fitness: float | None, genome: tuple[float, ..
 def test_the_log_begins_with_the_baselines_and_follows_the_index(tmp_path: Path) -> None:
     run = make(candidates=10)
     run_through(run, tmp_path, SimulatedWorkers(4, Random(2), scored))
-    log = RunLog(tmp_path / "log.jsonl", plan.identity(run.manifest, run.prepared))
+    log = RunLog(tmp_path / "log.jsonl", identity(run.manifest, run.prepared))
     assert [(c.stage, c.index) for c in log.candidates] == [(BASELINES, i) for i in range(3)] + [
         ("ps", k) for k in range(10)
     ]
@@ -273,11 +274,11 @@ def test_identity_holds_contents_and_the_search_but_no_places_or_worker_settings
         }
     )
     found = prepared(manifest)
-    same = plan.identity(manifest.model_copy(update={"spec": moved}), found)
-    assert same == plan.identity(manifest, found)
+    same = identity(manifest.model_copy(update={"spec": moved}), found)
+    assert same == identity(manifest, found)
     faster = manifest.spec.evaluation.model_copy(update={"threads": 2})
     other = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"evaluation": faster})})
-    assert plan.identity(other, found) != same
+    assert identity(other, found) != same
 
 
 def test_the_digest_of_a_task_does_not_depend_on_places_limits_or_trace() -> None:

@@ -46,3 +46,8 @@ class CandidateError(WorkerError):
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether `error` says that memory did not suffice: torch has a class for GPUs, and only words for CPUs."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate" in str(error)

@@ -1,31 +1,32 @@
 """The export task: the winner as a Hugging Face checkpoint with its model card."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from evomerge_contract.task import ExportTask
+from evomerge_worker.digests import file_digest
 from evomerge_worker.merge import export_checkpoint
-from evomerge_worker.report.card import model_card
 from evomerge_worker.shards import Checkpoint
 
 
 def export(task: ExportTask, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     """Write the checkpoint and its card to the task's folder, whole or not at all; digests of the files written."""
+    # Only one task of a run needs these.
+    from evomerge_worker.report.card import merged_sources, model_card
+    from evomerge_worker.report.licence import licence_notice
+
     out = Path(unquote(urlsplit(task.out).path))
-    card = model_card(task.card, task.sources, task.recipe)
+    texts = {"README.md": model_card(task.card, task.sources, task.recipe)}
+    notice = licence_notice(merged_sources(task.sources, task.recipe))
+    if notice is not None:
+        texts["LICENSE"] = notice
     export_checkpoint(
         task.recipe,
         checkpoints,
         out,
         mask_seed=task.mask_seed,
         trust_remote_code=task.trust_remote_code,
-        extra_files={"README.md": card},
+        extra_files=texts,
     )
-    return {str(f.relative_to(out)): _digest(f) for f in sorted(out.rglob("*")) if f.is_file()}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    return {str(f.relative_to(out)): file_digest(f) for f in sorted(out.rglob("*")) if f.is_file()}

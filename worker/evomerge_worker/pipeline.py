@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import torch
 from pydantic import ValidationError
 
-from evomerge_contract.manifest import SplitName
+from evomerge_contract.manifest import BASE, Objective, SplitName
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.task import (
     ConcludeTask,
@@ -25,15 +26,21 @@ from evomerge_contract.task import (
     Task,
 )
 from evomerge_worker.conclude import conclude
+from evomerge_worker.digests import file_digest
 from evomerge_worker.durable import write_durably
-from evomerge_worker.errors import InputError
-from evomerge_worker.evaluate import PreparedItems, aggregate, load_items, prepare_items, score_prepared
+from evomerge_worker.errors import CandidateError, InputError, out_of_memory
+from evomerge_worker.evaluate.evaluators import prepare_items
+from evomerge_worker.evaluate.items import load_items
+from evomerge_worker.evaluate.metrics import Scorer, aggregate
+from evomerge_worker.evaluate.prompts import context_of
 from evomerge_worker.export import export
 from evomerge_worker.families.live import LiveModel
-from evomerge_worker.merge import plan_merge
-from evomerge_worker.prepare import prepare
+from evomerge_worker.merge import anchor_of
+from evomerge_worker.prepare import content_digest, prepare
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store import Store
+
+_CHANGED = "its content is not what it was when the run was prepared; restore it, or start a new run"
 
 
 class Pipeline:
@@ -42,9 +49,10 @@ class Pipeline:
     def __init__(self, cache: Path) -> None:
         self._cache = cache
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._checkpoints: dict[str, Checkpoint] = {}  # by URI and digest
-        self._live: tuple[str, LiveModel] | None = None
-        self._items: dict[tuple[str, ...], PreparedItems] = {}
+        self._checkpoints: dict[tuple[str, str, str | None], Checkpoint] = {}
+        self._live: LiveModel | None = None
+        self._tokenizer: Any = None  # whose tokens the scorers hold
+        self._scorers: dict[tuple[str, int, str], Scorer] = {}
         self._seconds: dict[str, float] = {}
 
     def carry_out(self, task: Task) -> Report:
@@ -85,59 +93,74 @@ class Pipeline:
                 return report.model_copy(update={"export": ExportResult(out=task.out, files=files)})
 
     def _score(self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
-        """Merge `recipe` into the live model and score it on a split, item by item."""
+        """Merge `recipe` into the live model and score it on a split, item by item.
+
+        Raises:
+            CandidateError: it cannot be scored, memory that does not suffice included.
+        """
+        try:
+            return self._merge_and_score(task, recipe, split)
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise CandidateError("OutOfMemory", " ".join(str(error).split())[:500]) from error
+            raise
+
+    def _merge_and_score(
+        self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName
+    ) -> dict[str, list[ItemScore]]:
         checkpoints = self._open(task)
         with self._phase("load"):
-            live = self._live_model(task, recipe, checkpoints)
+            live = self._live_model(task, checkpoints[anchor_of(recipe)])
         with self._phase("merge"):
-            live.merge(plan_merge(recipe, checkpoints), checkpoints, mask_seed=task.mask_seed)
+            live.merge(recipe, checkpoints, task.mask_seed)
         scores = {}
         for objective in task.objectives:
             with self._phase("load"):
-                items = self._prepared_items(task, objective.name, split, live)
+                scorer = self._scorer(task, objective, split, live)
             with self._phase("evaluate"):
-                scores[objective.name] = score_prepared(live.model, items, task.batch_size)
+                scores[objective.name] = scorer(live.model)
         return scores
 
-    def _live_model(self, task: Task, recipe: Recipe, checkpoints: dict[str, Checkpoint]) -> LiveModel:
-        """The live model with the configuration and tokenizer that the recipe's result has."""
-        name = template_of(recipe)
-        source = next(s for s in task.sources if s.name == name)
-        key = f"{source.digest or source.uri} {task.trust_remote_code}"
-        if self._live is None or self._live[0] != key:
-            self._live = None  # never two models in memory
-            self._items.clear()
-            self._live = (
-                key,
-                LiveModel.open(checkpoints[name], device=self._device, trust_remote_code=task.trust_remote_code),
-            )
-        return self._live[1]
+    def _live_model(self, task: Task, first: Checkpoint) -> LiveModel:
+        """The one live model of the session, begun with the checkpoint `first`."""
+        if self._live is None:
+            self._live = LiveModel.open(first, device=self._device, trust_remote_code=task.trust_remote_code)
+        return self._live
 
-    def _prepared_items(
-        self, task: EvaluateTask | ConcludeTask, name: str, split: SplitName, live: LiveModel
-    ) -> PreparedItems:
-        objective = next(o for o in task.objectives if o.name == name)
-        digest = getattr(task.data[name], split)
-        key = (digest, objective.model_dump_json(exclude={"jsonl", "weight"}))
-        if key not in self._items:
-            path = self._store(task).file(getattr(objective.jsonl, split))
-            items = load_items(path, objective, f"objectives.{name}.{split}")
-            self._items[key] = prepare_items(live.tokenizer, objective, items)
-        return self._items[key]
+    def _scorer(
+        self, task: EvaluateTask | ConcludeTask, objective: Objective, split: SplitName, live: LiveModel
+    ) -> Scorer:
+        """The items of a split, read, checked and tokenised once for as long as the tokenizer stays."""
+        if self._tokenizer is not live.tokenizer:
+            self._scorers.clear()
+            self._tokenizer = live.tokenizer
+        digest = getattr(task.data[objective.name], split)
+        key = (digest, task.batch_size, objective.model_dump_json(exclude={"jsonl", "weight"}))
+        if key not in self._scorers:
+            where = f"objectives.{objective.name}.{split}"
+            path = self._store(task).file(getattr(objective.jsonl, split), where=where)
+            if file_digest(path) != digest:
+                raise InputError.at(where, _CHANGED)
+            items = load_items(path, objective, where)
+            self._scorers[key] = prepare_items(
+                live.tokenizer, objective, items, task.batch_size, context=context_of(live.model), where=where
+            )
+        return self._scorers[key]
 
     def _open(self, task: Task) -> dict[str, Checkpoint]:
-        """Every source of the task, pulled and mapped once per session."""
+        """Every source of the task, pulled, checked against its digest and mapped once per session."""
         with self._phase("pull"):
-            opened = {}
-            for source in task.sources:
-                key = f"{source.uri} {source.digest}"
-                if key not in self._checkpoints:
-                    self._checkpoints[key] = self._open_one(task, source)
-                opened[source.name] = self._checkpoints[key]
-            return opened
+            return {source.name: self._checkpoint(task, source) for source in task.sources}
 
-    def _open_one(self, task: Task, source: Source) -> Checkpoint:
-        return Checkpoint.open(self._store(task).model(source.uri), source.name)
+    def _checkpoint(self, task: Task, source: Source) -> Checkpoint:
+        key = (source.name, source.uri, source.digest)
+        if key not in self._checkpoints:
+            where = BASE if source.name == BASE else f"models.{source.name}"
+            folder = self._store(task).model(source.uri, where=where)
+            if source.digest is not None and content_digest(folder, code=task.trust_remote_code) != source.digest:
+                raise InputError.at(where, _CHANGED)
+            self._checkpoints[key] = Checkpoint.open(folder, source.name)
+        return self._checkpoints[key]
 
     def _store(self, task: Task) -> Store:
         return Store(task.storage, self._cache, trust_remote_code=task.trust_remote_code)
@@ -149,17 +172,6 @@ class Pipeline:
             yield
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
-
-
-def template_of(recipe: Recipe) -> str:
-    """The source whose configuration and tokenizer the result takes: the base model, or else the first model."""
-    if recipe.base_model is not None:
-        return recipe.base_model
-    if recipe.models:
-        return recipe.models[0].model
-    if recipe.slices:
-        return recipe.slices[0].sources[0].model
-    raise InputError.at("recipe", "names no model: give models or slices")
 
 
 def _report_path(task: Task) -> Path:

@@ -6,7 +6,6 @@ print goes to standard error instead.
 
 import os
 import queue
-import sys
 import threading
 import time
 import traceback
@@ -53,8 +52,7 @@ def carry_out(pipeline: Works, task: Task) -> Report:
         failed = _failed(task, error.reason, str(error))
     except Exception as error:
         traceback.print_exc()
-        reason: FailureReason = "OutOfMemory" if _out_of_memory(error) else "Error"
-        failed = _failed(task, reason, f"{type(error).__name__}: {error}")
+        failed = _failed(task, "Error", f"{type(error).__name__}: {error}")
     return failed.model_copy(update={"seconds": {"total": time.monotonic() - started}})
 
 
@@ -70,11 +68,6 @@ def _failed(task: Task, reason: FailureReason, message: str) -> Report:
     )
 
 
-def _out_of_memory(error: Exception) -> bool:
-    # torch raises a class of its own on a GPU, and a plain RuntimeError with these words on a CPU.
-    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate" in str(error)
-
-
 def _keep_stdout() -> BinaryIO:
     """Keep standard output for reports alone: print() and C libraries write to standard error from here on."""
     out = os.fdopen(os.dup(1), "wb")
@@ -85,9 +78,11 @@ def _keep_stdout() -> BinaryIO:
 def _read_ahead() -> "queue.SimpleQueue[bytes | None]":
     """Lines of standard input as they come, None at its end: a sender never waits for the imports."""
     tasks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    # Not sys.stdin: Python aborts when it ends while a thread waits in there.
+    stdin = os.fdopen(os.dup(0), "rb")
 
     def read() -> None:
-        for line in sys.stdin.buffer:
+        for line in stdin:
             tasks.put(line)
         tasks.put(None)
 

@@ -101,7 +101,7 @@ class Session:
 
 
 def serve(lines: Iterable[bytes], out: BinaryIO, command: Sequence[str] = SESSION) -> int:
-    """Carry out the tasks, one a line, in a child `command`; the exit code: 0 all reported, 65 wrong input, 75 later."""
+    """Carry out the tasks, one a line, in a child `command`; the exit code: 0 reported, 65 wrong input, 75 later."""
     session = Session(command)
     code = 0
     try:

@@ -49,10 +49,13 @@ class RunDirectory:
         except BlockingIOError as error:
             raise RunError(f"{self.path} is in use by another evomerge process; wait for it or choose --out") from error
 
-    def release(self, *, keep: bool) -> None:
-        """Unlock; without `keep`, remove a directory that this process created and in which no run began."""
-        if not keep and self._created and not self.log.exists():
+    def discard(self) -> None:
+        """Remove the directory if this process created it and no run began in it."""
+        if self._created and not self.log.exists():
             shutil.rmtree(self.path, ignore_errors=True)
+
+    def release(self) -> None:
+        """Unlock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

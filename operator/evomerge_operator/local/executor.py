@@ -15,7 +15,6 @@ from evomerge_contract.candidate import FailureReason
 from evomerge_contract.task import Report, Task
 from evomerge_operator.errors import RunError
 
-
 WORKER = (sys.executable, "-m", "evomerge_worker.supervisor", "serve")
 
 

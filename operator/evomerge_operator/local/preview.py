@@ -9,7 +9,8 @@ from evomerge_operator import plan
 from evomerge_operator.errors import RunError
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_operator.local.run import carry_out, prepare, worker_environments
-from evomerge_operator.plan import Key, Run, Start, State
+from evomerge_operator.plan import Key, Start, State
+from evomerge_operator.prepared import Run, make_run
 
 
 def check(manifest: EvoMerge, source: str, folder: Path) -> None:
@@ -21,7 +22,7 @@ def check(manifest: EvoMerge, source: str, folder: Path) -> None:
     """
     with LocalExecutor(1, folder / "worker.log", worker_environments(1)) as executor:
         prepared = prepare(executor, manifest, source, folder)
-        plan.make_run(manifest, prepared, folder.as_uri())
+        make_run(manifest, prepared, folder.as_uri())
 
 
 def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list[str]:
@@ -29,7 +30,7 @@ def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list
     with LocalExecutor(1, folder / "worker.log", worker_environments(1)) as executor:
         began = time.monotonic()
         prepared = prepare(executor, manifest, source, folder)
-        run = plan.make_run(manifest, prepared, folder.as_uri())
+        run = make_run(manifest, prepared, folder.as_uri())
         average = _start_of_average(run)
         first = carry_out(executor, average.task)
         started = time.monotonic() - began

@@ -20,7 +20,8 @@ from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_operator.local.log import RunLog
 from evomerge_operator.local.worker_command import render_report
-from evomerge_operator.plan import Key, Run, Start, State
+from evomerge_operator.plan import Key, Start, State
+from evomerge_operator.prepared import Run, identity, make_run, prepare_task
 from evomerge_operator.recipes import portable_recipe
 
 
@@ -93,18 +94,19 @@ def run_manifest(manifest: EvoMerge, source: str, out: Path, workers: int, watch
     """
     directory = RunDirectory(out)
     directory.claim()
-    began = False
     try:
         watcher.preparing(manifest, directory, workers)
         with LocalExecutor(workers, directory.worker_log, worker_environments(workers)) as executor:
             prepared = prepare(executor, manifest, source, directory.reports)
-            run = plan.make_run(manifest, prepared, directory.reports.resolve().as_uri())
-            with _log(directory, plan.identity(manifest, prepared)) as log:
-                began = True
+            run = make_run(manifest, prepared, directory.reports.resolve().as_uri())
+            with _log(directory, identity(manifest, prepared)) as log:
                 finished = search(executor, run, log, directory, watcher)
             return _finish(executor, run, finished, directory, watcher)
+    except InputError:
+        directory.discard()
+        raise
     finally:
-        directory.release(keep=began)
+        directory.release()
 
 
 def default_workers(spec: EvoMergeSpec) -> int:
@@ -146,7 +148,7 @@ def prepare(executor: Executor, manifest: EvoMerge, source: str, reports: Path) 
         InputError: with every problem found, by field of the manifest.
         TryAgainError: storage did not answer.
     """
-    report = carry_out(executor, plan.prepare_task(manifest, reports.resolve().as_uri()))
+    report = carry_out(executor, prepare_task(manifest, reports.resolve().as_uri()))
     if report.prepare is not None:
         return report.prepare
     if report.reason == "InvalidInput":
@@ -183,7 +185,7 @@ def search(
     if not directory.facts.exists():
         _write_facts(run, {}, directory)  # for `evomerge report` on a run that is still going
     watcher.searching(run, progress.finished)
-    unlogged = run.order[len(log.candidates) :]
+    unlogged = plan.log_order(run)[len(log.candidates) :]
     while True:
         for start in plan.next_starts(run, progress.state(), executor.idle):
             executor.start(start.task)

@@ -13,7 +13,8 @@ from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.task import ConcludeResult, Interval, TestRow
 from evomerge_operator.local.directory import RunDirectory
-from evomerge_operator.plan import BASELINES, Key, Run
+from evomerge_operator.plan import BASELINES, Key
+from evomerge_operator.prepared import Run
 
 _BAR_WIDTH = 24
 _LINE_EVERY_SECONDS = 10.0

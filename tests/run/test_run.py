@@ -1,0 +1,215 @@
+"""`evomerge run` end to end on the quickstart's trained models: what a person gets, and that nothing interrupts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+EVOMERGE = [sys.executable, "-m", "evomerge_operator.cli"]
+CANDIDATES = 14
+
+
+def manifest(folder: Path, **search: Any) -> Path:
+    """The quickstart's manifest with fewer candidates and items, in `folder`."""
+    doc = yaml.safe_load((QUICKSTART / "evomerge.yaml").read_text())
+    spec = doc["spec"]
+    for model in [*spec["models"], spec["base"]]:
+        model["uri"] = str(QUICKSTART / model["uri"])
+    jsonl = spec["evaluation"]["objectives"][0]["jsonl"]
+    for split, file in jsonl.items():
+        lines = (QUICKSTART / file).read_text().splitlines(keepends=True)
+        (folder / f"{split}.jsonl").write_text("".join(lines[:100]))
+        jsonl[split] = f"{split}.jsonl"
+    spec["stages"][0]["search"] |= {"candidates": CANDIDATES, "lag": 4} | search
+    path = folder / "evomerge.yaml"
+    path.write_text(yaml.safe_dump(doc))
+    return path
+
+
+def evomerge(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [*EVOMERGE, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line)["entry"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def identical_part(run: Path) -> list[Any]:
+    """The log without what may differ between two runs: times, hosts, attempts."""
+    entries = log_of(run)
+    for entry in entries[1:]:
+        for varying in ("seconds", "host", "attempts"):
+            entry["candidate"].pop(varying, None)
+    return entries
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """Everything of a finished run that must not depend on how it came about."""
+    conclusion = json.loads((run / "run.json").read_text())["conclusion"]
+    files = {str(p.relative_to(run)): p.read_bytes() for p in (run / "best").iterdir()}
+    return {
+        "log": identical_part(run),
+        "conclusion": conclusion,
+        "files": {name: content for name, content in files.items() if name != "README.md"},
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two workers that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("run")
+    ended = evomerge("run", manifest(folder), "--out", "out", "--workers", "2", cwd=folder)
+    assert ended.returncode == 0, ended.stderr + (folder / "out" / "worker.log").read_text()
+    (folder / "stdout").write_text(ended.stdout)
+    return folder / "out"
+
+
+def test_a_run_leaves_the_log_the_winner_its_recipe_and_a_report(finished: Path) -> None:
+    entries = log_of(finished)
+    assert [e["candidate"]["stage"] for e in entries[1:]] == ["baselines"] * 5 + ["weights"] * CANDIDATES
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {
+        p.name for p in (finished / "best").iterdir()
+    }
+    assert yaml.safe_load((finished / "recipe.yaml").read_text())["merge_method"] == "linear"
+    report = (finished / "report.html").read_text()
+    assert "http://" not in report.replace("http://www.w3.org", "")
+    assert "<svg" in report
+
+
+def test_the_terminal_shows_progress_and_ends_with_a_table_and_paths(finished: Path) -> None:
+    stdout = (finished.parent / "stdout").read_text()
+    assert "8 dimensions · GA" in stdout
+    assert f"{CANDIDATES}/{CANDIDATES}" in stdout
+    for words in ("winner", "plain average", "source reader", "base (not in the pool)", "report.html"):
+        assert words in stdout
+
+
+def test_the_exported_winner_loaded_plainly_reproduces_its_score(finished: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(finished / "best", dtype="auto").eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished / "best")
+    right = 0
+    items = [json.loads(line) for line in (finished.parent / "test.jsonl").read_text().splitlines()]
+    for item in items:
+        prompt = tokenizer(item["prompt"], return_tensors="pt", return_token_type_ids=False)
+        generated = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+        answer = tokenizer.decode(generated[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        right += answer == item["answer"]
+    rows = json.loads((finished / "run.json").read_text())["conclusion"]["test"]
+    assert next(r for r in rows if r["role"] == "winner")["score"] == pytest.approx(right / len(items), abs=0)
+
+
+def test_the_recipe_merged_by_hand_is_the_winner_bit_for_bit(finished: Path) -> None:
+    out = finished.parent / "by-hand"
+    ended = evomerge("merge", finished / "recipe.yaml", out)
+    assert ended.returncode == 0, ended.stderr
+    assert (out / "model.safetensors").read_bytes() == (finished / "best" / "model.safetensors").read_bytes()
+    again = evomerge("merge", finished / "recipe.yaml", out)
+    assert again.returncode == 65
+    assert "exists already" in again.stderr
+
+
+def test_killed_twice_and_with_one_worker_the_run_ends_the_same(finished: Path, tmp_path: Path) -> None:
+    file = manifest(tmp_path)
+    for lines in (4, 11):
+        process = subprocess.Popen([*EVOMERGE, "run", file, "--out", "out", "--workers", "1"], cwd=tmp_path,
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
+        _wait_for_lines(tmp_path / "out" / "log.jsonl", lines, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    ended = evomerge("run", file, "--out", "out", "--workers", "1", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "going on after" in ended.stdout
+    assert outcome(tmp_path / "out") == outcome(finished)
+
+
+def test_ctrl_c_ends_tidily_and_says_how_to_go_on(tmp_path: Path) -> None:
+    file = manifest(tmp_path)
+    process = subprocess.Popen([*EVOMERGE, "run", file, "--out", "out"], cwd=tmp_path, text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    _wait_for_lines(tmp_path / "out" / "log.jsonl", 3, process)
+    second = evomerge("run", file, "--out", "out", cwd=tmp_path)
+    assert second.returncode == 1
+    assert "in use by another evomerge process" in second.stderr
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.splitlines() == ["evomerge: interrupted; the same command goes on where it was"]
+    drawn = evomerge("report", tmp_path / "out")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_directory_of_another_manifest_is_refused_and_left_as_it_was(finished: Path, tmp_path: Path) -> None:
+    before = outcome(finished)
+    ended = evomerge("run", manifest(tmp_path, seed=99), "--out", finished)
+    assert ended.returncode == 1
+    assert "holds a run of another manifest (differing: stages[0].search.seed was 0, now 99)" in ended.stderr
+    assert outcome(finished) == before
+
+
+def test_a_finished_run_run_again_says_the_same(finished: Path) -> None:
+    before = outcome(finished)
+    ended = evomerge("run", finished.parent / "evomerge.yaml", "--out", finished)
+    assert ended.returncode == 0, ended.stderr
+    assert outcome(finished) == before
+
+
+def test_an_unwritable_output_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = evomerge("run", manifest(tmp_path), "--out", tmp_path / "file" / "out")
+    assert ended.returncode == 65
+    assert "cannot be written" in ended.stderr
+    assert "--out" in ended.stderr
+
+
+def test_validate_finds_mistakes_in_models_and_data_at_once_and_run_leaves_nothing(tmp_path: Path) -> None:
+    file = manifest(tmp_path)
+    doc = yaml.safe_load(file.read_text())
+    doc["spec"]["models"][1]["uri"] = str(QUICKSTART / "models")
+    file.write_text(yaml.safe_dump(doc))
+    (tmp_path / "select.jsonl").write_text('{"prompt": "J1+1=", "answer": "二"}\nnot json\n')
+    for command in (["validate", file], ["run", file, "--out", tmp_path / "out"]):
+        ended = evomerge(*command)
+        assert ended.returncode == 65, ended.stderr
+        assert "spec.models[1].uri" in ended.stderr
+        assert "one level too high" in ended.stderr
+        assert "spec.evaluation.objectives[0].jsonl.select" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_says_what_would_run(tmp_path: Path) -> None:
+    ended = evomerge("plan", manifest(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    for words in ("8 dimensions over 8 groups", f"{CANDIDATES} candidates", "s a candidate", "items"):
+        assert words in ended.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["validate"], ["plan"], ["merge"], ["report"]])
+def test_help_is_there_for_every_command(command: list[str]) -> None:
+    ended = evomerge(*command, "--help")
+    assert ended.returncode == 0
+    assert "Usage:" in ended.stdout
+
+
+def _wait_for_lines(path: Path, count: int, process: subprocess.Popen[Any]) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
+    raise AssertionError(f"the log never had {count} lines (exit {process.poll()})")

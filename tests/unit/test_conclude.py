@@ -1,0 +1,231 @@
+"""The end of a run: who wins, what it is compared with, and what happens to what cannot be scored."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from evomerge_contract.manifest import Jsonl, MetricName, Objective, SplitName
+from evomerge_contract.recipe import Recipe, RecipeModel
+from evomerge_contract.task import Baseline, ConcludeTask, Finalist, ItemScore
+from evomerge_worker.conclude import conclude
+from evomerge_worker.errors import CandidateError, InputError, StorageError
+
+ITEMS = 200
+Score = Callable[[Recipe, SplitName], dict[str, list[ItemScore]]]
+
+
+def recipe(name: str) -> Recipe:
+    return Recipe(merge_method="linear", models=[RecipeModel(model=name)])
+
+
+def objective(name: str = "o", metric: MetricName = "exact_match", weight: str = "1") -> Objective:
+    return Objective(name=name, jsonl=Jsonl(search="a", select="b", test="c"), metric=metric, weight=weight)
+
+
+def share(right: float, skills: tuple[str, ...] = ()) -> list[ItemScore]:
+    """Item scores of which the given share is right: the first ones."""
+    skill = [skills[i * len(skills) // ITEMS] if skills else None for i in range(ITEMS)]
+    return [ItemScore(value=float(i < right * ITEMS), skill=skill[i]) for i in range(ITEMS)]
+
+
+def task(finalists: list[tuple[int, float]], baselines: list[Baseline] | None = None, **fields: object) -> ConcludeTask:
+    """Finalists are (index, search fitness); the recipe of finalist 3 names the model "f3"."""
+    sources = [Baseline(name=name, role="source", recipe=recipe(name)) for name in ("red", "blue")]
+    average = Baseline(name="plain average", role="average", recipe=recipe("average"))
+    values = {"sources": [], "report_dir": "file:///tmp", "objectives": [objective()], "data": {}} | fields
+    return ConcludeTask(
+        finalists=[Finalist(index=i, fitness=f, recipe=recipe(f"f{i}")) for i, f in finalists],
+        baselines=[*sources, average] if baselines is None else baselines,
+        **values,
+    )
+
+
+def table(figures: dict[str, float | Exception]) -> tuple[Score, list[tuple[str, str]]]:
+    """A score function that looks up "model/split", and the list of its calls."""
+    calls: list[tuple[str, str]] = []
+
+    def score(asked: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
+        assert asked.models
+        calls.append((asked.models[0].model, split))
+        figure = figures[f"{asked.models[0].model}/{split}"]
+        if isinstance(figure, Exception):
+            raise figure
+        return {"o": share(figure)}
+
+    return score, calls
+
+
+BASELINES: dict[str, float | Exception] = {"red/test": 0.3, "blue/test": 0.4, "average/test": 0.35}
+
+
+def test_the_best_on_select_items_wins_and_only_it_meets_the_test_items() -> None:
+    score, calls = table(BASELINES | {"f5/select": 0.7, "f9/select": 0.8, "f9/test": 0.6})
+    result = conclude(task([(5, 0.9), (9, 0.85)]), score)
+    assert result.winner == 9
+    assert [(row.index, row.fitness, row.score) for row in result.select] == [(5, 0.9, 0.7), (9, 0.85, 0.8)]
+    assert [(row.name, row.role, row.score) for row in result.test] == [
+        ("winner", "winner", 0.6),
+        ("red", "source", 0.3),
+        ("blue", "source", 0.4),
+        ("plain average", "average", 0.35),
+    ]
+    assert sorted(calls) == sorted(
+        [("f5", "select"), ("f9", "select"), ("f9", "test"), ("red", "test"), ("blue", "test"), ("average", "test")]
+    )
+    assert result.test_items == ITEMS
+    assert result.unscored == {}
+
+
+@pytest.mark.parametrize(
+    ("finalists", "winner"),
+    [([(1, 0.5), (2, 0.6)], 2), ([(7, 0.5), (4, 0.5)], 4)],
+    ids=["higher search fitness", "lower index"],
+)
+def test_ties_on_select_items(finalists: list[tuple[int, float]], winner: int) -> None:
+    figures = {f"f{i}/{split}": 0.5 for i, _ in finalists for split in ("select", "test")}
+    score, _ = table(BASELINES | figures)
+    assert conclude(task(finalists), score).winner == winner
+
+
+def test_the_best_source_is_the_hardest_to_beat_and_a_clear_gain_beats_it() -> None:
+    score, _ = table(BASELINES | {"f0/select": 0.6, "f0/test": 0.6, "average/test": 0.9})
+    result = conclude(task([(0, 0.6)]), score)
+    assert result.best_source == "blue"
+    assert result.beats_best_source
+    rows = {row.name: row for row in result.test}
+    blue, winner = rows["blue"], rows["winner"]
+    assert blue.winner_minus == pytest.approx(0.2)
+    assert blue.winner_minus_interval is not None
+    assert 0.1 < blue.winner_minus_interval.low < 0.2 < blue.winner_minus_interval.high < 0.3
+    assert winner.winner_minus is None
+    assert winner.interval.low < 0.6 < winner.interval.high
+    average = rows["plain average"].winner_minus_interval
+    assert average is not None
+    assert average.high < 0
+
+
+@pytest.mark.parametrize("right", [0.4, 0.405, 0.2])
+def test_no_gain_or_an_unsure_one_does_not_beat_the_best_source(right: float) -> None:
+    score, _ = table(BASELINES | {"f0/select": 0.6, "f0/test": right})
+    assert not conclude(task([(0, 0.6)]), score).beats_best_source
+
+
+def test_the_base_is_compared_but_is_no_source() -> None:
+    baselines = [
+        Baseline(name="base", role="base", recipe=recipe("base")),
+        Baseline(name="red", role="source", recipe=recipe("red")),
+    ]
+    score, _ = table(BASELINES | {"base/test": 0.97, "f0/select": 0.6, "f0/test": 0.6})
+    result = conclude(task([(0, 0.6)], baselines), score)
+    assert result.best_source == "red"
+    assert result.beats_best_source
+    assert result.test[1].role == "base"
+
+
+def test_a_source_may_be_named_winner() -> None:
+    baselines = [Baseline(name="winner", role="source", recipe=recipe("red"))]
+    score, _ = table(BASELINES | {"f0/select": 0.2, "f0/test": 0.2})
+    result = conclude(task([(0, 0.6)], baselines), score)
+    assert (result.best_source, result.beats_best_source) == ("winner", False)
+
+
+def test_skills_and_several_objectives() -> None:
+    objectives = [objective("sums", weight="3"), objective("text", "perplexity")]
+
+    def score(asked: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
+        return {
+            "sums": share(0.75, ("easy", "hard")),
+            "text": [ItemScore(value=2.0, count=1.0, skill="prose"), ItemScore(value=0.0, count=3.0)],
+        }
+
+    winner = conclude(task([(0, 0.5)], objectives=objectives), score).test[0]
+    assert winner.skills == {"sums/easy": 1.0, "sums/hard": 0.5, "text/prose": pytest.approx(math.exp(2))}
+    assert winner.scores == {"sums": 0.75, "text": pytest.approx(math.exp(0.5))}
+    assert winner.score == pytest.approx((3 * 0.75 - math.exp(0.5)) / 4)
+    assert winner.interval.low < winner.score < winner.interval.high
+
+
+def test_one_objective_names_its_skills_plainly() -> None:
+    result = conclude(task([(0, 0.5)]), lambda asked, split: {"o": share(0.5, ("easy", "hard"))})
+    assert result.test[0].skills == {"easy": 1.0, "hard": 0.0}
+
+
+@pytest.mark.parametrize("failure", [CandidateError("OutOfMemory", "no room"), math.nan])
+def test_a_finalist_that_fails_on_select_items_is_passed_over(failure: Exception | float) -> None:
+    def score(asked: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
+        assert asked.models
+        if asked.models[0].model != "f1":
+            return {"o": share(0.5)}
+        if isinstance(failure, Exception):
+            raise failure
+        return {"o": [ItemScore(value=failure)] * ITEMS}
+
+    result = conclude(task([(1, 0.9), (2, 0.8)]), score)
+    assert result.winner == 2
+    assert [row.index for row in result.select] == [2]
+    assert list(result.unscored) == ["finalist 1"]
+    assert "select items" in result.unscored["finalist 1"]
+
+
+def test_the_next_best_wins_when_the_best_fails_on_test_items() -> None:
+    broken = CandidateError("NotFinite", "its logits are not finite")
+    score, _ = table(BASELINES | {"f1/select": 0.9, "f1/test": broken, "f2/select": 0.8, "f2/test": 0.7})
+    result = conclude(task([(1, 0.9), (2, 0.8)]), score)
+    assert result.winner == 2
+    assert result.test[0].score == 0.7
+    assert result.unscored == {"finalist 1": "NotFinite on test items: its logits are not finite"}
+
+
+def test_a_baseline_that_fails_has_no_row_and_is_named() -> None:
+    broken = CandidateError("NotFinite", "its logits are not finite")
+    score, _ = table(BASELINES | {"blue/test": broken, "f0/select": 0.6, "f0/test": 0.6})
+    result = conclude(task([(0, 0.6)]), score)
+    assert [row.name for row in result.test] == ["winner", "red", "plain average"]
+    assert result.best_source == "red"
+    assert list(result.unscored) == ["blue"]
+
+
+def test_no_finalist_left_is_a_failure_with_every_reason() -> None:
+    select, test = CandidateError("NotFinite", "NaN"), CandidateError("OutOfMemory", "no room")
+    score, _ = table(BASELINES | {"f1/select": select, "f2/select": 0.8, "f2/test": test})
+    with pytest.raises(CandidateError, match=r"no finalist .*NotFinite on select items: NaN.*OutOfMemory on test") as e:
+        conclude(task([(1, 0.9), (2, 0.8)]), score)
+    assert e.value.reason == "OutOfMemory"
+
+
+def test_no_source_left_is_a_failure() -> None:
+    broken = CandidateError("NotFinite", "NaN")
+    score, _ = table({"red/test": broken, "blue/test": broken, "average/test": 0.5, "f0/select": 0.6, "f0/test": 0.6})
+    with pytest.raises(CandidateError, match="no source"):
+        conclude(task([(0, 0.6)]), score)
+
+
+def test_without_any_source_there_is_nothing_to_conclude() -> None:
+    score, calls = table({})
+    average = Baseline(name="plain average", role="average", recipe=recipe("average"))
+    with pytest.raises(InputError, match="source"):
+        conclude(task([(0, 0.6)], [average]), score)
+    assert calls == []
+
+
+def test_a_recipe_is_scored_once_per_split_even_as_winner_and_baseline() -> None:
+    baselines = [Baseline(name="red", role="source", recipe=recipe("f0"))]
+    score, calls = table({"f0/select": 0.6, "f0/test": 0.6})
+    result = conclude(task([(0, 0.6)], baselines), score)
+    assert calls == [("f0", "select"), ("f0", "test")]
+    assert result.test[1].winner_minus == 0
+    assert not result.beats_best_source
+
+
+def test_trouble_with_storage_is_no_failure_of_a_finalist() -> None:
+    score, _ = table({"f1/select": StorageError("no answer")})
+    with pytest.raises(StorageError):
+        conclude(task([(1, 0.9), (2, 0.8)]), score)
+
+
+def test_the_same_task_gives_the_same_result() -> None:
+    figures = BASELINES | {"f0/select": 0.6, "f0/test": 0.45}
+    one, two, other = (conclude(task([(0, 0.6)], bootstrap_seed=seed), table(figures)[0]).wire() for seed in (1, 1, 2))
+    assert one == two
+    assert one != other

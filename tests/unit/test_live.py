@@ -1,0 +1,212 @@
+"""Merging into a live model gives what `from_pretrained` gives for the exported result."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evomerge_contract.recipe import Recipe
+from evomerge_worker.errors import CandidateError, InputError
+from evomerge_worker.families import LiveModel
+from evomerge_worker.merge import export_checkpoint
+from evomerge_worker.shards import Checkpoint
+from tiny_models import Tiny, write_tensors
+
+CPU = torch.device("cpu")
+
+
+def _sources(tiny: Tiny, family: str, **options: Any) -> dict[str, Checkpoint]:
+    return {
+        name: Checkpoint.open(tiny(family, seed=seed, **options), name)
+        for name, seed in (("a", 1), ("b", 2), ("base", 0))
+    }
+
+
+def _ties(**keys: Any) -> Recipe:
+    """Every tensor gets parameters of its own: gradients over the layers, filters outside them."""
+    weight = [{"filter": "embed", "value": 0.1}, {"filter": "norm", "value": 0.9}, {"value": [0.2, 1.0]}]
+    models = [
+        {"model": "a", "parameters": {"weight": 0.7, "density": [0.3, 0.9]}},
+        {"model": "b", "parameters": {"weight": weight, "density": 0.5}},
+    ]
+    return Recipe.model_validate({"merge_method": "ties", "base_model": "base", "models": models, **keys})
+
+
+def _linear(*models: str, **keys: Any) -> Recipe:
+    named = [{"model": model, "parameters": {"weight": 1 + i}} for i, model in enumerate(models)]
+    return Recipe.model_validate({"merge_method": "linear", "models": named, **keys})
+
+
+def _assert_same(live: LiveModel, recipe: Recipe, sources: dict[str, Checkpoint], folder: Path) -> None:
+    """Parameter for parameter and buffer for buffer, values and dtypes, and the same ones tied."""
+    from transformers import AutoModelForCausalLM
+
+    export_checkpoint(recipe, sources, folder, mask_seed=3)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    ours, theirs = _tensors(live.model), _tensors(loaded)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype, name
+        assert torch.equal(tensor, theirs[name]), name
+    assert len({t.data_ptr() for t in ours.values()}) == len({t.data_ptr() for t in theirs.values()})
+    assert live.model.generation_config.to_dict() == loaded.generation_config.to_dict()
+    assert not live.model.training
+
+
+def _tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by all their names, buffers that are not saved included."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gpt_neox", "gpt2", "phi3", "mixtral",
+     "deepseek_v3"],
+)  # fmt: skip
+def test_a_live_merge_equals_the_loaded_export(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    """Twice in a row, so that nothing of the first merge is left over."""
+    sources = _sources(tiny, family)
+    live = LiveModel.open(sources["base"], device=CPU)
+    live.merge(_linear("a", "b", base_model="base", parameters={"weight": 0.5}), sources, 3)
+    live.merge(_ties(), sources, 3)
+    _assert_same(live, _ties(), sources, tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
+def test_an_ordinary_model_is_merged_in_place(tiny: Tiny, family: str) -> None:
+    """The modules stay the same objects, so no candidate pays for building a model."""
+    sources = _sources(tiny, family)
+    live = LiveModel.open(sources["base"], device=CPU)
+    model, places = live.model, {n: t.data_ptr() for n, t in _tensors(live.model).items()}
+    live.merge(_ties(), sources, 3)
+    assert live.model is model
+    assert {n: t.data_ptr() for n, t in _tensors(live.model).items()} == places
+
+
+def test_merging_leaves_the_sources_on_disk_alone(tiny: Tiny) -> None:
+    sources = _sources(tiny, "llama")
+    before = {c.folder: (c.folder / "model.safetensors").read_bytes() for c in sources.values()}
+    live = LiveModel.open(sources["base"], device=CPU)
+    live.merge(_ties(), sources, 3)
+    assert all((folder / "model.safetensors").read_bytes() == content for folder, content in before.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_another_output_dtype_gives_a_model_of_that_dtype(tiny: Tiny, tmp_path: Path, dtype: str) -> None:
+    sources = _sources(tiny, "llama")
+    recipe = _ties(dtype="float32", out_dtype=dtype)
+    live = LiveModel.open(sources["base"], device=CPU)
+    live.merge(recipe, sources, 3)
+    assert live.model.dtype == getattr(torch, dtype)
+    _assert_same(live, recipe, sources, tmp_path / "out")
+
+
+def test_sources_in_several_dtypes_give_the_wider_one(tiny: Tiny, tmp_path: Path) -> None:
+    sources = _sources(tiny, "llama") | {"b": Checkpoint.open(tiny("llama", seed=2, dtype="float32"), "b")}
+    live = LiveModel.open(sources["a"], device=CPU)
+    live.merge(_linear("a", "b"), sources, 3)
+    assert live.model.dtype == torch.float32
+    _assert_same(live, _linear("a", "b"), sources, tmp_path / "out")
+
+
+def test_a_tied_model_whose_head_lies_on_disk_too_is_loaded_as_transformers_does(tiny: Tiny, tmp_path: Path) -> None:
+    """Merged apart, embeddings and head come to differ, and transformers then no longer ties them."""
+    sources = {}
+    for name, checkpoint in _sources(tiny, "llama-tied").items():
+        folder = tmp_path / name
+        shutil.copytree(checkpoint.folder, folder)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        write_tensors(folder, tensors, config=checkpoint.config)
+        sources[name] = Checkpoint.open(folder, name)
+    live = LiveModel.open(sources["base"], device=CPU)
+    for recipe in (_ties(), _linear("a", "b")):
+        live.merge(recipe, sources, 3)
+        _assert_same(live, recipe, sources, tmp_path / recipe.merge_method)
+
+
+def test_tensors_that_the_architecture_does_not_know_are_passed_over(tiny: Tiny, tmp_path: Path) -> None:
+    """Old checkpoints hold rotary tables that are computed nowadays."""
+    sources = {}
+    for name, checkpoint in _sources(tiny, "llama").items():
+        folder = tmp_path / name
+        shutil.copytree(checkpoint.folder, folder)
+        tensors = load_file(folder / "model.safetensors")
+        tensors |= {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(4)}
+        write_tensors(folder, tensors, config=checkpoint.config)
+        sources[name] = Checkpoint.open(folder, name)
+    live = LiveModel.open(sources["base"], device=CPU)
+    model = live.model
+    live.merge(_ties(), sources, 3)
+    assert live.model is model
+    _assert_same(live, _ties(), sources, tmp_path / "out")
+
+
+def test_a_result_with_another_config_or_tokenizer_is_opened_anew(tiny: Tiny, tmp_path: Path) -> None:
+    """A baseline that is one model alone takes that model's own config and chat template."""
+    sources = {
+        "a": Checkpoint.open(tiny("llama", seed=1), "a"),
+        "b": Checkpoint.open(tiny("llama", seed=2, chat_template=True, rms_norm_eps=1e-3), "b"),
+    }
+    live = LiveModel.open(sources["a"], device=CPU)
+    live.merge(_linear("b"), sources, 3)
+    assert live.tokenizer.chat_template is not None
+    assert live.model.config.rms_norm_eps == 1e-3
+    _assert_same(live, _linear("b"), sources, tmp_path / "b")
+    live.merge(_linear("a", "b"), sources, 3)
+    assert live.tokenizer.chat_template is None
+    _assert_same(live, _linear("a", "b"), sources, tmp_path / "a")
+
+
+def test_weights_that_are_not_finite_fail_the_candidate_and_not_the_next(tiny: Tiny, tmp_path: Path) -> None:
+    sources = _sources(tiny, "llama")
+    recipe = _linear("a", "b", out_dtype="float16", parameters={"normalize": False}).model_dump()
+    recipe["models"][0]["parameters"]["weight"] = 999_999
+    live = LiveModel.open(sources["a"], device=CPU)
+    with pytest.raises(CandidateError, match="holds NaN or infinity") as caught:
+        live.merge(Recipe.model_validate(recipe), sources, 3)
+    assert caught.value.reason == "NotFinite"
+    live.merge(_linear("a", "b"), sources, 3)
+    _assert_same(live, _linear("a", "b"), sources, tmp_path / "out")
+
+
+def test_a_model_that_lacks_weights_of_its_architecture_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    """transformers would make them up."""
+    folder = tmp_path / "headless"
+    shutil.copytree(tiny("llama"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    write_tensors(folder, tensors, config=Checkpoint.open(folder, "x").config)
+    with pytest.raises(InputError, match=r"models\.x: it lacks tensor lm_head\.weight, which its architecture"):
+        LiveModel.open(Checkpoint.open(folder, "x"), device=CPU)
+
+
+def test_an_unknown_architecture_is_refused_and_its_code_is_not_run(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "custom"
+    shutil.copytree(tiny("llama"), folder)
+    (folder / "modeling_custom.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = {
+        "model_type": "custom",
+        "architectures": ["Custom"],
+        "auto_map": {"AutoConfig": "modeling_custom.Config", "AutoModelForCausalLM": "modeling_custom.Custom"},
+    }
+    write_tensors(folder, load_file(folder / "model.safetensors"), config=config)
+    with pytest.raises(InputError, match=r"models\.x: transformers cannot load it"):
+        LiveModel.open(Checkpoint.open(folder, "x"), device=CPU)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_bert_is_merged_to_disk(tiny: Tiny, tmp_path: Path) -> None:
+    """It is no causal model; its merged checkpoint loads as what it is, every weight in place."""
+    from transformers import AutoModelForMaskedLM
+
+    sources = _sources(tiny, "bert")
+    export_checkpoint(_ties(), sources, tmp_path / "out", mask_seed=3)
+    model, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    out, state = Checkpoint.open(tmp_path / "out", "out"), model.state_dict()
+    assert all(torch.equal(state[name], out.tensor(name)) for name in out.names)

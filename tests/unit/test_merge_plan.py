@@ -1,0 +1,300 @@
+"""From a recipe to what is done for each tensor; mergekit itself is asked in tests/parity."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge_contract.recipe import Recipe
+from evomerge_worker.errors import InputError
+from evomerge_worker.merge import TensorPlan, plan_merge
+from evomerge_worker.shards import Checkpoint
+from tiny_models import write_tensors
+
+LAYERS = 4
+
+
+def _tensors(layers: int = LAYERS) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {"model.embed_tokens.weight": torch.randn(6, 4, generator=generator)}
+    for i in range(layers):
+        tensors[f"model.layers.{i}.attn.weight"] = torch.randn(4, 4, generator=generator)
+        tensors[f"model.layers.{i}.mlp.weight"] = torch.randn(4, 4, generator=generator)
+    return tensors | {"model.norm.weight": torch.randn(4, generator=generator), "lm_head.weight": torch.randn(6, 4)}
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, Checkpoint]:
+    return {name: _checkpoint(tmp_path / name, name, _tensors()) for name in ("a", "b", "base")}
+
+
+def _checkpoint(folder: Path, name: str, tensors: dict[str, torch.Tensor], **config: Any) -> Checkpoint:
+    return Checkpoint.open(write_tensors(folder, tensors, config={"model_type": "llama", **config}), name)
+
+
+def _recipe(**keys: Any) -> Recipe:
+    return Recipe.model_validate({"merge_method": "linear", **keys})
+
+
+def _models(**parameters: Any) -> list[dict[str, Any]]:
+    return [{"model": name, "parameters": {"weight": value}} for name, value in parameters.items()]
+
+
+def _weights(plans: list[TensorPlan], model: str) -> dict[str, float]:
+    return {plan.name: i.values["weight"] for plan in plans for i in plan.inputs if i.model == model}
+
+
+def _refusals(recipe: Recipe, sources: dict[str, Checkpoint]) -> dict[str, str]:
+    with pytest.raises(InputError) as caught:
+        plan_merge(recipe, sources)
+    return {p.path: p.message for p in caught.value.problems}
+
+
+def test_every_tensor_is_planned_once_from_front_to_back(sources: dict[str, Checkpoint]) -> None:
+    plans = plan_merge(_recipe(models=_models(a=1, b=1)), sources)
+    names = [plan.name for plan in plans]
+    assert sorted(names) == sources["a"].names
+    assert names[0] == "model.embed_tokens.weight"
+    assert set(names[-2:]) == {"model.norm.weight", "lm_head.weight"}
+    assert names[1:3] == ["model.layers.0.attn.weight", "model.layers.0.mlp.weight"]
+
+
+def test_a_gradient_runs_over_the_layers_and_is_taken_at_its_start_outside(sources: dict[str, Checkpoint]) -> None:
+    weights = _weights(plan_merge(_recipe(models=_models(a=[0, 1, 4], b=1)), sources), "a")
+    assert [weights[f"model.layers.{i}.mlp.weight"] for i in range(4)] == pytest.approx([0, 2 / 3, 2, 4])
+    assert weights["model.embed_tokens.weight"] == weights["model.norm.weight"] == weights["lm_head.weight"] == 0
+
+
+def test_the_first_matching_filter_wins(sources: dict[str, Checkpoint]) -> None:
+    setting = [{"filter": "attn", "value": 2}, {"filter": "layers.1", "value": 3}, {"value": [5, 6]}]
+    weights = _weights(plan_merge(_recipe(models=_models(a=setting, b=1)), sources), "a")
+    assert weights["model.layers.1.attn.weight"] == 2
+    assert weights["model.layers.1.mlp.weight"] == 3
+    assert weights["model.layers.3.mlp.weight"] == 6
+
+
+def test_filters_that_match_nothing_leave_the_word_to_the_next_scope(sources: dict[str, Checkpoint]) -> None:
+    models = _models(a=[{"filter": "attn", "value": 2}], b=1)
+    weights = _weights(plan_merge(_recipe(models=models, parameters={"weight": 7}), sources), "a")
+    assert weights["model.layers.1.attn.weight"] == 2
+    assert weights["model.layers.1.mlp.weight"] == 7
+
+
+def test_a_source_outranks_its_slice_and_a_slice_the_recipe(sources: dict[str, Checkpoint]) -> None:
+    slices = [
+        {
+            "sources": [
+                {"model": "a", "layer_range": [0, 2], "parameters": {"weight": 1}},
+                {"model": "b", "layer_range": [0, 2]},
+            ],
+            "parameters": {"weight": 2},
+        },
+        {"sources": [{"model": "a", "layer_range": [2, 4]}, {"model": "b", "layer_range": [2, 4]}]},
+    ]
+    plans = plan_merge(_recipe(slices=slices, parameters={"weight": 3}), sources)
+    a, b = _weights(plans, "a"), _weights(plans, "b")
+    assert (a["model.layers.0.attn.weight"], b["model.layers.0.attn.weight"]) == (1, 2)
+    assert (a["model.layers.2.attn.weight"], b["model.layers.2.attn.weight"]) == (3, 3)
+
+
+def test_embeddings_follow_the_first_slice_and_the_head_the_last(sources: dict[str, Checkpoint]) -> None:
+    slices = [
+        {"sources": [{"model": "a", "layer_range": [i, i + 1], "parameters": {"weight": i}}]} for i in range(LAYERS)
+    ]
+    weights = _weights(plan_merge(_recipe(slices=slices), sources), "a")
+    assert weights["model.embed_tokens.weight"] == 0
+    assert weights["model.norm.weight"] == weights["lm_head.weight"] == LAYERS - 1
+
+
+def test_a_slice_takes_the_layers_it_names(sources: dict[str, Checkpoint]) -> None:
+    """A filter sees the name in the source, which is another one than in the result."""
+    setting = [{"filter": "layers.3", "value": 9}, {"value": 1}]
+    slices = [
+        {"sources": [{"model": "a", "layer_range": [2, 4], "parameters": {"weight": setting}}]},
+        {"sources": [{"model": "b", "layer_range": [0, 2], "parameters": {"weight": 1}}]},
+    ]
+    plans = {plan.name: plan for plan in plan_merge(_recipe(slices=slices), sources)}
+    taken = [plans[f"model.layers.{i}.mlp.weight"].inputs[0] for i in range(LAYERS)]
+    assert [(i.model, i.tensor) for i in taken] == [
+        ("a", "model.layers.2.mlp.weight"),
+        ("a", "model.layers.3.mlp.weight"),
+        ("b", "model.layers.0.mlp.weight"),
+        ("b", "model.layers.1.mlp.weight"),
+    ]
+    assert taken[1].values == {"weight": 9}
+
+
+def test_a_base_that_is_not_listed_takes_part_all_the_same(sources: dict[str, Checkpoint]) -> None:
+    plan = plan_merge(_recipe(merge_method="ties", models=_models(a=1, b=1), base_model="base"), sources)[0]
+    assert plan.base is not None
+    assert plan.base.model == "base"
+    assert [i.model for i in plan.inputs] == ["a", "b"]
+
+
+def test_a_silent_recipe_gets_the_defaults_of_mergekit(sources: dict[str, Checkpoint]) -> None:
+    defaults = {}
+    for method in ("task_arithmetic", "ties", "dare_ties", "dare_linear"):
+        plan = plan_merge(_recipe(merge_method=method, models=_models(a=1, b=1), base_model="base"), sources)[0]
+        assert plan.shared["lambda"] == 1
+        assert plan.inputs[0].values.get("density", 1) == 1
+        defaults[method] = (plan.shared["normalize"], plan.shared["rescale"])
+    assert defaults == {
+        "task_arithmetic": (False, False),
+        "ties": (True, False),
+        "dare_ties": (False, True),
+        "dare_linear": (False, True),
+    }
+
+
+def test_whole_numbers_are_copied_from_the_base_or_the_first_model(tmp_path: Path) -> None:
+    sources = {
+        name: _checkpoint(tmp_path / name, name, _tensors() | {"position_ids": torch.full((3,), number)})
+        for number, name in enumerate(("a", "b", "base"))
+    }
+    plans = plan_merge(_recipe(models=_models(b=1, a=1)), sources)
+    (copied,) = [plan for plan in plans if plan.name == "position_ids"]
+    assert (copied.method, copied.inputs[0].model, copied.dtype) == (None, "b", torch.int64)
+    plans = plan_merge(_recipe(merge_method="ties", models=_models(b=1), base_model="base"), sources)
+    assert [plan.inputs[0].model for plan in plans if plan.method is None] == ["base"]
+
+
+def test_the_output_dtype_is_the_named_one_else_that_of_the_sources(tmp_path: Path) -> None:
+    wide = {name: tensor.bfloat16() for name, tensor in _tensors().items()} | {"model.norm.weight": torch.zeros(4)}
+    sources = {
+        "a": _checkpoint(tmp_path / "a", "a", {name: tensor.bfloat16() for name, tensor in _tensors().items()}),
+        "b": _checkpoint(tmp_path / "b", "b", wide),
+    }
+
+    def dtypes(**keys: Any) -> dict[str, torch.dtype]:
+        return {p.name: p.dtype for p in plan_merge(_recipe(models=_models(a=1, b=1), **keys), sources)}
+
+    assert set(dtypes(dtype="float32", out_dtype="float16").values()) == {torch.float16}
+    assert set(dtypes(dtype="float32").values()) == {torch.float32}
+    assert dtypes()["lm_head.weight"] == torch.bfloat16
+    assert dtypes()["model.norm.weight"] == torch.float32
+
+
+def test_a_tied_head_that_some_checkpoints_hold_and_some_do_not_is_left_out(tmp_path: Path) -> None:
+    tensors = _tensors()
+    without = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+    with_copy = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    sources = {
+        "a": _checkpoint(tmp_path / "a", "a", with_copy, tie_word_embeddings=True),
+        "b": _checkpoint(tmp_path / "b", "b", without, tie_word_embeddings=True),
+    }
+    for first, second in (("a", "b"), ("b", "a")):
+        plans = plan_merge(_recipe(models=_models(**{first: 1, second: 1})), sources)
+        assert sorted(plan.name for plan in plans) == sorted(without)
+
+
+def test_a_head_of_its_own_is_missed(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    without = {name: tensor for name, tensor in _tensors().items() if name != "lm_head.weight"}
+    sources["b"] = _checkpoint(tmp_path / "other", "b", without)
+    assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
+        "models.b": "lacks tensor lm_head.weight, which a has"
+    }
+
+
+def test_shapes_that_differ_are_told_with_model_and_tensor(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    wide = _tensors() | {"model.layers.2.mlp.weight": torch.zeros(4, 5)}
+    sources["b"] = _checkpoint(tmp_path / "other", "b", wide)
+    assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
+        "models.b": "tensor model.layers.2.mlp.weight has shape [4, 5], but [4, 4] in a"
+    }
+
+
+def test_a_long_list_of_misfits_is_cut(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    extra = {f"model.layers.{i}.attn.bias": torch.zeros(4) for i in range(LAYERS)}
+    sources["b"] = _checkpoint(tmp_path / "other", "b", _tensors() | extra)
+    with pytest.raises(InputError) as caught:
+        plan_merge(_recipe(models=_models(a=1, b=1)), sources)
+    messages = [p.message for p in caught.value.problems]
+    assert messages[0] == "has tensor model.layers.0.attn.bias, which a lacks in layer 0"
+    assert messages[3:] == ["and 1 more like it"]
+
+
+def test_all_mistakes_of_a_recipe_are_told_at_once(sources: dict[str, Checkpoint]) -> None:
+    models = [
+        {"model": "a", "parameters": {"density": [0.5, 1.5], "wieght": 1}},
+        {"model": "c", "parameters": {"weight": float("nan")}},
+    ]
+    refusals = _refusals(_recipe(merge_method="ties", models=models, parameters={"normalize": 3}), sources)
+    assert refusals == {
+        "recipe.base_model": "ties needs a base_model",
+        "recipe.parameters.normalize": "3 is neither true nor false",
+        "recipe.models[0].parameters.density": "1.5 is above 1, the largest density",
+        "recipe.models[0].parameters.wieght": "ties has no parameter wieght; it has density, int8_mask, lambda, "
+        "normalize, rescale, weight",
+        "recipe.models[1].model": "c is not among the sources (a, b, base)",
+        "recipe.models[1].parameters.weight": "nan is not a finite number",
+    }
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "message"),
+    [
+        (
+            {"merge_method": "sce", "models": _models(a=1)},
+            "recipe.merge_method",
+            "sce is not a method this version has",
+        ),
+        ({}, "recipe", "give either models or slices"),
+        ({"models": _models(a=1), "slices": [{"sources": [{"model": "a", "layer_range": [0, 4]}]}]}, "recipe", "give"),
+        ({"models": [{"model": "a"}]}, "recipe.weight[a]", "linear needs a weight for a at model.embed_tokens.weight"),
+        ({"models": _models(a=1) * 2}, "recipe.models", "a takes part twice"),
+        (
+            {"merge_method": "slerp", "models": [{"model": "a"}, {"model": "b"}], "parameters": {"t": 0.5}},
+            "recipe.base_model",
+            "slerp needs a base_model",
+        ),
+        (
+            {
+                "merge_method": "slerp",
+                "models": [{"model": "a"}, {"model": "b"}],
+                "base_model": "base",
+                "parameters": {"t": 0.5},
+            },
+            "recipe.models",
+            "slerp merges exactly 2 models, base_model included; here are 3",
+        ),
+        (
+            {"merge_method": "slerp", "models": [{"model": "a"}, {"model": "b"}], "base_model": "a"},
+            "recipe.t",
+            "slerp needs a t at model.embed_tokens.weight",
+        ),
+        (
+            {
+                "merge_method": "ties",
+                "base_model": "base",
+                "slices": [{"sources": [{"model": "a", "layer_range": [0, 4], "parameters": {"weight": 1}}]}],
+            },
+            "recipe.slices[0]",
+            "the base_model base is not among the slice's sources; add it, without parameters",
+        ),
+        (
+            {"slices": [{"sources": [{"model": "a", "layer_range": [0, 5], "parameters": {"weight": 1}}]}]},
+            "recipe.slices[0].sources[0].layer_range",
+            "[0, 5) is not a range within the 4 layers of a",
+        ),
+        (
+            {"slices": [{"sources": [{"model": "a", "layer_range": [1, 4], "parameters": {"weight": 1}}]}]},
+            "recipe.slices",
+            "the slices make 3 layers, but a has 4; both must be the same for now",
+        ),
+        (
+            {
+                "slices": [
+                    {"sources": [{"model": "a", "layer_range": [0, 4]}, {"model": "b", "layer_range": [0, 2]}]},
+                ],
+                "parameters": {"weight": 1},
+            },
+            "recipe.slices[0]",
+            "all sources of a slice must give as many layers as one another",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_carried_out_says_why(
+    sources: dict[str, Checkpoint], keys: dict[str, Any], path: str, message: str
+) -> None:
+    assert _refusals(_recipe(**keys), sources)[path].startswith(message)

@@ -1,0 +1,148 @@
+"""The prepare task over models that do not fit together: each difference is told, and harmless ones are not."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge_worker.prepare.vocabulary import difference
+from prepare_tasks import Tiny, changed_config, changed_weights, mistakes_of
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05, but 1e-06 in a"),
+        ({"hidden_act": "gelu"}, 'hidden_act is "gelu", but "silu" in a'),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is true, but false in a"),
+        ({"num_key_value_heads": 1}, "num_key_value_heads is 1, but 2 in a"),
+        ({"num_attention_heads": 8}, "num_attention_heads is 8, but 4 in a"),
+        ({"head_dim": 16}, "head_dim is 16, but 8 in a"),
+        ({"hidden_size": 64}, "hidden_size is 64, but 32 in a"),
+        ({"intermediate_size": 96}, "intermediate_size is 96, but 64 in a"),
+        ({"vocab_size": 128}, "vocab_size is 128, but 96 in a"),
+        (
+            {"rope_parameters": None, "rope_theta": 5e5},
+            'rope_parameters is {"rope_theta": 500000.0, "rope_type": "default"}, but {"rope_theta": 10000.0, '
+            '"rope_type": "default"} in a',
+        ),
+        ({"model_type": "mistral"}, "architecture (model_type) is mistral, but llama in a"),
+    ],
+)
+def test_a_config_that_means_something_else_is_told(
+    changes: dict[str, Any], message: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    folders = {"a": tiny(), "b": changed_config(tiny(), tmp_path / "b", **changes)}
+    assert mistakes_of(folders, tmp_path) == [("models.b", message)]
+
+
+def test_a_sliding_window_that_differs_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    a = tiny("mistral", sliding_window=32)
+    folders = {"a": a, "b": changed_config(a, tmp_path / "b", sliding_window=16)}
+    assert mistakes_of(folders, tmp_path) == [("models.b", "sliding_window is 16, but 32 in a")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_position_embeddings": 4096},
+        {"attention_dropout": 0.1},
+        {"initializer_range": 0.5},
+        {"use_cache": False},
+        {"eos_token_id": 3},
+        {"num_key_value_heads": 2, "head_dim": None},  # the default is the same
+        {"hidden_act": None},  # the default is the same
+        {"rope_parameters": None, "rope_theta": 10000.0},  # how it was written before transformers 5
+    ],
+)
+def test_a_config_that_means_the_same_is_not_told(changes: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+    folders = {"a": tiny(), "b": changed_config(tiny(), tmp_path / "b", **changes)}
+    assert mistakes_of(folders, tmp_path) == []
+
+
+def test_the_base_must_fit_too(tiny: Tiny, tmp_path: Path) -> None:
+    folders = {"base": changed_config(tiny(), tmp_path / "base", rms_norm_eps=0.1), "a": tiny(), "b": tiny(seed=1)}
+    assert mistakes_of(folders, tmp_path) == [("base", "rms_norm_eps is 0.1, but 1e-06 in a")]
+
+
+def test_another_depth_is_one_mistake(tiny: Tiny, tmp_path: Path) -> None:
+    folders = {"a": tiny(), "b": tiny(num_hidden_layers=3)}
+    assert mistakes_of(folders, tmp_path) == [("models.b", "has 3 layers, but a has 4")]
+
+
+def test_tensors_that_are_missing_or_too_many_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    def drop(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["model.layers.2.mlp.up_proj.weight"]
+
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(32)
+
+    folders = {
+        "a": tiny(),
+        "b": changed_weights(tiny(), tmp_path / "b", drop),
+        "c": changed_weights(tiny(), tmp_path / "c", add),
+    }
+    b, c = mistakes_of(folders, tmp_path)
+    assert b[0] == "models.b"
+    assert "lacks tensor model.layers.2.mlp.up_proj.weight, which a has" in b[1]
+    assert c[0] == "models.c"
+    assert "has tensor model.layers.1.self_attn.q_proj.bias, which a lacks" in c[1]
+
+
+def test_shapes_that_differ_are_told_with_both(tiny: Tiny, tmp_path: Path) -> None:
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors["lm_head.weight"][:50].clone()
+
+    folders = {"a": tiny(), "b": changed_weights(tiny(), tmp_path / "b", cut)}
+    ((path, message),) = mistakes_of(folders, tmp_path)
+    assert path == "models.b"
+    assert "lm_head.weight" in message
+    assert "[50, 32]" in message
+    assert "[96, 32] in a" in message
+
+
+def changed_vocabulary(source: Path, folder: Path, old: str, new: str) -> Path:
+    """A copy of a model whose tokenizer calls the token `old` `new`."""
+    shutil.copytree(source, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary[new] = vocabulary.pop(old)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+def test_another_vocabulary_is_told_with_an_example(tiny: Tiny, tmp_path: Path) -> None:
+    folders = {"a": tiny(), "b": changed_vocabulary(tiny(), tmp_path / "b", "九", "十")}
+    ((path, message),) = mistakes_of(folders, tmp_path)
+    assert path == "models.b"
+    assert 'the vocabulary is not that of a: token "九" (id 95 there) is missing here (2 tokens differ)' in message
+    assert "sources must share one vocabulary" in message
+
+
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        ({"x": 0, "y": 1}, None),
+        ({"x": 1, "y": 0}, 'token "x" has id 1 here and 0 there (2 tokens differ)'),
+        ({"x": 0}, 'token "y" (id 1 there) is missing here (1 token differs)'),
+        ({"x": 0, "y": 1, "z": 2}, 'token "z" (id 2 here) is missing there (1 token differs)'),
+    ],
+)
+def test_vocabularies_are_compared_token_by_token(ours: dict[str, int], words: str | None) -> None:
+    found = difference(ours, {"x": 0, "y": 1}, "a")
+    assert (found is None) if words is None else (words in str(found))
+
+
+def test_a_slow_tokenizer_counts_as_much_as_a_fast_one(tiny: Tiny, tmp_path: Path) -> None:
+    """BERT's vocabulary may lie in vocab.txt alone."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two"]
+    folders = {}
+    for name, third in (("a", "three"), ("b", "four")):
+        folders[name] = Path(shutil.copytree(tiny("bert", tokenizer=False), tmp_path / name))
+        (folders[name] / "vocab.txt").write_text("\n".join([*words, third]))
+    ((path, message),) = mistakes_of(folders, tmp_path)
+    assert path == "models.b"
+    assert 'token "three" (id 7 there) is missing here (2 tokens differ)' in message

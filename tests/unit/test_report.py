@@ -1,0 +1,586 @@
+"""The page of a run."""
+
+import math
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge_contract.candidate import Candidate
+from evomerge_contract.manifest import EvoMerge, Parameter
+from evomerge_contract.recipe import Recipe
+from evomerge_contract.task import ConcludeResult, Interval, RunReport
+from evomerge_contract.task import TestRow as Row
+from evomerge_operator.space import make_space
+from evomerge_worker.report import render
+from evomerge_worker.report.accounts import failures, phases
+from evomerge_worker.report.axes import spread
+from evomerge_worker.report.colour import Shade, shade
+from evomerge_worker.report.fitness_chart import MOST_POINTS, improvements, thinned
+from evomerge_worker.report.genome_chart import stretches
+from evomerge_worker.report.interval_chart import interval_charts
+from evomerge_worker.report.scale import fitting
+from evomerge_worker.report.score_table import score_table
+from evomerge_worker.report.text import listing, score, seconds, signed, size
+from evomerge_worker.report.verdict import concluded, verdict
+from evomerge_worker.report.winner_values import places
+from example_runs import finished_run, manifest, prepared
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+DARE_TIES = {
+    "method": "dare_ties",
+    "groups": {"everyLayer": True},
+    "parameters": {"weight": {"min": "0", "max": "2"}, "density": {"min": "0.1", "max": "1"}},
+}
+COMPONENTS = {
+    "method": "task_arithmetic",
+    "groups": {"components": True},
+    "parameters": {"weight": {"min": "-1", "max": "1"}, "lambda": {"min": "0.5", "max": "1.5"}},
+}
+
+
+class Page(HTMLParser):
+    """A page as read: its text and its elements; `open` must be empty at the end."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def count(self, tag: str) -> int:
+        return sum(t == tag for t, _ in self.elements)
+
+
+@pytest.fixture(scope="module")
+def run() -> RunReport:
+    return finished_run(manifest())
+
+
+@pytest.fixture(scope="module")
+def html(run: RunReport) -> str:
+    return render(run)
+
+
+def test_page_needs_nothing_else(html: str) -> None:
+    """No script, and nothing that a browser would fetch."""
+    page = Page(html)
+    assert page.open == []
+    assert page.count("script") == page.count("link") == page.count("img") == page.count("iframe") == 0
+    assert not [a for _, attributes in page.elements for a in attributes if a in ("src", "href", "srcset", "action")]
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_page_answers_in_order(html: str) -> None:
+    """Did it work, how, what came out, can it be trusted: in this order."""
+    headings = re.findall(r"<h2[^>]*>([^<]*)</h2>", html)
+    assert headings == ["Did it work?", "How did it get there?", "What came out?", "Can I trust it?"]
+
+
+def test_page_shows_every_row_of_the_table(run: RunReport, html: str) -> None:
+    """Each model's score and interval, and the winner's lead with its own interval, as text."""
+    text = Page(html).text
+    assert run.conclusion is not None
+    for row in run.conclusion.test:
+        assert f"{row.score:.3f}" in text
+        assert f"[{row.interval.low:.3f}, {row.interval.high:.3f}]" in text
+        if row.winner_minus is not None and row.winner_minus > 0:
+            assert f"+{row.winner_minus:.3f}" in text
+    assert "base outside the pool" in text
+    assert "reader best source" in text
+
+
+def test_page_tells_where_all_came_from(run: RunReport, html: str) -> None:
+    """Digests of sources and data, licences, seed and algorithm version are on the page."""
+    text = Page(html).text
+    digests = [s.digest for s in run.prepared.sources]
+    digests += [split.digest for splits in run.prepared.data.values() for split in splits.values()]
+    for wanted in [*digests, "apache-2.0", run.candidates[0].algorithm, "s3://models/reader", "OutOfMemory"]:
+        assert wanted in text
+
+
+def test_charts_say_in_words_what_they_show(html: str) -> None:
+    """Every picture has a label for those who do not see it."""
+    pictures = [a for tag, a in Page(html).elements if a.get("role") == "img" or tag == "svg"]
+    assert len(pictures) >= 8
+    assert all(a.get("role") == "img" and a.get("aria-label") for a in pictures)
+
+
+def test_equal_runs_give_equal_pages(run: RunReport, html: str) -> None:
+    """Nothing of the clock or the machine is on the page; a run that came through JSON is the same run."""
+    assert render(RunReport.model_validate_json(run.model_dump_json(by_alias=True))) == html
+
+
+def test_names_are_text_not_markup(run: RunReport) -> None:
+    """HTML in names, skills, genes, messages and licences is shown, never obeyed."""
+    evil = "<script>alert('x')</script>&\""
+    assert run.conclusion is not None
+    rows = [r.model_copy(update={"skills": {evil: 0.5}}) for r in run.conclusion.test]
+    failed = run.candidates[79].model_copy(update={"message": evil})
+    spec = run.manifest["spec"]
+    models = [m | {"license": evil, "uri": f"s3://{evil}"} for m in spec["models"]]
+    page = render(
+        run.model_copy(
+            update={
+                "run": evil,
+                "genes": [f"weight/{evil}-{i}/reader" for i in range(len(run.genes))],
+                "candidates": [*run.candidates[:79], failed, *run.candidates[80:]],
+                "conclusion": run.conclusion.model_copy(update={"test": rows, "unscored": {evil: evil}}),
+                "manifest": run.manifest | {"spec": spec | {"models": models}},
+            }
+        )
+    )
+    assert "<script" not in page
+    assert Page(page).count("script") == 0
+    assert Page(page).text.count("<script>alert('x')</script>&\"") >= 5
+
+
+def test_japanese_is_shown(run: RunReport) -> None:
+    """Skills in any script appear as they are."""
+    assert run.conclusion is not None
+    rows = [r.model_copy(update={"skills": {"漢数字の足し算": 0.5}}) for r in run.conclusion.test]
+    page = render(run.model_copy(update={"conclusion": run.conclusion.model_copy(update={"test": rows})}))
+    assert "漢数字の足し算" in page
+
+
+@pytest.mark.parametrize("done", [0, 1, 90])
+def test_unfinished_run_says_so_and_shows_what_there_is(done: int) -> None:
+    """At the top it says how far the run is, whose best is not sold as a result."""
+    page = Page(render(finished_run(manifest(), done=done)))
+    assert f"Not finished: {done} of 240 candidates are done." in page.text
+    assert ("so they flatter it" in page.text) == (done > 0)
+    assert "winner minus this" not in page.text
+    assert "plain average 0.346" in page.text
+
+
+def test_run_whose_candidates_all_failed() -> None:
+    """There is no score to show, only the failures and why the search ended."""
+    page = Page(render(finished_run(manifest(failures=8), fail_every=1, done=9)))
+    assert "The search ended early: more candidates failed (9) than may (8)." in page.text
+    assert "9 candidates failed (OutOfMemory)" in page.text
+    assert "Nothing yet." in page.text
+
+
+def test_run_without_any_score() -> None:
+    """Neither a candidate nor a baseline has a score: the page stands without its chart."""
+    run = finished_run(manifest(), fail_every=1, done=3)
+    lost = [c.model_copy(update={"outcome": "Failed", "fitness": None}) for c in run.baselines]
+    text = Page(render(run.model_copy(update={"baselines": lost}))).text
+    assert "Nothing has come out: all 3 finished candidates failed." in text
+    assert "No candidate has been scored." in text
+    assert "reader, counter, plain average, default DARE-TIES and base" in text
+
+
+@pytest.mark.parametrize(("done", "finished"), [(10, True), (13_000, True), (3000, False)])
+def test_long_runs_stay_small(done: int, finished: bool) -> None:
+    """However many candidates, the page stays below 1.5 MB and says when it draws only some of them."""
+    made = manifest(candidates=done, algorithm="Random", failures=done)
+    run = finished_run(made, fail_every=7, done=None if finished else done)
+    page = render(run)
+    drawn = page.count("<title>candidate ")
+    assert len(page.encode()) < 1_500_000
+    scored = sum(c.fitness is not None for c in run.candidates)
+    assert drawn == min(scored, MOST_POINTS)
+    assert (f"Of {scored:,} candidates {drawn:,} are drawn" in page) == (drawn < scored)
+
+
+def test_large_genomes_stay_small() -> None:
+    """600 genes of three models and 98 layers are all on the page, below 1.5 MB."""
+    made = manifest(sources=("a", "b", "c"), parameter_space=DARE_TIES, candidates=120, algorithm="Random")
+    run = finished_run(made, layers=98)
+    page = render(run)
+    assert len(run.genes) == 600
+    assert len(page.encode()) < 1_500_000
+    assert len(re.findall(r"M896 [0-9.]+h44", page)) == 600  # the winner's column of the genome chart
+
+
+def test_single_gene() -> None:
+    """One gene, one group: the winner's grid is one row for the whole model."""
+    space = {"method": "slerp", "groups": {"layers": 1}, "parameters": {"t": {"min": "0", "max": "1"}}}
+    run = finished_run(manifest(parameter_space=space, candidates=20))
+    assert run.genes == ["t/all"]
+    assert "whole model" in Page(render(run)).text
+
+
+def test_several_objectives_have_columns() -> None:
+    """With several objectives each has its score beside the total; perplexity is marked as such."""
+    text = Page(render(finished_run(manifest(metrics={"sums-ja": "exact_match", "wiki": "perplexity"})))).text
+    assert "wiki (perplexity)" in text
+    assert "sums-ja/reading" in text
+    assert "Perplexity counts negatively" in text
+
+
+def _perplexity(run: RunReport) -> RunReport:
+    """The same run with perplexities from 14 to 500 instead of accuracies: higher accuracy, lower perplexity."""
+
+    def bad(value: float) -> float:
+        return -10 / max(value, 0.00005)
+
+    assert run.conclusion is not None
+    rows = [
+        r.model_copy(
+            update={
+                "score": bad(r.score),
+                "interval": Interval(low=bad(r.interval.low), high=bad(r.interval.high)),
+                "scores": {"wiki": -bad(r.score)},
+                "skills": {},
+            }
+        )
+        for r in run.conclusion.test
+    ]
+    scored = [
+        c if c.fitness is None else c.model_copy(update={"fitness": bad(c.fitness)})
+        for c in [*run.baselines, *run.candidates]
+    ]
+    select = [s.model_copy(update={"fitness": bad(s.fitness), "score": bad(s.score)}) for s in run.conclusion.select]
+    return run.model_copy(
+        update={
+            "baselines": scored[: len(run.baselines)],
+            "candidates": scored[len(run.baselines) :],
+            "conclusion": run.conclusion.model_copy(update={"test": rows, "select": select}),
+        }
+    )
+
+
+def test_perplexity_counts_negatively() -> None:
+    """Fitness below zero: the best perplexity is the lowest, and is what the table marks."""
+    run = _perplexity(finished_run(manifest(metrics={"wiki": "perplexity"}), skills=()))
+    assert run.conclusion is not None
+    objectives = EvoMerge.model_validate(run.manifest).spec.evaluation.objectives
+    (column,) = score_table(run.conclusion, objectives).objectives
+    assert column.best == min(r.scores["wiki"] for r in run.conclusion.test if r.role != "base")
+    ticks = re.findall(r'class="tick end">(−1[0]*)<', render(run))
+    assert {"−10", "−100"} <= set(ticks)  # orders of magnitude share one chart
+
+
+def _ending(source: tuple[float, float], average: tuple[float, float] | None, base: float = 0.3) -> ConcludeResult:
+    """An end in which the winner's lead over best source and plain average has these intervals."""
+
+    def row(name: str, role: str, lead: tuple[float, float] | None, value: float) -> Row:
+        return Row(
+            name=name,
+            role=role,  # type: ignore[arg-type]
+            score=value,
+            interval=Interval(low=value - 0.04, high=value + 0.04),
+            scores={},
+            winner_minus=sum(lead) / 2 if lead else None,
+            winner_minus_interval=Interval(low=lead[0], high=lead[1]) if lead else None,
+        )
+
+    rows = [row("winner", "winner", None, 0.5), row("reader", "source", source, 0.5 - sum(source) / 2)]
+    if average:
+        rows.append(row("plain average", "average", average, 0.5 - sum(average) / 2))
+    rows.append(row("base", "base", (0.5 - base - 0.05, 0.5 - base + 0.05), base))
+    return ConcludeResult(
+        winner=3, select=[], test=rows, test_items=500, best_source="reader", beats_best_source=source[0] > 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "tone", "headline"),
+    [
+        (
+            _ending((0.1, 0.2), (0.05, 0.1)),
+            "good",
+            "It worked: the winner beats the best source and the plain average.",
+        ),
+        (_ending((0.1, 0.2), None), "good", "It worked: the winner beats the best source."),
+        (
+            _ending((0.1, 0.2), (-0.01, 0.1)),
+            "mixed",
+            "The winner beats the best source, but is not shown to beat the plain average, which needs no search.",
+        ),
+        (
+            _ending((-0.01, 0.05), (0.05, 0.1)),
+            "bad",
+            "Nothing beat the best source for certain: the winner scores higher, but the difference may be chance.",
+        ),
+        (_ending((-0.1, -0.05), (0.05, 0.1)), "bad", "Nothing beat the best source."),
+        (_ending((0.0, 0.0), (0.05, 0.1)), "bad", "Nothing beat the best source."),
+    ],
+)
+def test_verdict_is_what_the_intervals_allow(end: ConcludeResult, tone: str, headline: str) -> None:
+    """Only an interval above zero is a success, against the plain average as much as against the best source."""
+    found = concluded(end)
+    assert (found.tone, found.headline) == (tone, headline)
+
+
+@pytest.mark.parametrize(("base", "than"), [(0.97, "more than"), (0.3, "less than"), (0.5, "as much as")])
+def test_verdict_says_what_the_base_can_do(base: float, than: str) -> None:
+    """A base outside the pool that is better than the winner is not kept silent."""
+    end = _ending((0.1, 0.2), None, base)
+    assert f"The base, which is not in the pool, scores {base:.3f}: {than} the winner." in concluded(end).details
+
+
+def test_search_that_is_done_but_not_concluded() -> None:
+    """All candidates are finished, yet without test items there is no result."""
+    run = finished_run(manifest(candidates=20), done=20)
+    spec = EvoMerge.model_validate(run.manifest).spec
+    assert verdict(run, spec).headline.startswith("Not finished: the search is done, but")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (score(0.6384), "0.638"),
+        (score(-12.345), "−12.35"),
+        (score(-0.0001), "0.000"),
+        (score(-2e7), "−2e+07"),
+        (score(431.26), "431.3"),
+        (signed(0.0123), "+0.012"),
+        (signed(-0.5), "−0.500"),
+        (signed(0.0), "0.000"),
+        (seconds(0.0041), "4.1 ms"),
+        (seconds(0.214), "0.21 s"),
+        (seconds(59.99), "60.0 s"),
+        (seconds(192), "3 min 12 s"),
+        (seconds(7500), "2 h 5 min"),
+        (size(999), "999 B"),
+        (size(2_582_144), "2.58 MB"),
+        (size(14_500_000_000), "14.5 GB"),
+        (listing(["a"]), "a"),
+        (listing(["a", "b", "c"]), "a, b and c"),
+    ],
+)
+def test_numbers_as_text(text: str, wanted: str) -> None:
+    assert text == wanted
+
+
+@given(st.lists(st.floats(-1e5, 1e5, allow_subnormal=False), min_size=1, max_size=20))
+def test_scale_keeps_order_and_shows_everything(values: list[float]) -> None:
+    """Whatever the values, they lie within the picture, in order, with ticks among them."""
+    scale = fitting(values, 300.0, 10.0)
+    pixels = [scale(v) for v in sorted(values)]
+    assert all(9.999 <= p <= 300.001 for p in pixels)
+    assert all(a >= b - 1e-6 for a, b in pairwise(pixels))
+    ticks = scale.ticks()
+    assert 1 <= len(ticks) <= 16
+    assert all(9.999 <= scale(v) <= 300.001 for v, _ in ticks)
+    assert len({words for _, words in ticks}) == len(ticks)
+
+
+def test_scale_of_perplexities_is_logarithmic() -> None:
+    """A merge that broke down must not squeeze all others into one line."""
+    scale = fitting([-8.0, -20.0, -200_000.0], 300.0, 10.0)
+    assert scale.log
+    assert scale(-20.0) - scale(-8.0) > 15
+    assert [words for _, words in scale.ticks()] == ["−10", "−100", "−1000", "−10000", "−100000"]
+
+
+@given(st.lists(st.floats(0, 340), min_size=1, max_size=30))
+def test_labels_keep_their_distance(wanted: list[float]) -> None:
+    """Labels beside lines stay in order and in the picture, and do not overlap while there is room."""
+    placed = spread(wanted, 17, 0, 340)
+    assert all(-1e-6 <= p <= 340 + 1e-6 for p in placed)
+    ordered = [p for _, p in sorted(zip(wanted, placed, strict=True))]
+    gaps = [b - a for a, b in pairwise(ordered)]
+    assert all(g >= min(17, 340 / max(1, len(wanted) - 1)) - 1e-6 for g in gaps)
+    if len(wanted) == 1:
+        assert placed == wanted
+
+
+def _candidates(fitness: list[float | None]) -> list[Candidate]:
+    run = finished_run(manifest(), done=1)
+    return [
+        run.candidates[0].model_copy(
+            update={"index": i, "fitness": f, "outcome": "Failed" if f is None else "Succeeded", "reason": None}
+        )
+        for i, f in enumerate(fitness)
+    ]
+
+
+def test_thinning_keeps_what_matters() -> None:
+    """Every new best and the winner stay; the rest is sampled evenly, so that no part of the search is missing."""
+    rng = random.Random(3)
+    candidates = _candidates([None if rng.random() < 0.1 else rng.random() for _ in range(9000)])
+    kept = {c.index for c in thinned(candidates, 8888)}
+    assert len(kept) <= MOST_POINTS
+    assert {c.index for c in improvements(candidates)} <= kept
+    assert (8888 in kept) == (candidates[8888].fitness is not None)
+    per_part = Counter(i // 900 for i in kept)
+    assert max(per_part.values()) < 1.3 * min(per_part.values())
+
+
+@given(st.lists(st.none() | st.floats(0, 1), max_size=200), st.integers(1, 600))
+def test_stretches_hold_each_candidate_once(fitness: list[float | None], genes: int) -> None:
+    """The columns of the genome chart cut the search without gap or overlap and show the best of each part."""
+    columns = stretches(_candidates(fitness), genes)
+    starts = [start for start, _ in columns] + [len(fitness)]
+    assert starts[0] == 0
+    for (start, best), end in zip(columns, starts[1:], strict=True):
+        scored = [f for f in fitness[start:end] if f is not None]
+        assert (best.fitness if best else None) == max(scored, default=None)
+        assert best is None or start <= best.index < end
+
+
+@pytest.mark.parametrize("space", [DARE_TIES, COMPONENTS, None], ids=["every-layer", "components", "blocks"])
+def test_winner_grid_covers_every_tensor_with_the_genes_values(space: dict[str, object] | None) -> None:
+    """Each tensor is in one place of the grid, and every gene's value is there under its model."""
+    spec = manifest(parameter_space=space).spec
+    found = prepared(spec)
+    made = make_space(spec, spec.stages[0].parameter_space, found.layout, "bfloat16")
+    rng = random.Random(4)
+    genome = tuple(round(rng.uniform(g.low, g.high), 6) for g in made.genes)
+    shown = places(made.decode(genome), found.layout)
+    layout = found.layout
+    assert sum(p.tensors for p in shown) == (
+        len(layout.before) + layout.layers * len(layout.layer_tensors) + len(layout.after)
+    )
+    for gene, value in zip(made.genes, genome, strict=True):
+        parameter, _, model = (*gene.name.split("/"), "")[:3]
+        assert value in {p.values[parameter, model] for p in shown}, gene.name
+
+
+def test_winner_grid_has_the_source_without_a_gene() -> None:
+    """Weights that sum to one do so in every place: the last source's come from the recipe."""
+    run = finished_run(manifest(sources=("a", "b", "c")))
+    assert run.recipe is not None
+    shown = places(run.recipe, run.prepared.layout)
+    assert [p.label for p in shown][:3] == ["embeddings", "layers 0–1", "layers 2–3"]
+    assert shown[-1].label == "final norm and head"
+    for place in shown:
+        assert math.isclose(sum(place.values["weight", m] for m in "abc"), 1.0, abs_tol=1e-9)
+
+
+def test_winner_grid_of_a_recipe_for_whole_models() -> None:
+    """A recipe without slices has filters too; the parts they tell apart are named by their modules."""
+    recipe = Recipe.model_validate(
+        {
+            "merge_method": "linear",
+            "models": [
+                {"model": "a", "parameters": {"weight": [{"filter": "self_attn", "value": 0.25}, {"value": 0.75}]}},
+                {"model": "b", "parameters": {"weight": 0.5}},
+            ],
+        }
+    )
+    shown = places(recipe, prepared(manifest().spec).layout)
+    weights = {p.label: p.values["weight", "a"] for p in shown}
+    assert weights["layers 0–11: self_attn"] == 0.25
+    assert weights["layers 0–11: input_layernorm, mlp, post_attention_layernorm"] == 0.75
+    assert weights["embeddings"] == 0.75
+
+
+def test_colours_diverge_from_the_natural_middle() -> None:
+    """1/n for weights that sum to one, 0 where both signs occur; else from pale to strong."""
+    third = shade(Parameter(min="0", max="1", sums_to_one=True), 3, [])
+    assert (third.centre, third.css(1 / 3), third.css(1.0)) == (1 / 3, "d5", "d10")
+    assert third.css(0.0) != "d0"  # as far from the middle as 2/3, not as 1
+    both = shade(Parameter(min="-1", max="2"), 2, [])
+    assert (both.css(0.0), both.css(2.0), both.css(-1.0)) == ("d5", "d10", "d2")
+    plain = shade(Parameter(min="0.1", max="1"), 2, [])
+    assert (plain.css(0.1), plain.css(1.0)) == ("q0", "q8")
+    assert shade(None, 2, [0.5, 0.5]).css(0.5) == "q0"
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_colours_never_run_backwards(a: float, b: float) -> None:
+    """A larger value never has a colour nearer to the low end, in the scale or beyond its ends."""
+    for scale in (Shade(-1, 2, 0.0), Shade(0, 1, 0.5), Shade(0, 2)):
+        low, high = sorted((a, b))
+        assert int(scale.css(low)[1:]) <= int(scale.css(high)[1:])
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.1)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_figures_on_colours_can_be_read(html: str) -> None:
+    """In every cell of the heat map the figure's contrast is at least 4.5 : 1, in the light and in the dark palette."""
+    pairs = re.findall(r"--cell: (#\w{6}); --ink: (#\w{6});", html)
+    assert len(pairs) == 2 * (11 + 9)
+    for cell, ink in pairs:
+        low, high = sorted((_luminance(cell), _luminance(ink)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (cell, ink)
+
+
+def test_intervals_share_one_scale(run: RunReport) -> None:
+    """A dot lies on its bar, and a higher score lies further right, across all rows."""
+    assert run.conclusion is not None
+    rows = run.conclusion.test
+    found = {}
+    for row, chart in zip(rows, interval_charts(rows), strict=True):
+        bar = re.search(r'class="bar \w+" x1="([\d.]+)" x2="([\d.]+)"', chart)
+        dot = re.search(r'cx="([\d.]+)"', chart)
+        assert bar
+        assert dot
+        assert float(bar[1]) <= float(dot[1]) <= float(bar[2])
+        found[row.score] = float(dot[1])
+    assert [found[s] for s in sorted(found)] == sorted(found.values())
+
+
+def test_time_is_accounted_for_in_full() -> None:
+    """What no phase explains is `other`; failed candidates do not count; the shares sum to one."""
+    timed = [
+        c.model_copy(update={"seconds": s})
+        for c, s in zip(
+            _candidates([0.1, 0.2, 0.3, None]),
+            [{"merge": 1.0, "total": 2.0}, {"merge": 2.0, "total": 2.0}, {"merge": 3.0, "total": 4.0}, {"total": 99.0}],
+            strict=True,
+        )
+    ]
+    found = {p.name: p for p in phases(timed)}
+    assert (found["merge"].median, found["other"].median) == (2.0, 1.0)
+    assert math.isclose(sum(p.share for p in found.values()), 1.0)
+    assert math.isclose(found["other"].share, 2 / 8)
+    assert phases(_candidates([None])) == []
+
+
+def test_failures_are_counted_by_reason() -> None:
+    """The most frequent reason comes first, with the message of its first candidate; baselines go by name."""
+    lost = [
+        c.model_copy(update={"reason": reason, "message": f"{reason} {c.index}"})
+        for c, reason in zip(_candidates([None] * 3), ["TimedOut", "OutOfMemory", "OutOfMemory"], strict=True)
+    ]
+    lost[2] = lost[2].model_copy(update={"name": "plain average"})
+    found = [(f.reason, f.names, f.message) for f in failures([*lost, *_candidates([0.5])])]
+    assert found == [
+        ("OutOfMemory", ["1", "plain average"], "OutOfMemory 1"),
+        ("TimedOut", ["0"], "TimedOut 0"),
+    ]
+
+
+def test_drawing_needs_no_torch() -> None:
+    """A report is drawn in a process that never loads torch, numpy or transformers."""
+    code = "import sys, evomerge_worker.report; print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_template_is_shipped() -> None:
+    """The template and the style sheet have the ending that the package's data declares."""
+    folder = Path(sys.modules["evomerge_worker.report"].__file__ or "").parent
+    assert {p.name for p in folder.iterdir() if p.suffix not in (".py", "")} == {"report.css.j2", "report.html.j2"}

@@ -1,0 +1,28 @@
+"""From item scores to a figure."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evomerge_contract.manifest import MetricName
+from evomerge_contract.task import ItemScore
+from evomerge_worker.errors import CandidateError
+
+Scorer = Callable[[Any], list[ItemScore]]
+"""Prepared items: takes a causal language model of transformers, gives the items' scores in their order."""
+
+
+def aggregate(metric: MetricName, scores: Sequence[ItemScore]) -> float:
+    """sum(value) / sum(count): a share of right answers; for perplexity exp of that, nats a token.
+
+    Raises:
+        CandidateError: the figure is not finite.
+    """
+    try:
+        ratio = math.fsum(score.value for score in scores) / math.fsum(score.count for score in scores)
+        figure = math.exp(ratio) if metric == "perplexity" else ratio
+    except (OverflowError, ValueError):  # a sum of infinities, or an exponential beyond the largest number
+        figure = math.inf
+    if not math.isfinite(figure):
+        raise CandidateError("NotFinite", f"its {metric} is not finite")
+    return figure

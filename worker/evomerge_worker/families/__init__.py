@@ -1,0 +1,5 @@
+"""Models as transformers runs them."""
+
+from evomerge_worker.families.live import LiveModel
+
+__all__ = ["LiveModel"]

@@ -1,0 +1,68 @@
+"""Opening models and tokenizers through transformers, from local folders only."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge_worker.errors import InputError
+from evomerge_worker.shards import Checkpoint, where_of
+
+
+def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:
+    """The causal language model of `checkpoint`, ready for inference.
+
+    Raises:
+        InputError: transformers does not know the architecture, or tensors are missing.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, KeyError, RuntimeError, OSError, ImportError) as error:
+        raise InputError.at(where_of(checkpoint.name), f"transformers cannot load it: {error}") from error
+    if info["missing_keys"]:
+        absent = sorted(info["missing_keys"])
+        raise InputError.at(
+            where_of(checkpoint.name),
+            f"it lacks tensor {absent[0]}, which its architecture {type(model).__name__} needs ({len(absent)} such)",
+        )
+    return _ready(model, device)
+
+
+def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of `checkpoint`.
+
+    Raises:
+        InputError: it has none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise InputError.at(where_of(checkpoint.name), f"transformers cannot load its tokenizer: {error}") from error
+
+
+def load_state(model: Any, state: dict[str, Tensor], *, dtype: torch.dtype, device: torch.device) -> Any:
+    """A new model like `model` from tensors as they lie on disk, converted as transformers does when it loads them."""
+    fresh = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype=dtype)
+    fresh.generation_config = model.generation_config
+    return _ready(fresh, device)
+
+
+def _ready(model: Any, device: torch.device) -> Any:
+    return model.to(device).eval().requires_grad_(False)

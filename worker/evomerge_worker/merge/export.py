@@ -1,0 +1,159 @@
+"""Writing a merged checkpoint that loads like any other: weights, config, tokenizer, generation config."""
+
+import errno
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge_contract.recipe import Recipe
+from evomerge_worker.errors import InputError, StorageError
+from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
+from evomerge_worker.merge.run import CPU, merged
+from evomerge_worker.shards import Checkpoint, write_checkpoint
+from evomerge_worker.shards.dtypes import NAMES
+from evomerge_worker.shards.writer import sync
+
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+MARK = ".evomerge"
+"""The file that tells a folder written by an export; only such a folder, or an empty one, is ever replaced."""
+
+_COMPANIONS = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "tekken.json",
+    "chat_template*", "generation_config.json",
+)  # fmt: skip
+
+
+def companions(folder: Path, *, trust_remote_code: bool) -> list[Path]:
+    """The files of a checkpoint folder that go with its weights: tokenizer, chat template, generation config.
+
+    Python files are among them only if they may be run.
+    """
+    patterns = (*_COMPANIONS, "*.py") if trust_remote_code else _COMPANIONS
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def result_dtype(plans: list[TensorPlan], checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype of most of the result's weights, by elements: what its config names and it is loaded in.
+
+    `checkpoint` is the anchor, which has the result's tensors and shapes.
+    """
+    return _most((plan.dtype, checkpoint.shape(plan.name)) for plan in plans if plan.method is not None)
+
+
+def weights_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype of most of a checkpoint's weights, by elements."""
+    named = ((checkpoint.dtype(name), checkpoint.shape(name)) for name in checkpoint.names)
+    return _most((dtype, shape) for dtype, shape in named if dtype.is_floating_point)
+
+
+def _most(tensors: Iterable[tuple[torch.dtype, tuple[int, ...]]]) -> torch.dtype:
+    elements: Counter[torch.dtype] = Counter()
+    for dtype, shape in tensors:
+        elements[dtype] += math.prod(shape)
+    return max(elements, key=lambda dtype: elements[dtype], default=torch.float32)
+
+
+def export_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """A config.json for the result: the anchor's, with the dtype it now has."""
+    key = "torch_dtype" if "torch_dtype" in config else "dtype"  # transformers 4 and 5
+    return _with_dtype({**config, key: None}, dtype)
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """`config` with every dtype in it replaced, also those of the configs inside it."""
+    result = {key: _with_dtype(value, dtype) if isinstance(value, dict) else value for key, value in config.items()}
+    return result | {key: NAMES[dtype] for key in ("dtype", "torch_dtype") if key in result}
+
+
+def export_checkpoint(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    out_folder: Path,
+    *,
+    mask_seed: int,
+    trust_remote_code: bool = False,
+    extra_files: Mapping[str, str] | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    device: torch.device = CPU,
+) -> list[str]:
+    """Carry out `recipe` and write the result to `out_folder`; return the names of its files.
+
+    Config, tokenizer and generation config are those of the base_model, else of the first model. `extra_files` (name to
+    text: a model card, the recipe) are written beside them. The folder appears as a whole or not at all. One that
+    exists is replaced only if it is empty or an earlier export.
+
+    Raises:
+        InputError: recipe or sources are wrong, or `out_folder` holds something else or cannot be written to.
+        CandidateError: the merged weights are not finite.
+        StorageError: the disk is full or failed.
+    """
+    plans = plan_merge(recipe, checkpoints)
+    anchor = checkpoints[anchor_of(recipe)]
+    with replacing(out_folder) as folder:
+        write_checkpoint(folder, merged(plans, checkpoints, mask_seed, device), max_shard_bytes)
+        config = export_config(anchor.config, result_dtype(plans, anchor))
+        texts = {
+            "config.json": json.dumps(config, indent=2) + "\n",
+            **(extra_files or {}),
+            MARK: "written by evomerge\n",
+        }
+        for path in companions(anchor.folder, trust_remote_code=trust_remote_code):
+            shutil.copyfile(path, folder / path.name)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        names = sorted(path.name for path in folder.iterdir())
+        for name in names:
+            sync(folder / name)
+        sync(folder)
+    return names
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place once the block is through; nothing of it stays if that fails.
+
+    Raises:
+        InputError: `out` holds something that no export wrote, or cannot be written to.
+        StorageError: the disk is full or failed.
+    """
+    check_replaceable(out)
+    fresh, old = (out.parent / f".{out.name}.{end}" for end in ("partial", "old"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for stale in (fresh, old):
+            if stale.exists():
+                shutil.rmtree(stale)
+        fresh.mkdir()
+        yield fresh
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+        sync(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if error.errno in _NOT_ALLOWED:
+            raise InputError.at("out", f"{out} cannot be written: {error.strerror}") from error
+        raise StorageError(f"{out} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse an `out` that is there, holds something and was not written by an export.
+
+    Raises:
+        InputError: it is so.
+    """
+    if out.is_dir():
+        if any(out.iterdir()) and not (out / MARK).is_file():
+            raise InputError.at("out", f"{out} holds other files; name a new folder, or empty this one")
+    elif out.exists() or out.is_symlink():
+        raise InputError.at("out", f"{out} is not a folder")

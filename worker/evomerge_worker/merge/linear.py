@@ -1,0 +1,29 @@
+"""Linear: the weighted mean of the sources, or their weighted sum (model soups, arXiv 2203.05482)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from evomerge_worker.errors import CandidateError
+from evomerge_worker.merge.method import Source
+
+_ONE = 1e-9  # decimals that sum to one do so only nearly in binary
+
+
+def linear(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+    """sum(weight_i * x_i), divided by sum(weight_i) when `normalize`.
+
+    Raises:
+        CandidateError: the weights to divide by sum to zero.
+    """
+    total = 1.0
+    if shared["normalize"]:
+        total = sum(source.values["weight"] for source in sources)
+        if total == 0:
+            raise CandidateError("NotFinite", "the weights sum to zero, and normalize divides by their sum")
+    first, *others = [source for source in sources if source.values["weight"] != 0] or sources[:1]
+    result = torch.mul(first.tensor.float(), first.values["weight"])
+    for source in others:
+        result.add_(source.tensor.float(), alpha=source.values["weight"])
+    return result if abs(total - 1) < _ONE else result.div_(total)

@@ -1,0 +1,24 @@
+"""What a merge method is: a function from tensors and parameters to a tensor."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor that takes part, never to be written to.
+
+    `values` are the per-model parameters. `keep` gives the DARE mask of a density: a boolean tensor of this shape.
+    """
+
+    tensor: Tensor
+    values: Mapping[str, float]
+    keep: Callable[[float], Tensor]
+
+
+MergeMethod = Callable[[Sequence[Source], Tensor, Mapping[str, float]], Tensor]
+"""(sources, base, shared parameters) to the merged tensor in float32, freshly allocated; all of one shape.
+
+The base is an empty tensor for methods that take none. It is not to be written to either."""

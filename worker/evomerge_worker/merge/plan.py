@@ -1,0 +1,196 @@
+"""What is to be done for each tensor of the result: which tensors are merged, with which parameters."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+
+from evomerge_contract.methods import METHODS, Method
+from evomerge_contract.recipe import Recipe, Settings, Slice, SliceSource
+from evomerge_contract.task import Problem
+from evomerge_worker.errors import InputError
+from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, outside_tensors
+from evomerge_worker.merge.settings import Value, resolve, to_bool, to_float
+from evomerge_worker.merge.slices import anchor_of, counted_mistakes, sliced, spoken_mistakes, takes_base
+from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.dtypes import BY_NAME
+
+__all__ = ["Input", "TensorPlan", "anchor_of", "plan_merge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A tensor that takes part, with the values of the method's per-model parameters."""
+
+    model: str
+    tensor: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """How tensor `name` of the result comes about, rounded once to `dtype`.
+
+    `method` None copies the one input. `base` is set exactly for the methods that take one; it is not in `inputs`.
+    `shared` holds the parameters that are not per model, switches included.
+    """
+
+    name: str
+    method: str | None
+    inputs: tuple[Input, ...]
+    base: Input | None
+    shared: Mapping[str, Value]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A tensor of the result: its slice, its place `t` in a gradient, and its name in each source of the slice."""
+
+    name: str
+    slice: Slice
+    t: float
+    tensors: tuple[str, ...]
+
+
+def plan_merge(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[TensorPlan]:
+    """Plan `recipe` over the sources `checkpoints` (by the names it uses), tensor by tensor in the model's order.
+
+    Parameters are resolved as mergekit does: slice source (or model) before slice before the whole recipe; filters
+    match the source's tensor name, shared parameters the result's; gradients run over a slice's layers, and are taken
+    at t = 0 outside the layers, where embeddings belong to the first slice and final norm and head to the last.
+
+    Raises:
+        InputError: everything that is wrong with the recipe, or all that keeps the sources from being merged.
+    """
+    _raise_recipe(spoken_mistakes(recipe, set(checkpoints)))
+    layers = {name: checkpoint.layout.layers for name, checkpoint in checkpoints.items()}
+    slices = sliced(recipe, layers)
+    _raise_recipe(counted_mistakes(recipe, slices, layers))
+    anchor = checkpoints[anchor_of(recipe)]
+    misfits = Misfits()
+    plans = []
+    missing: dict[str, str] = {}
+    for place in _places(slices, anchor, checkpoints, misfits):
+        inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
+        if check_tensor(anchor, place.name, inputs, checkpoints, misfits):
+            plans.append(_tensor_plan(recipe, place, anchor, checkpoints, missing))
+    if problems := misfits.problems():
+        raise InputError(*problems)
+    _raise_recipe(missing.items())
+    return plans
+
+
+def _raise_recipe(mistakes: Iterable[tuple[str, str]]) -> None:
+    if problems := [Problem(path=path, message=message) for path, message in mistakes]:
+        raise InputError(*problems)
+
+
+def _places(
+    slices: list[Slice], anchor: Checkpoint, checkpoints: Mapping[str, Checkpoint], misfits: Misfits
+) -> Iterator[_Place]:
+    """The tensors of the result: before the layers, layer by layer, after them."""
+    used = {source.model: checkpoints[source.model] for one in slices for source in one.sources}
+    before, after = outside_tensors(anchor, used.values(), misfits)
+    for name in before:
+        yield _Place(name, slices[0], 0.0, (name,) * len(slices[0].sources))
+    layer = 0
+    for one in slices:
+        start, end = one.sources[0].layer_range
+        for offset in range(end - start):
+            t = offset / (end - start - 1) if end - start > 1 else 1.0
+            yield from _layer_places(one, layer, offset, t, anchor, checkpoints, misfits)
+            layer += 1
+    for name in after:
+        yield _Place(name, slices[-1], 0.0, (name,) * len(slices[-1].sources))
+
+
+def _layer_places(
+    one: Slice,
+    layer: int,
+    offset: int,
+    t: float,
+    anchor: Checkpoint,
+    checkpoints: Mapping[str, Checkpoint],
+    misfits: Misfits,
+) -> Iterator[_Place]:
+    prefixes = []
+    for source in one.sources:
+        checkpoint = checkpoints[source.model]
+        its_layer = source.layer_range[0] + offset
+        check_layer(anchor, layer, checkpoint, its_layer, misfits)
+        prefixes.append(f"{checkpoint.layout.layer_prefix}{its_layer}.")
+    for rest in anchor.layer_tensors[layer]:
+        name = f"{anchor.layout.layer_prefix}{layer}.{rest}"
+        yield _Place(name, one, t, tuple(prefix + rest for prefix in prefixes))
+
+
+def _tensor_plan(
+    recipe: Recipe, place: _Place, anchor: Checkpoint, checkpoints: Mapping[str, Checkpoint], missing: dict[str, str]
+) -> TensorPlan:
+    if not anchor.dtype(place.name).is_floating_point:
+        return _copy(place, anchor)
+    method = METHODS[recipe.merge_method]
+    base, inputs = None, []
+    for source, tensor in zip(place.slice.sources, place.tensors, strict=True):
+        if takes_base(recipe.merge_method) and source.model == recipe.base_model:
+            base = Input(source.model, tensor, {})
+        else:
+            inputs.append(Input(source.model, tensor, _per_model(recipe, method, place, source, tensor, missing)))
+    return TensorPlan(
+        name=place.name,
+        method=recipe.merge_method,
+        inputs=tuple(inputs),
+        base=base,
+        shared=_shared(recipe, method, place, missing),
+        dtype=_dtype(recipe, [*inputs, *([base] if base else [])], checkpoints),
+    )
+
+
+def _copy(place: _Place, anchor: Checkpoint) -> TensorPlan:
+    """Whole numbers and truth values are no weights: the anchor's are taken as they are."""
+    source = Input(anchor.name, place.name, {})
+    return TensorPlan(place.name, None, (source,), None, {}, anchor.dtype(place.name))
+
+
+def _per_model(
+    recipe: Recipe, method: Method, place: _Place, source: SliceSource, tensor: str, missing: dict[str, str]
+) -> dict[str, float]:
+    scopes = (source.parameters, place.slice.parameters, recipe.parameters)
+    values = {}
+    for name in method.per_model:
+        value = _value(name, method, scopes, tensor, place.t)
+        if value is None:
+            missing.setdefault(
+                f"recipe.{name}[{source.model}]", f"{recipe.merge_method} needs a {name} for {source.model} at {tensor}"
+            )
+        values[name] = float(value or 0.0)
+    return values
+
+
+def _shared(recipe: Recipe, method: Method, place: _Place, missing: dict[str, str]) -> dict[str, Value]:
+    scopes = (place.slice.parameters, recipe.parameters)
+    values: dict[str, Value] = {}
+    for name in method.shared:
+        value = _value(name, method, scopes, place.name, place.t)
+        if value is None:
+            missing.setdefault(f"recipe.{name}", f"{recipe.merge_method} needs a {name} at {place.name}")
+        values[name] = float(value or 0.0)
+    for name, default in method.switches.items():
+        switch = resolve(name, scopes, place.name, place.t, to_bool)
+        values[name] = default if switch is None else switch
+    return values
+
+
+def _value(name: str, method: Method, scopes: tuple[Settings | None, ...], tensor: str, t: float) -> Value | None:
+    value = resolve(name, scopes, tensor, t, to_float)
+    return method.defaults.get(name) if value is None else value
+
+
+def _dtype(recipe: Recipe, inputs: list[Input], checkpoints: Mapping[str, Checkpoint]) -> torch.dtype:
+    """What the recipe names; else the sources' own, the wider where they differ."""
+    named = recipe.out_dtype or recipe.dtype
+    if named is not None:
+        return BY_NAME[named]
+    return reduce(torch.promote_types, (checkpoints[i.model].dtype(i.tensor) for i in inputs))

@@ -1,0 +1,34 @@
+"""SLERP: along the great circle between two tensors, each taken as one vector (Shoemake 1985)."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from evomerge_worker.merge.method import Source
+
+_PARALLEL = 0.9995  # beyond this cosine the arc is as good as straight, and sin(angle) too small to divide by
+_TINY = 1e-8
+
+
+def slerp(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+    """(sin((1 - t) a) x + sin(t a) y) / sin(a), with x the base, y the one source and a the angle between them."""
+    (source,) = sources
+    x, y = base.float(), source.tensor.float()
+    of_x, of_y = _coefficients(_cosine(x, y), shared["t"])
+    return torch.mul(x, of_x).add_(y, alpha=of_y)
+
+
+def _cosine(x: Tensor, y: Tensor) -> float:
+    norms = torch.stack([torch.linalg.vector_norm(x), torch.linalg.vector_norm(y), torch.dot(x.flatten(), y.flatten())])
+    norm_x, norm_y, dot = norms.tolist()
+    # A vector without a direction counts as orthogonal to every other.
+    return float(dot / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0)))
+
+
+def _coefficients(cosine: float, t: float) -> tuple[float, float]:
+    if abs(cosine) > _PARALLEL or math.isnan(cosine):
+        return 1.0 - t, t
+    angle = math.acos(cosine)
+    return math.sin((1.0 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)

@@ -1,0 +1,114 @@
+"""A recipe in one form, slices, and whatever is wrong with what it says; no tensor is looked at."""
+
+from collections.abc import Iterator, Mapping
+
+from evomerge_contract.methods import METHODS
+from evomerge_contract.recipe import Recipe, RecipeModel, Slice, SliceSource
+from evomerge_worker.merge.settings import mistakes
+
+_Mistakes = Iterator[tuple[str, str]]
+
+
+def takes_base(method: str) -> bool:
+    """Whether the method wants a base_model: task vectors are taken from it, and slerp sets out from it."""
+    return METHODS[method].needs_base or method == "slerp"
+
+
+def anchor_of(recipe: Recipe) -> str:
+    """The source that gives the result its config, tokenizer, names and buffers: the base, else the first model."""
+    if recipe.base_model is not None:
+        return recipe.base_model
+    if recipe.slices:
+        return recipe.slices[0].sources[0].model
+    return (recipe.models or [])[0].model
+
+
+def sliced(recipe: Recipe, layers: Mapping[str, int]) -> list[Slice]:
+    """The slices of `recipe`; whole models are one slice, with the base added if it is not among them.
+
+    `layers` is each source's number of layers.
+    """
+    if recipe.slices is not None:
+        return recipe.slices
+    models = list(recipe.models or [])
+    if recipe.base_model is not None and all(m.model != recipe.base_model for m in models):
+        models.append(RecipeModel(model=recipe.base_model))
+    whole = [SliceSource(model=m.model, layer_range=(0, layers[m.model]), parameters=m.parameters) for m in models]
+    return [Slice(sources=whole)]
+
+
+def spoken_mistakes(recipe: Recipe, sources: set[str]) -> _Mistakes:
+    """What is wrong before any layer is counted, as (path, message). `sources` are the names that may be used."""
+    if recipe.merge_method not in METHODS:
+        known = ", ".join(sorted(METHODS))
+        yield "recipe.merge_method", f"{recipe.merge_method} is not a method this version has; it has {known}"
+        return
+    if (not recipe.models) == (not recipe.slices):
+        yield "recipe", "give either models or slices"
+        return
+    if takes_base(recipe.merge_method) and recipe.base_model is None:
+        yield "recipe.base_model", f"{recipe.merge_method} needs a base_model"
+    if recipe.base_model is not None:
+        yield from _unknown_model(recipe.base_model, "recipe.base_model", sources)
+    method = METHODS[recipe.merge_method]
+    yield from mistakes(recipe.parameters, recipe.merge_method, method, "recipe")
+    for where, part in _parts(recipe):
+        if not isinstance(part, Slice):
+            yield from _unknown_model(part.model, f"{where}.model", sources)
+        yield from mistakes(part.parameters, recipe.merge_method, method, where)
+
+
+def _parts(recipe: Recipe) -> Iterator[tuple[str, RecipeModel | SliceSource | Slice]]:
+    """All parts that have parameters of their own, with their paths."""
+    for i, model in enumerate(recipe.models or []):
+        yield f"recipe.models[{i}]", model
+    for i, one in enumerate(recipe.slices or []):
+        yield f"recipe.slices[{i}]", one
+        for j, source in enumerate(one.sources):
+            yield f"recipe.slices[{i}].sources[{j}]", source
+
+
+def _unknown_model(model: str, where: str, sources: set[str]) -> _Mistakes:
+    if model not in sources:
+        yield where, f"{model} is not among the sources ({', '.join(sorted(sources))})"
+
+
+def counted_mistakes(recipe: Recipe, slices: list[Slice], layers: Mapping[str, int]) -> _Mistakes:
+    """What is wrong with the slices of a recipe whose models are known, as (path, message)."""
+    for i, one in enumerate(slices):
+        where = "recipe.models" if recipe.slices is None else f"recipe.slices[{i}]"
+        yield from _slice_mistakes(recipe, one, where, layers)
+    total = sum(_length(one.sources[0]) for one in slices)
+    anchor = anchor_of(recipe)
+    if total != layers[anchor]:
+        yield (
+            "recipe.slices",
+            f"the slices make {total} layers, but {anchor} has {layers[anchor]}; both must be the same for now",
+        )
+
+
+def _slice_mistakes(recipe: Recipe, one: Slice, where: str, layers: Mapping[str, int]) -> _Mistakes:
+    models = [source.model for source in one.sources]
+    for twice in sorted({m for m in models if models.count(m) > 1}):
+        yield where, f"{twice} takes part twice"
+    wanted = METHODS[recipe.merge_method].models
+    if wanted is not None and len(models) != wanted:
+        yield (
+            where,
+            f"{recipe.merge_method} merges exactly {wanted} models, base_model included; here are {len(models)}",
+        )
+    if takes_base(recipe.merge_method) and recipe.base_model not in models:
+        yield where, f"the base_model {recipe.base_model} is not among the slice's sources; add it, without parameters"
+    for j, source in enumerate(one.sources):
+        start, end = source.layer_range
+        if not 0 <= start < end <= layers[source.model]:
+            yield (
+                f"{where}.sources[{j}].layer_range",
+                f"[{start}, {end}) is not a range within the {layers[source.model]} layers of {source.model}",
+            )
+    if len({_length(source) for source in one.sources}) > 1:
+        yield where, "all sources of a slice must give as many layers as one another"
+
+
+def _length(source: SliceSource) -> int:
+    return source.layer_range[1] - source.layer_range[0]

@@ -1,0 +1,84 @@
+"""Task arithmetic and what builds on it: task vectors, thinned out, weighted, perhaps brought to agree on a sign.
+
+task_arithmetic (arXiv 2212.04089), ties (arXiv 2306.01708), dare_linear and dare_ties (arXiv 2311.03099). The order is
+mergekit's: delta = model - base, sparsify, times weight, sign consensus, sum, normalize, times lambda, plus base.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from evomerge_worker.merge.method import MergeMethod, Source
+from evomerge_worker.merge.sparsify import drop, trim
+
+_Sparsify = Callable[[Tensor, Source, bool], Tensor]
+_NO_WEIGHT = 1e-8  # weights that sum to less are not divided by
+
+
+def family(sparsify: _Sparsify, *, consensus: bool) -> MergeMethod:
+    """The method that thins task vectors out by `sparsify` and, with `consensus`, elects a sign per element."""
+
+    def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+        start = base.float()
+        deltas, weights = [], []
+        for source in sources:
+            weight = source.values["weight"]
+            if weight != 0:
+                delta = sparsify(source.tensor.float().sub(start), source, bool(shared["rescale"]))
+                deltas.append(delta.mul_(weight))
+                weights.append(weight)
+        if not deltas:
+            return start.clone() if start is base else start
+        combine = _agreeing if consensus else _summed
+        mixed = combine(deltas, weights, normalize=bool(shared["normalize"]))
+        if shared["lambda"] != 1:
+            mixed.mul_(shared["lambda"])
+        return mixed.add_(start)
+
+    return merge
+
+
+def _summed(deltas: list[Tensor], weights: list[float], *, normalize: bool) -> Tensor:
+    """The sum of the weighted deltas, over that of the weights when `normalize`. Writes to the first delta."""
+    mixed, *others = deltas
+    for delta in others:
+        mixed.add_(delta)
+    total = sum(weights)
+    return mixed.div_(total) if normalize and abs(total) >= _NO_WEIGHT else mixed
+
+
+def _agreeing(deltas: list[Tensor], weights: list[float], *, normalize: bool) -> Tensor:
+    """The sum of the weighted deltas that agree with the sign of their sum (a sum of zero counts as positive).
+
+    With `normalize`, each element is divided by the weights that are left in it. Writes to the deltas.
+    """
+    sign = sum(deltas[1:], start=deltas[0]).ge(0).float().mul_(2).sub_(1)
+    mixed, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
+    for delta, weight in zip(deltas, weights, strict=True):
+        agreed = delta.mul_(sign).clamp_(min=0)
+        mixed.add_(agreed)
+        if normalize:
+            divisor.add_(agreed.gt(0), alpha=weight)
+    if normalize:
+        mixed.div_(divisor.masked_fill_(divisor == 0, 1))
+    return mixed.mul_(sign)
+
+
+def _whole(delta: Tensor, source: Source, rescale: bool) -> Tensor:
+    return delta
+
+
+def _trimmed(delta: Tensor, source: Source, rescale: bool) -> Tensor:
+    return trim(delta, source.values["density"], rescale=rescale)
+
+
+def _dropped(delta: Tensor, source: Source, rescale: bool) -> Tensor:
+    density = source.values["density"]
+    return delta if density >= 1 else drop(delta, source.keep(density), rescale=rescale)
+
+
+task_arithmetic = family(_whole, consensus=False)
+ties = family(_trimmed, consensus=True)
+dare_linear = family(_dropped, consensus=False)
+dare_ties = family(_dropped, consensus=True)

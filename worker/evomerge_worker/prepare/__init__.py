@@ -1,0 +1,55 @@
+"""The prepare task: pin every source and data set, and find all that keeps them from being merged and evaluated.
+
+A mistake costs one prepare task here, instead of every candidate of a search.
+"""
+
+from importlib.metadata import version
+
+from evomerge_contract.manifest import BASE
+from evomerge_contract.methods import METHODS
+from evomerge_contract.task import PreparedSource, PrepareResult, PrepareTask, Problem
+from evomerge_worker.prepare.content import content_digest
+from evomerge_worker.prepare.data import prepare_data
+from evomerge_worker.prepare.fit import check_fit
+from evomerge_worker.prepare.mistakes import Mistakes
+from evomerge_worker.prepare.sources import open_source, pin
+from evomerge_worker.store import Store
+
+_REPORTED = ("evomerge", "torch", "transformers", "safetensors")
+__all__ = ["content_digest", "prepare"]
+
+
+def prepare(task: PrepareTask, store: Store) -> PrepareResult:
+    """Pull, check and pin everything that `task` names; every weight and every item is read once.
+
+    Sources come out in the task's order, the layout is that of the first model of the pool.
+
+    Raises:
+        InputError: all mistakes that were found, in models, data and methods, at once.
+        StorageError: there are no mistakes as far as could be seen, but something could not be read just now.
+    """
+    mistakes = Mistakes()
+    mistakes.found += _without_base(task)
+    opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
+    check_fit(opened, mistakes)
+    data = prepare_data(task.objectives, store, mistakes)
+    pinned: list[PreparedSource] = []
+    for source in opened:
+        with mistakes.collected():
+            if source.checkpoint is not None:
+                pinned.append(pin(source.checkpoint, code=task.trust_remote_code))
+    mistakes.raise_any(order=[source.where for source in opened])
+    layout = next(s.checkpoint.layout for s in opened if s.checkpoint is not None and s.name != BASE)
+    return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})
+
+
+def _without_base(task: PrepareTask) -> list[Problem]:
+    """A problem for every method that needs the base which is not there."""
+    if any(source.name == BASE for source in task.sources):
+        return []
+    free = " or ".join(sorted(name for name, method in METHODS.items() if not method.needs_base))
+    return [
+        Problem(path=BASE, message=f"{name} needs a base; add spec.base or choose {free}")
+        for name in dict.fromkeys(task.methods)
+        if name in METHODS and METHODS[name].needs_base
+    ]

@@ -1,0 +1,118 @@
+"""Configurations: read as transformers reads them, and compared where a difference changes what the weights mean."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from evomerge_worker.errors import InputError
+
+COMPARED = (
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "vocab_size",
+    "tie_word_embeddings",
+    # rotary position embeddings
+    "rope_parameters",
+    "partial_rotary_factor",
+    # norms, by the names that families give their epsilon
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "norm_epsilon",
+    "norm_eps",
+    # activation
+    "hidden_act",
+    "hidden_activation",
+    "activation_function",
+    # attention
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "layer_types",
+    "attention_bias",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "position_embedding_type",
+    "use_parallel_residual",
+    # experts
+    "num_local_experts",
+    "num_experts",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    # scales of Granite and its like
+    "embedding_multiplier",
+    "attention_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
+)
+"""Fields that decide what a forward pass computes from the same weights, by transformers' common names.
+
+Lengths, dropout, initialisation and special tokens may differ.
+"""
+
+_ABSENT = object()
+_LONGEST = 60
+
+
+def read_config(folder: Path, where: str, *, code: bool) -> Any:
+    """The transformers configuration of a checkpoint, with the defaults of its class filled in.
+
+    Raises:
+        InputError: it is none, or it needs Python code of its own and `code` is not trusted.
+    """
+    raw = _raw(folder)
+    if raw is None:
+        return None  # opening the checkpoint has told so
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise InputError.at(where, "config.json has no model_type, so it is no configuration of a transformers model")
+    if model_type not in CONFIG_MAPPING:
+        if "auto_map" not in raw:
+            raise InputError.at(
+                where, f"config.json has model_type {model_type}, which this transformers does not know"
+            )
+        if not code:
+            raise InputError.at(
+                where,
+                f"{model_type} runs on Python code that comes with the model (auto_map in config.json); set "
+                "spec.trustRemoteCode: true if you trust its authors",
+            )
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
+    except Exception as error:  # whatever the model's own class finds wrong
+        reason = " ".join(str(error).split())
+        raise InputError.at(where, f"transformers does not accept config.json: {reason}") from error
+
+
+def differences(config: Any, other: Any, other_name: str) -> Iterator[str]:
+    """Where `config` computes differently from `other`, a sentence each; another architecture is one difference."""
+    if config.model_type != other.model_type:
+        yield f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
+        return
+    config, other = config.get_text_config(), other.get_text_config()
+    for field in COMPARED:
+        ours, theirs = getattr(config, field, _ABSENT), getattr(other, field, _ABSENT)
+        if ours != theirs:
+            yield f"{field} is {_shown(ours)}, but {_shown(theirs)} in {other_name}"
+
+
+def _raw(folder: Path) -> dict[str, Any] | None:
+    try:
+        raw = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return raw if isinstance(raw, dict) else None
+
+
+def _shown(value: object) -> str:
+    if value is _ABSENT:
+        return "absent"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,0 +1,82 @@
+"""A source: pulled, opened, checked by itself, and pinned."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge_contract.task import PreparedSource, Problem, Source
+from evomerge_worker.errors import InputError
+from evomerge_worker.prepare.config import read_config
+from evomerge_worker.prepare.content import content_digest
+from evomerge_worker.prepare.mistakes import Mistakes
+from evomerge_worker.prepare.vocabulary import check_rows, read_vocabulary
+from evomerge_worker.shards import Checkpoint, where_of
+from evomerge_worker.shards.dtypes import NAMES
+from evomerge_worker.store import Store
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What could be read of a source; None is what could not, for a reason that has been collected."""
+
+    name: str
+    config: Any = None  # a transformers configuration
+    checkpoint: Checkpoint | None = None
+    vocabulary: dict[str, int] | None = None  # token to id
+
+    @property
+    def where(self) -> str:
+        """The path of problems with this source."""
+        return where_of(self.name)
+
+
+def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool) -> Opened:
+    """Pull a source and read its configuration, its shards' headers and its vocabulary. `code`: its code is trusted."""
+    where = where_of(source.name)
+    folder: Path | None = None
+    config = checkpoint = vocabulary = None
+    with mistakes.collected():
+        folder = store.model(source.uri, where=where)
+    if folder is None:
+        return Opened(source.name)
+    with mistakes.collected():
+        opened = Checkpoint.open(folder, source.name)
+        _ = opened.layout  # raises for a model without layers
+        checkpoint = opened
+    with mistakes.collected():
+        config = read_config(folder, where, code=code)
+    with mistakes.collected():
+        vocabulary = read_vocabulary(folder, where, code=code)
+    if config is not None and vocabulary is not None:
+        mistakes.found += check_rows(vocabulary, config, where)
+    return Opened(source.name, config, checkpoint, vocabulary)
+
+
+def pin(checkpoint: Checkpoint, *, code: bool) -> PreparedSource:
+    """The source as found, after a look at every weight.
+
+    Raises:
+        InputError: weights that are NaN or infinite, by tensor.
+    """
+    if broken := list(checkpoint.not_finite()):
+        shown = ", ".join(broken[:_SHOWN])
+        more = f" and {len(broken) - _SHOWN} more tensors" if len(broken) > _SHOWN else ""
+        message = f"{shown}{more} hold{'s' if len(broken) == 1 else ''} NaN or infinity: the model is damaged"
+        raise InputError(Problem(path=where_of(checkpoint.name), message=message))
+    elements: Counter[torch.dtype] = Counter()
+    for name in checkpoint.names:
+        if checkpoint.dtype(name).is_floating_point:
+            elements[checkpoint.dtype(name)] += math.prod(checkpoint.shape(name))
+    return PreparedSource(
+        name=checkpoint.name,
+        digest=content_digest(checkpoint.folder, code=code),
+        bytes=checkpoint.bytes,
+        dtype=NAMES[elements.most_common(1)[0][0]],
+        parameters=elements.total(),
+    )

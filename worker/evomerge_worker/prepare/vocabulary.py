@@ -1,0 +1,92 @@
+"""Vocabularies: which token has which id. Merged weights mean something only where all sources agree on every token."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evomerge_contract.task import Problem
+from evomerge_worker.errors import InputError
+
+_FAST = "tokenizer.json"
+_SLOW = ("*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tokenizer_config.json")
+
+
+def read_vocabulary(folder: Path, where: str, *, code: bool) -> dict[str, int]:
+    """Token to id, added tokens included.
+
+    Raises:
+        InputError: there is no tokenizer that can be loaded, or it needs Python code of its own and `code` is not
+            trusted.
+    """
+    if (folder / _FAST).is_file():
+        from tokenizers import Tokenizer
+
+        try:
+            vocabulary: dict[str, int] = Tokenizer.from_file(str(folder / _FAST)).get_vocab(with_added_tokens=True)
+        except Exception as error:  # the library raises bare Exception
+            raise InputError.at(where, f"{_FAST} is not a tokenizer ({error}); fetch it again") from error
+        return vocabulary
+    if not any(next(folder.glob(pattern), None) for pattern in _SLOW):
+        raise InputError.at(where, f"has no tokenizer ({_FAST}); add the tokenizer that the model was trained with")
+    return _by_transformers(folder, where, code)
+
+
+def _by_transformers(folder: Path, where: str, code: bool) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    if not code and _own_code(folder):
+        raise InputError.at(
+            where,
+            "its tokenizer runs on Python code that comes with the model (auto_map in tokenizer_config.json); set "
+            "spec.trustRemoteCode: true if you trust its authors",
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
+        return dict(tokenizer.get_vocab())
+    except Exception as error:  # whatever the tokenizer's own class finds wrong
+        reason = " ".join(str(error).split())
+        raise InputError.at(where, f"its tokenizer cannot be loaded: {reason}") from error
+
+
+def _own_code(folder: Path) -> bool:
+    try:
+        return "AutoTokenizer" in json.loads((folder / "tokenizer_config.json").read_bytes()).get("auto_map", {})
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def check_rows(vocabulary: dict[str, int], config: Any, where: str) -> list[Problem]:
+    """A problem if the tokenizer knows an id that the embeddings have no row for."""
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    token = max(vocabulary, key=vocabulary.__getitem__, default=None)
+    if token is None or not isinstance(rows, int) or vocabulary[token] < rows:
+        return []
+    message = (
+        f"its tokenizer has token {_quoted(token)} with id {vocabulary[token]}, but vocab_size in config.json is "
+        f"{rows}: the tokenizer is that of another model"
+    )
+    return [Problem(path=where, message=message)]
+
+
+def difference(vocabulary: dict[str, int], other: dict[str, int], other_name: str) -> str | None:
+    """In what `vocabulary` differs from `other`, with an example; None if it does not."""
+    tokens = {token for token, _ in vocabulary.items() ^ other.items()}
+    if not tokens:
+        return None
+    token = min(tokens, key=lambda t: (other.get(t, len(other)), t))
+    ours, theirs = vocabulary.get(token), other.get(token)
+    if ours is None:
+        example = f"token {_quoted(token)} (id {theirs} there) is missing here"
+    elif theirs is None:
+        example = f"token {_quoted(token)} (id {ours} here) is missing there"
+    else:
+        example = f"token {_quoted(token)} has id {ours} here and {theirs} there"
+    count = "1 token differs" if len(tokens) == 1 else f"{len(tokens)} tokens differ"
+    return (
+        f"the vocabulary is not that of {other_name}: {example} ({count}); sources must share one "
+        "vocabulary, so leave this model out"
+    )
+
+
+def _quoted(token: str) -> str:
+    return json.dumps(token, ensure_ascii=False)

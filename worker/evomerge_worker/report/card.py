@@ -1,0 +1,161 @@
+"""The model card (README.md) of an exported winner: front matter that the hub takes, then all that a reader needs."""
+
+import re
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from evomerge_contract.manifest import SPLITS
+from evomerge_contract.recipe import Recipe
+from evomerge_contract.task import LOWER_IS_BETTER, CardFacts, Source, TestRow
+from evomerge_worker.report.licence import licence_of
+from evomerge_worker.report.score_table import Table, score_table
+from evomerge_worker.report.text import count, interval, score, signed
+from evomerge_worker.report.verdict import concluded
+
+_HUB_ID = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@.*)?")
+
+
+def model_card(facts: CardFacts, sources: list[Source], recipe: Recipe) -> str:
+    """The whole README.md. `sources` may hold more than the recipe names; only those it names are in the merge."""
+    merged = merged_sources(sources, recipe)
+    body = "\n\n".join(
+        [
+            f"# {_plain(facts.run)}",
+            _what_it_is(facts, merged),
+            _how_it_was_made(facts, merged),
+            _how_good_it_is(facts),
+            _the_recipe(recipe),
+            _how_to_load(),
+            _the_data(facts),
+        ]
+    )
+    return str(ModelCard(f"---\n{_front_matter(merged).to_yaml()}\n---\n\n{body}\n"))
+
+
+def merged_sources(sources: list[Source], recipe: Recipe) -> list[Source]:
+    """The sources whose weights are in the result, in their order."""
+    named = {m.model for m in recipe.models or []} | {s.model for part in recipe.slices or [] for s in part.sources}
+    return [s for s in sources if s.name in named | {recipe.base_model}]
+
+
+def _front_matter(merged: list[Source]) -> ModelCardData:
+    licence = licence_of(merged)
+    hub_ids = [found[1] for s in merged if (found := _HUB_ID.fullmatch(s.uri))]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=licence.license,
+        license_name=licence.license_name,
+        license_link=licence.license_link,
+        base_model=hub_ids or None,
+        base_model_relation="merge" if hub_ids else None,
+        tags=["merge", "mergekit", "evomerge"],
+    )
+
+
+def _what_it_is(facts: CardFacts, merged: list[Source]) -> str:
+    found = concluded(facts.conclusion)
+    return (
+        f"A merge of {count(len(merged), 'model')}, found by evolutionary search (EvoMerge, after "
+        "[arXiv 2403.13187](https://arxiv.org/abs/2403.13187)). No weights were trained.\n\n"
+        f"**{_plain(found.headline)}** {_plain(' '.join(found.details))}"
+    )
+
+
+def _how_it_was_made(facts: CardFacts, merged: list[Source]) -> str:
+    rows = [[s.name, _place(s), s.license or "not stated", f"`{s.digest}`" if s.digest else "–"] for s in merged]
+    return (
+        "## How it was made\n\n"
+        f"- method: {facts.method}\n"
+        f"- search: {facts.algorithm}, {count(facts.candidates, 'candidate')}, seed {facts.seed}\n"
+        f"- winner: candidate {facts.conclusion.winner}, chosen on select items among the "
+        f"{len(facts.conclusion.select)} best on search items\n\n"
+        + _markdown(["model", "place", "licence", "content digest"], rows)
+    )
+
+
+def _how_good_it_is(facts: CardFacts) -> str:
+    table = score_table(facts.conclusion, facts.objectives)
+    rows = [_figures(table, i) for i in range(len(table.rows))]
+    head = ["model", "total", "95 % interval", "winner minus this", *(c.label for c in table.objectives + table.skills)]
+    asked = ", ".join(f"{o.name} ({o.metric})" for o in facts.objectives)
+    negative = (
+        " Perplexity counts negatively in the total." if LOWER_IS_BETTER & {o.metric for o in facts.objectives} else ""
+    )
+    return (
+        "## How good it is\n\n"
+        f"{count(facts.conclusion.test_items, 'test item')} that the search has not seen: {asked}. "
+        f"The intervals are paired bootstrap intervals.{negative} Scores on these items say little about other "
+        "tasks.\n\n"
+        + _markdown(head, rows, numbers_from=1)
+        + "".join(
+            f"\n\n{_plain(n)} could not be scored: {_plain(why)}." for n, why in facts.conclusion.unscored.items()
+        )
+    )
+
+
+def _figures(table: Table, i: int) -> list[str]:
+    row = table.rows[i]
+    cells = [_named(row, table.labels[i]), score(row.score), interval(row.interval), _gap(row)]
+    return cells + [column.text(i) for column in table.objectives + table.skills]
+
+
+def _named(row: TestRow, label: str) -> str:
+    return f"{label} (outside the pool)" if row.role == "base" else label
+
+
+def _gap(row: TestRow) -> str:
+    if row.winner_minus is None or row.winner_minus_interval is None:
+        return ""
+    return f"{signed(row.winner_minus)} {interval(row.winner_minus_interval, sign=True)}"
+
+
+def _the_recipe(recipe: Recipe) -> str:
+    text = yaml.safe_dump(recipe.plain(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return (
+        "## The recipe\n\nA [mergekit](https://github.com/arcee-ai/mergekit) configuration; its names stand for the "
+        f"models above.\n\n```yaml\n{text}```"
+    )
+
+
+def _how_to_load() -> str:
+    return (
+        "## How to load it\n\n```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'folder = "."  # this folder, or its name on the hub\n'
+        'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")\n'
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n```"
+    )
+
+
+def _the_data(facts: CardFacts) -> str:
+    rows = [[name, split, f"`{getattr(found, split)}`"] for name, found in facts.data.items() for split in SPLITS]
+    return "## The data it was judged by\n\n" + _markdown(["objective", "split", "content digest"], rows)
+
+
+def _place(source: Source) -> str:
+    """Where a source lies; of a local folder only its name, since the card may be published."""
+    if found := _HUB_ID.fullmatch(source.uri):
+        return f"[{source.uri.removeprefix('hf://')}](https://huggingface.co/{found[1]})"
+    if source.uri.startswith("file://"):
+        return f"local folder `{unquote(urlsplit(source.uri).path).rstrip('/').rsplit('/', 1)[-1]}`"
+    return f"`{source.uri}`"
+
+
+def _markdown(head: list[str], rows: list[list[str]], numbers_from: int | None = None) -> str:
+    """A Markdown table; columns from `numbers_from` on are aligned to the right."""
+    rules = [":--" if numbers_from is None or i < numbers_from else "--:" for i in range(len(head))]
+    cells = [[_cell(h) for h in head], rules, *([_cell(c) for c in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _cell(words: str) -> str:
+    """Words for a table's cell: a bar, a line break or HTML in them means nothing."""
+    return words.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _plain(words: str) -> str:
+    """Words that Markdown and HTML leave as they are."""
+    return re.sub(r"([\\`*_#|])", r"\\\1", words).replace("<", "&lt;").replace("\n", " ")

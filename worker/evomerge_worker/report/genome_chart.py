@@ -1,0 +1,137 @@
+"""Genomes over time: how the genes settled. A row is a gene, a column the best candidate of a stretch of the search."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from markupsafe import Markup
+
+from evomerge_contract.candidate import Candidate, Genome
+from evomerge_worker.report.axes import text
+from evomerge_worker.report.colour import Shade
+from evomerge_worker.report.svg import element, number, picture
+from evomerge_worker.report.text import count
+
+WIDTH = 960.0
+LEFT, RIGHT, LAST = 180.0, 880.0, 896.0
+LAST_WIDTH = 44.0
+TOP = 6.0
+HEADER = 22.0
+MOST_COLUMNS = 60
+MOST_CELLS = 12_000
+TALLEST, SHORTEST = 18.0, 3.0
+WANTED_HEIGHT = 900.0
+LETTERS = 24
+OVERLAP = 0.6
+"""Neighbouring cells overlap a little, or the page would shine through between them."""
+
+
+@dataclass(frozen=True)
+class Gene:
+    """A gene's place in the genome and its name in parts (`model` is empty for a shared parameter)."""
+
+    position: int
+    parameter: str
+    group: str
+    model: str
+
+    @property
+    def block(self) -> str:
+        """What the rows of one block have in common."""
+        return f"{self.parameter} of {self.model}" if self.model else self.parameter
+
+
+def parse_genes(names: list[str]) -> list[Gene]:
+    """Genes from their names: `parameter/group/model`, or `parameter/group` for a shared parameter."""
+    parts = ((*name.split("/", 2), "", "")[:3] for name in names)
+    return [Gene(i, parameter, group, model) for i, (parameter, group, model) in enumerate(parts)]
+
+
+def stretches(candidates: list[Candidate], genes: int) -> list[tuple[int, Candidate | None]]:
+    """Cut the search into even stretches; for each its first index and its best candidate (None: all failed)."""
+    end = max((c.index for c in candidates), default=-1) + 1
+    columns = max(1, min(end, MOST_COLUMNS, MOST_CELLS // max(1, genes)))
+    best: list[Candidate | None] = [None] * columns
+    for candidate in sorted(candidates, key=lambda c: c.index):
+        column = candidate.index * columns // end
+        held = best[column]
+        if candidate.fitness is not None and (held is None or candidate.fitness > (held.fitness or 0.0)):
+            best[column] = candidate
+    return [(-(-k * end // columns), candidate) for k, candidate in enumerate(best)]
+
+
+def genome_chart(
+    genes: list[Gene],
+    shades: Mapping[str, Shade],
+    columns: list[tuple[int, Candidate | None]],
+    last: tuple[str, Genome],
+) -> Markup:
+    """The chart of at least one gene. `last` is a wider column of its own, such as the winner, with its heading."""
+    parameters, models = (
+        list(dict.fromkeys(names)) for names in zip(*((g.parameter, g.model) for g in genes), strict=True)
+    )
+    ordered = sorted(genes, key=lambda g: (parameters.index(g.parameter), models.index(g.model), g.position))
+    blocks = [(name, list(members)) for name, members in groupby(ordered, key=lambda g: g.block)]
+    height = min(TALLEST, max(SHORTEST, WANTED_HEIGHT / len(genes)))
+    cells: dict[str, list[str]] = {}
+    words: list[Markup] = []
+    top = TOP
+    for name, members in blocks:
+        words.append(text(LEFT, top + 15, name, "label strong"))
+        top += HEADER
+        words += _row_labels(members, top, height)
+        for row, gene in enumerate(members):
+            _add_row(cells, gene, shades[gene.parameter], columns, last[1], top + (row + 0.5) * height)
+        top += len(members) * height + 4
+    stroke = height - 1 if height > 8 else height
+    drawn = [
+        element("path", class_=f"cells {css}", d="".join(d), stroke_width=stroke) for css, d in sorted(cells.items())
+    ]
+    label = f"{count(len(genes), 'gene')} in the best candidate of each of {len(columns)} stretches of the search."
+    return picture(WIDTH, top + 44, label, *drawn, *words, _time_axis(columns, last[0], top + 16))
+
+
+def _add_row(
+    cells: dict[str, list[str]],
+    gene: Gene,
+    shade: Shade,
+    columns: list[tuple[int, Candidate | None]],
+    last: Genome,
+    y: float,
+) -> None:
+    """Add a row's cells to the paths of their colours, neighbours of one colour as one stroke."""
+    width = (RIGHT - LEFT) / len(columns)
+    colours = [shade.css(c.genome[gene.position]) if c is not None and c.genome else None for _, c in columns]
+    at = 0
+    for css, same in groupby(colours):
+        length = len(list(same))
+        if css is not None:
+            cells.setdefault(css, []).append(
+                f"M{number(LEFT + at * width)} {number(y)}h{number(length * width + OVERLAP)}"
+            )
+        at += length
+    cells.setdefault(shade.css(last[gene.position]), []).append(f"M{number(LAST)} {number(y)}h{number(LAST_WIDTH)}")
+
+
+def _row_labels(members: list[Gene], top: float, height: float) -> list[Markup]:
+    """Every row's group where rows are tall enough, else the first's and the last's, else none."""
+    rows = list(range(len(members)))
+    if height < 11:
+        rows = [0, len(members) - 1] if len(members) * height >= 26 else []
+    return [text(LEFT - 10, top + (r + 0.5) * height + 4, _short(members[r].group), "tick end") for r in rows]
+
+
+def _time_axis(columns: list[tuple[int, Candidate | None]], heading: str, y: float) -> Markup:
+    width = (RIGHT - LEFT) / len(columns)
+    shown = sorted({k * (len(columns) - 1) // 4 for k in range(4)})
+    return Markup("").join(
+        [
+            *(text(LEFT + k * width, y, count(columns[k][0]), "tick") for k in shown),
+            text(LEFT + (RIGHT - LEFT) / 2, y + 20, "candidate, in the order of the search", "label middle"),
+            text(LAST + LAST_WIDTH / 2, y, heading, "label strong middle"),
+        ]
+    )
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= LETTERS else words[: LETTERS - 1] + "…"

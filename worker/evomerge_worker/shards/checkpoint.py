@@ -1,0 +1,183 @@
+"""Reading a Hugging Face checkpoint folder: safetensors shards by mmap, without a copy."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from evomerge_contract.manifest import BASE
+from evomerge_contract.task import Layout, Problem
+from evomerge_worker.errors import InputError
+from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, refusal
+from evomerge_worker.shards.index import shard_files
+from evomerge_worker.shards.layout import layout_of
+
+
+def where_of(name: str) -> str:
+    """The path under which problems of the source `name` are reported."""
+    return BASE if name == BASE else f"models.{name}"
+
+
+class _Shard(Protocol):
+    """What is used of an open safetensors file."""
+
+    def keys(self) -> list[str]: ...
+    def get_slice(self, name: str) -> Any: ...
+    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Entry:
+    shard: _Shard
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint folder, opened: nothing but the shards' headers has been read.
+
+    `config` is its config.json. Tensors are views of the files, mapped privately: they are not to be written to (such a
+    write would never reach the file, but every later reader in this process would see it).
+    """
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    _entries: dict[str, _Entry]
+    _views: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> "Checkpoint":
+        """Open `folder`; `name` is what recipes call it.
+
+        Raises:
+            InputError: all that is wrong with it: no config, no safetensors (pickles are refused), an index that is
+                broken or names files outside the folder, shards missing or truncated, types that cannot be merged.
+        """
+        config, problems = _read_config(folder)
+        if (folder / "adapter_config.json").exists():
+            problems.append("the folder holds an adapter (adapter_config.json); merge it into its model first")
+        files, expected, found = shard_files(folder)
+        problems += found
+        entries: dict[str, _Entry] = {}
+        for file in files:
+            try:
+                shard: _Shard = safe_open(folder / file, framework="pt")
+            except FileNotFoundError:
+                problems.append(f"{file} is missing; fetch it again")
+                continue
+            except (SafetensorError, OSError) as error:
+                problems.append(f"{file} is truncated or no safetensors file ({error}); fetch it again")
+                continue
+            problems += _read_header(file, shard, entries, expected)
+        if problems:
+            raise InputError(*(Problem(path=where_of(name), message=message) for message in problems))
+        return cls(folder, name, config, entries)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The tensors' names, sorted."""
+        return sorted(self._entries)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where each tensor stands: before, in or after the layers.
+
+        Raises:
+            InputError: the layers cannot be told from the names.
+        """
+        try:
+            return layout_of({name: entry.shape for name, entry in self._entries.items()})
+        except ValueError as error:
+            raise InputError.at(where_of(self.name), str(error)) from error
+
+    @cached_property
+    def layer_tensors(self) -> list[tuple[str, ...]]:
+        """For each layer the names of its tensors, without the layer's own prefix."""
+        layout = self.layout
+        prefixes = [f"{layout.layer_prefix}{layer}." for layer in range(layout.layers)]
+        return [tuple(t for t in layout.layer_tensors if prefix + t in self._entries) for prefix in prefixes]
+
+    @cached_property
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(e.dtype.itemsize * torch.Size(e.shape).numel() for e in self._entries.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._entries[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Number format of a tensor."""
+        return self._entries[name].dtype
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor, as a view of its file."""
+        if name not in self._views:
+            self._views[name] = self._entries[name].shard.get_tensor(name)
+        return self._views[name]
+
+    def not_finite(self) -> Iterator[str]:
+        """Names of the tensors that hold NaN or infinity. Reads every weight."""
+        for name in self.names:
+            tensor = self.tensor(name)
+            if tensor.is_floating_point() and not all_finite(tensor):
+                yield name
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether a float tensor holds neither NaN nor infinity."""
+    return all(bool(part.isfinite().all()) for part in torch.split(tensor.reshape(-1), 1 << 24))
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """config.json and what is wrong with it."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}, [f"{folder} has no config.json; is the path one level too high?"]
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        return {}, [f"config.json is not JSON ({error})"]
+    if not isinstance(config, dict):
+        return {}, ["config.json is not a JSON object"]
+    if "quantization_config" in config:
+        return config, ["the model is quantised (config.json has quantization_config): use its unquantised weights"]
+    return config, []
+
+
+def _read_header(
+    file: str, shard: _Shard, entries: dict[str, _Entry], expected: dict[str, str] | None
+) -> Iterator[str]:
+    """Add a shard's tensors to `entries`; yield what is wrong. `expected` maps tensors to files as the index does."""
+    found = shard.keys()
+    refused: dict[str, list[str]] = {}
+    for name in found:
+        view = shard.get_slice(name)
+        shape, code = tuple(view.get_shape()), view.get_dtype()
+        reason = refusal(name, code, len(shape))
+        if reason is None:
+            entries[name] = _Entry(shard, shape, (FLOATS | BUFFERS)[code])
+        else:
+            refused.setdefault(reason, []).append(name)
+    for reason, names in refused.items():
+        yield f"tensor {names[0]} in {file} {reason}{_and_more(names)}"
+    if expected is not None:
+        listed = {name for name, its_file in expected.items() if its_file == file}
+        if absent := sorted(listed - set(found)):
+            yield f"the index lists tensor {absent[0]} in {file}, which does not hold it{_and_more(absent)}"
+        if stray := sorted(set(found) - listed):
+            yield f"{file} holds tensor {stray[0]}, which the index does not list there{_and_more(stray)}"
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more tensors like it)" if len(names) > 1 else ""

@@ -1,0 +1,78 @@
+"""Which files of a model are brought here, and what must be among them."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from evomerge_worker.errors import InputError
+
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",  # sentencepiece
+    "*.tiktoken",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+CODE = ("*.py",)
+UNWANTED = ("consolidated*.safetensors",)
+"""Mistral's own format: the same weights once more, under other names."""
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def wanted(names: Iterable[str], *, code: bool) -> list[str]:
+    """Those of `names` (relative to the model's folder) that are needed: never pickles, Python files only with `code`.
+
+    Nothing in subfolders is needed: transformers reads a checkpoint from one flat folder.
+    """
+    patterns = WANTED + CODE if code else WANTED
+    return sorted(n for n in names if "/" not in n and _matches(n, patterns) and not _matches(n, UNWANTED))
+
+
+def check_listing(uri: str, where: str, names: Iterable[str]) -> None:
+    """Refuse what cannot be a Hugging Face checkpoint, going by its file names (one level of subfolders included).
+
+    Raises:
+        InputError: with the reason.
+    """
+    found = sorted(names)
+    root = [n for n in found if "/" not in n]
+    if "config.json" not in root:
+        raise InputError.at(where, f"{uri} {_without_config(found)}")
+    if not any(_matches(n, ("*.safetensors",)) and not _matches(n, UNWANTED) for n in root):
+        raise InputError.at(where, f"{uri} {_without_weights(root)}")
+
+
+def _without_config(found: list[str]) -> str:
+    if not found:
+        return "is empty or does not exist"
+    if "adapter_config.json" in found:
+        return "is an adapter, not a whole model; merge it into its model first"
+    deeper = [n for n in found if n.endswith("/config.json")]
+    if deeper:
+        folder = deeper[0].removesuffix("config.json")
+        return f"has no config.json, but its folder {folder} has one; is the path one level too high?"
+    return "has no config.json; it must be the folder of a Hugging Face checkpoint"
+
+
+def _without_weights(root: list[str]) -> str:
+    pickles = [n for n in root if _matches(n, _PICKLES)]
+    if pickles:
+        return (
+            f"has its weights only as pickles ({pickles[0]}), which can run any code when they are loaded and are "
+            "never read; convert them to safetensors"
+        )
+    return "has no *.safetensors files"
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
