@@ -3,7 +3,7 @@
 from typing import Any
 
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.task import Layout, PreparedSource, PreparedSplit, PrepareResult
+from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult
 
 
 def document(**spec: Any) -> dict[str, Any]:

@@ -8,21 +8,18 @@ from collections.abc import Mapping
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import (
-    Baseline,
-    CardFacts,
+from evomerge_contract.report import (
     ConcludeResult,
-    DataDigests,
     Interval,
     Layout,
     PreparedSource,
     PreparedSplit,
     PrepareResult,
     RunReport,
+    ScoreRow,
     SelectRow,
-    Source,
-    TestRow,
 )
+from evomerge_contract.task import Baseline, CardFacts, DataDigests, Source
 from evomerge_operator.search import make_search
 from evomerge_operator.space import Space, baselines, make_space
 
@@ -163,11 +160,11 @@ def conclude(
     names = [o.name for o in spec.evaluation.objectives]
     single = len(names) == 1
 
-    def row(name: str, role: str, figures: tuple[float, float, float]) -> TestRow:
+    def row(name: str, role: str, figures: tuple[float, float, float]) -> ScoreRow:
         half = 1.96 * math.sqrt(abs(figures[0] * (1 - figures[0])) / ITEMS + 1e-5)
         gap = 1.96 * math.sqrt((abs(figures[0] * (1 - figures[0])) + 0.2) / ITEMS)
         keys = [s if single else f"{n}/{s}" for n in names for s in skills]
-        return TestRow(
+        return ScoreRow(
             name=name,
             role=role,  # type: ignore[arg-type]
             score=figures[0],

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge_contract.manifest import Jsonl, Objective, Storage
-from evomerge_contract.task import PrepareResult, PrepareTask, Source
+from evomerge_contract.report import PrepareResult
+from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import InputError
 from evomerge_worker.prepare import prepare
 from evomerge_worker.store import Store

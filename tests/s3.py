@@ -100,6 +100,7 @@ def _command(weed: str, folder: Path, server: S3Server) -> list[str]:
     ports = _free_ports(len(names) + 1)
     return [
         weed,
+        f"-logdir={folder}",
         "server",
         "-s3",
         "-ip=127.0.0.1",

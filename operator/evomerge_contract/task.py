@@ -1,4 +1,4 @@
-"""Tasks, the worker's unit of work, and the reports it answers with.
+"""Tasks, the worker's unit of work.
 
 A task is one of four kinds: prepare, evaluate, conclude, export. A session takes tasks as NDJSON and prints one line
 per report once that report is durable. The worker knows nothing of generations or genomes: what it should copy into
@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from evomerge_contract.base import Contract, Digest, digest_of
-from evomerge_contract.candidate import Candidate, FailureReason, Outcome
 from evomerge_contract.manifest import Objective, SplitName, Storage
-from evomerge_contract.recipe import DTypeName, Recipe
+from evomerge_contract.recipe import Recipe
+from evomerge_contract.report import ConcludeResult
 
 _NOT_IDENTITY = {"storage", "report_dir", "timeout_seconds", "trace"}
 
@@ -125,111 +125,6 @@ Task = Annotated[PrepareTask | EvaluateTask | ConcludeTask | ExportTask, Field(d
 task_adapter: TypeAdapter[Task] = TypeAdapter(Task)
 
 
-class Layout(Contract):
-    """The tensors of the models, compactly: `{layer_prefix}{i}.{t}` for every layer i and t in `layer_tensors`.
-
-    `before` and `after` are the tensors outside the layers: embeddings, and final norm with head.
-    """
-
-    layer_prefix: str
-    layers: int = Field(ge=1)
-    layer_tensors: list[str]
-    before: list[str]
-    after: list[str]
-
-
-class PreparedSource(Contract):
-    """A source as found: content digest, size in bytes, the dtype of its weights, number of parameters."""
-
-    name: str
-    digest: Digest
-    bytes: int
-    dtype: DTypeName
-    parameters: int
-
-
-class PreparedSplit(Contract):
-    """A split as found: content digest, number of items, items per skill."""
-
-    digest: Digest
-    items: int
-    skills: dict[str, int] = {}
-
-
-class PrepareResult(Contract):
-    """All that is pinned and known before the first candidate."""
-
-    sources: list[PreparedSource]
-    layout: Layout
-    data: dict[str, dict[SplitName, PreparedSplit]]
-    versions: dict[str, str] = {}
-    """Of the worker's libraries, by distribution."""
-
-
-class ItemScore(Contract):
-    """One item: an aggregate is sum(value) / sum(count), for perplexity exp of that.
-
-    value: 1.0 or 0.0 with count 1 (exact_match, acc, acc_norm); negative log-likelihood in nats and tokens
-    (perplexity).
-    """
-
-    value: float
-    count: float = 1.0
-    skill: str | None = None
-
-
-class EvaluateResult(Contract):
-    """`scores` per objective in the metric's own direction; `items` only in the durable report, not in the line."""
-
-    scores: dict[str, float]
-    items: dict[str, list[ItemScore]] = {}
-
-
-class Interval(Contract):
-    """A 95 % interval."""
-
-    low: float
-    high: float
-
-
-class TestRow(Contract):
-    """One row of the final table. `score` is the fitness on test items: the weighted mean over objectives, higher is
-    better. `skills` maps a skill to its score where an objective's items name one (several objectives:
-    "objective/skill"). `winner_minus` is the winner's score minus this one with a paired bootstrap interval."""
-
-    name: str
-    role: Literal["winner", "source", "average", "default", "base"]
-    score: float
-    interval: Interval
-    scores: dict[str, float]
-    skills: dict[str, float] = {}
-    winner_minus: float | None = None
-    winner_minus_interval: Interval | None = None
-
-
-class SelectRow(Contract):
-    """A finalist's fitness on search and on select items."""
-
-    index: int
-    fitness: float
-    score: float
-
-
-class ConcludeResult(Contract):
-    """The end of a run. `best_source` is the source with the highest test score: the hardest to beat.
-
-    `unscored` names the finalists ("finalist 12") and baselines that could not be scored, with the reason.
-    """
-
-    winner: int
-    select: list[SelectRow]
-    test: list[TestRow]
-    test_items: int
-    best_source: str
-    beats_best_source: bool = Field(description="The interval of winner minus best source lies above 0.")
-    unscored: dict[str, str] = {}
-
-
 class CardFacts(Contract):
     """What the model card says beyond the recipe."""
 
@@ -241,71 +136,3 @@ class CardFacts(Contract):
     objectives: list[Objective]
     data: dict[str, DataDigests]
     conclusion: ConcludeResult
-
-
-class ExportResult(Contract):
-    """The files written under `out`, with their digests."""
-
-    out: str
-    files: dict[str, Digest]
-
-
-class Problem(Contract):
-    """One mistake in the input: where (a field path of the manifest, or a file, tensor, line) and what to do."""
-
-    path: str
-    message: str
-
-
-class Report(Contract):
-    """The answer to a task. Exactly one of `result` (of the task's kind) and `reason` is there."""
-
-    task: Digest
-    kind: Literal["prepare", "evaluate", "conclude", "export"]
-    outcome: Outcome
-    prepare: PrepareResult | None = None
-    evaluate: EvaluateResult | None = None
-    conclude: ConcludeResult | None = None
-    export: ExportResult | None = None
-    reason: FailureReason | None = None
-    message: str | None = None
-    problems: list[Problem] = []
-    seconds: dict[str, float] = {}
-    host: str | None = None
-    trace: dict[str, Any] | None = None
-
-    def line(self) -> str:
-        """The report as the one line that goes out: without the items, which stay in the durable report."""
-        short = self
-        if self.evaluate is not None:
-            short = self.model_copy(update={"evaluate": EvaluateResult(scores=self.evaluate.scores)})
-        return short.model_dump_json(exclude_none=True, by_alias=True)
-
-
-class RunReport(Contract):
-    """Everything `report.html` shows. `conclusion` is None while the search still runs."""
-
-    run: str
-    manifest: dict[str, Any]
-    prepared: PrepareResult
-    genes: list[str]
-    baselines: list[Candidate]
-    candidates: list[Candidate]
-    conclusion: ConcludeResult | None = None
-    recipe: Recipe | None = None
-
-
-LOWER_IS_BETTER = frozenset({"perplexity"})
-
-
-def fitness_of(objectives: list[Objective], scores: dict[str, float]) -> float:
-    """Weighted mean of the scores, those where lower is better negated, so that higher is better.
-
-    Raises:
-        KeyError: an objective has no score.
-    """
-    total = sum(float(o.weight) for o in objectives)
-    signed = (
-        float(o.weight) * (-scores[o.name] if o.metric in LOWER_IS_BETTER else scores[o.name]) for o in objectives
-    )
-    return sum(signed) / total

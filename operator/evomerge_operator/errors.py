@@ -6,7 +6,7 @@ EvoMergeError
 └── TryAgainError   storage did not answer: the same command may work later (75)
 """
 
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 
 
 class EvoMergeError(Exception):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from evomerge_contract.manifest import Groups
-from evomerge_contract.task import Layout
+from evomerge_contract.report import Layout
 
 EMBEDDINGS = "embeddings"
 HEAD = "head"

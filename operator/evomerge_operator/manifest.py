@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 from evomerge_operator.errors import InputError
 from evomerge_operator.rules import broken_rules
 

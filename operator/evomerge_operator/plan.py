@@ -6,22 +6,14 @@ local and on a cluster, ask the same functions: `next_starts` while candidates r
 """
 
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import (
-    CardFacts,
-    ConcludeResult,
-    ConcludeTask,
-    EvaluateTask,
-    ExportTask,
-    Finalist,
-    Report,
-    fitness_of,
-)
+from evomerge_contract.report import ConcludeResult, Report, fitness_of
+from evomerge_contract.task import CardFacts, ConcludeTask, EvaluateTask, ExportTask, Finalist
 from evomerge_operator.errors import RunError
 from evomerge_operator.prepared import Run, common_fields, data_digests
 from evomerge_operator.rules import RESERVED_STAGE
@@ -51,10 +43,15 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """What is known at a moment. `genomes` are those of indices 0, 1, … of the search, as far as asked."""
+    """What is known at a moment.
+
+    `genomes` are those of the search's indices 0, 1, … as far as asked; `fitness` the outcomes of its leading indices
+    as far as all of them are finished (None: failed).
+    """
 
     finished: Mapping[Key, Candidate]
-    genomes: Mapping[int, Genome]
+    genomes: Sequence[Genome]
+    fitness: Sequence[float | None]
     attempts: Mapping[Key, int]
     running: Set[Key]
 
@@ -67,48 +64,34 @@ def log_order(run: Run) -> list[Key]:
 
 def next_starts(run: Run, state: State, slots: int) -> list[Start]:
     """At most `slots` candidates to start now; none when the search waits, is done or has failed too often."""
-    if slots <= 0 or failures_exceeded(run, state.finished):
+    if slots <= 0 or too_many_failures(run, state.fitness):
         return []
     starts: list[Start] = []
     for index, baseline in enumerate(run.baselines):
         key = Key(BASELINES, index)
         if key not in state.finished and key not in state.running and len(starts) < slots:
             starts.append(_start(run, key, baseline.recipe))
-    genomes = dict(state.genomes)
-    for index in range(run.candidates):
+    genomes = list(state.genomes)
+    for index in range(len(state.fitness), run.candidates):
         if len(starts) >= slots:
             break
-        key = Key(run.stage, index)
-        if key in state.finished or key in state.running:
-            continue
-        if index not in genomes:
-            genome = _ask(run, state, genomes, index)
-            if genome is None:
+        if index == len(genomes):
+            known = max(0, index - run.manifest.spec.stages[0].search.lag + 1)
+            if known > len(state.fitness):
                 break
-            genomes[index] = genome
-        starts.append(_start(run, key, run.space.decode(genomes[index]), genomes[index]))
+            genomes.append(run.search.ask(index, genomes, state.fitness[:known]))
+        key = Key(run.stage, index)
+        if key not in state.finished and key not in state.running:
+            starts.append(_start(run, key, run.space.decode(genomes[index]), genomes[index]))
     return starts
-
-
-def _ask(run: Run, state: State, genomes: Mapping[int, Genome], index: int) -> Genome | None:
-    """The genome of `index`, or None while an outcome that it depends on is missing."""
-    known = max(0, index - run.manifest.spec.stages[0].search.lag + 1)
-    outcomes = [state.finished.get(Key(run.stage, k)) for k in range(known)]
-    if any(outcome is None for outcome in outcomes):
-        return None
-    fitness = [outcome.fitness for outcome in outcomes if outcome is not None]
-    return run.search.ask(index, [genomes[k] for k in range(index)], fitness)
 
 
 def settle(run: Run, state: State, start: Start, report: Report) -> Candidate | None:
     """The candidate that a report makes of a start; None when it is to be tried again.
 
-    Raises:
-        RunError: the input is wrong, which no further candidate can mend.
+    Reports that say the input is wrong, or storage away, are not for this function: they are no candidate's fault.
     """
     attempts = state.attempts.get(start.key, 0) + 1
-    if report.reason == "InvalidInput":
-        raise RunError(f"{start.key.stage} {start.key.index}: {report.message}")
     failed = report.evaluate is None
     if failed and attempts < MAX_ATTEMPTS and report.reason not in _HOPELESS:
         return None
@@ -134,17 +117,19 @@ def settle(run: Run, state: State, start: Start, report: Report) -> Candidate | 
     )
 
 
-def failures_exceeded(run: Run, finished: Mapping[Key, Candidate]) -> str | None:
-    """Why the search ends early, if more candidates failed than the budget allows."""
+def too_many_failures(run: Run, fitness: Sequence[float | None]) -> bool:
+    """Whether more candidates failed than the budget allows."""
+    return list(fitness).count(None) > run.manifest.spec.budget.failures
+
+
+def failures_in_words(run: Run, finished: Mapping[Key, Candidate]) -> str:
+    """Why a search with too many failures ended."""
     failed = [c for key, c in finished.items() if key.stage == run.stage and c.outcome == "Failed"]
-    allowed = run.manifest.spec.budget.failures
-    if len(failed) <= allowed:
-        return None
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(c.reason for c in failed).most_common())
     latest = max(failed, key=lambda c: c.index)
     return (
-        f"{len(failed)} candidates failed ({reasons}), more than spec.budget.failures ({allowed}) allows; "
-        f"candidate {latest.index} said: {latest.message}"
+        f"{len(failed)} candidates failed ({reasons}), more than spec.budget.failures "
+        f"({run.manifest.spec.budget.failures}) allows; candidate {latest.index} said: {latest.message}"
     )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from evomerge_contract.manifest import BASE, EvoMerge
 from evomerge_contract.recipe import DTypeName
-from evomerge_contract.task import Baseline, DataDigests, PrepareResult, PrepareTask, Source
+from evomerge_contract.report import PrepareResult
+from evomerge_contract.task import Baseline, DataDigests, PrepareTask, Source
 from evomerge_operator.errors import RunError
 from evomerge_operator.search import SearchAlgorithm, make_search
 from evomerge_operator.space import Space, baselines, make_space

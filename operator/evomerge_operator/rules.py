@@ -6,7 +6,7 @@ from itertools import combinations
 
 from evomerge_contract.manifest import BASE, SPLITS, EvoMergeSpec, Groups, Parameter, ParameterSpace
 from evomerge_contract.methods import METHODS, Method
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 
 RESERVED_STAGE = "baselines"
 """The baselines' own index sequence in the log."""

@@ -23,7 +23,8 @@ from evomerge_contract.recipe import (
     Slice,
     SliceSource,
 )
-from evomerge_contract.task import Baseline, Layout
+from evomerge_contract.report import Layout
+from evomerge_contract.task import Baseline
 from evomerge_operator.groups import SliceTensors, group_names, slice_tensors
 from evomerge_operator.search import Gene
 

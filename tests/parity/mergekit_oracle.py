@@ -1,8 +1,9 @@
 """Run by mergekit's own Python: answers questions about recipes, one JSON line in, one JSON line out.
 
 {"ask": "merge", "recipe": ..., "out": folder, "masks": file or null, "densities": {key: density}}
-    carries the recipe out as mergekit does. With masks (safetensors, "<model>|<tensor>"), DARE's random draws are
-    replaced by these, after a check that mergekit asks for the same density.
+    carries the recipe out as mergekit does, but for one thing: its trimming leaves open which of several elements of
+    one magnitude are kept, and is made to keep the first. With masks (safetensors, "<model>|<tensor>"), DARE's random
+    draws are replaced by these, after a check that mergekit asks for the same density.
 {"ask": "resolve", "recipe": ...}
     answers what mergekit has planned for every tensor: inputs, base, shared and per-model parameters.
 {"ask": "architectures"}
@@ -12,7 +13,8 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -32,8 +34,13 @@ OPTIONS = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False)
 
 def merge(question: dict[str, Any]) -> None:
     config = MergeConfiguration.model_validate(question["recipe"])
-    with given_masks(question["masks"], question.get("densities", {})):
+    with given_masks(question["masks"], question.get("densities", {})), first_among_equals():
         run_merge(config, question["out"], OPTIONS)
+
+
+def first_among_equals() -> AbstractContextManager[object]:
+    """Let trimming keep the first of several elements of one magnitude: its sort leaves open which ones it keeps."""
+    return mock.patch.object(torch, "argsort", partial(torch.argsort, stable=True))
 
 
 @contextmanager

@@ -24,7 +24,11 @@ FILTERED = [{"filter": "attn", "value": 0.3}, {"filter": "norm", "value": 1.4}, 
 RECIPES: dict[str, dict[str, Any]] = {
     "linear": {"merge_method": "linear", "a": {"weight": 0.3}, "b": {"weight": FILTERED}},
     "linear-sum": {"merge_method": "linear", "a": {"weight": 0.3}, "b": {"weight": -0.2}, "all": {"normalize": False}},
-    "slerp": {"merge_method": "slerp", "base_model": "a", "all": {"t": [{"filter": "mlp", "value": 0.7}, {"value": [0, 1]}]}},
+    "slerp": {
+        "merge_method": "slerp",
+        "base_model": "a",
+        "all": {"t": [{"filter": "mlp", "value": 0.7}, {"value": [0, 1]}]},
+    },
     "task_arithmetic": {"merge_method": "task_arithmetic", "a": {"weight": FILTERED}, "b": {"weight": -0.4}},
     "task_arithmetic-normalized": {
         "merge_method": "task_arithmetic",
@@ -32,7 +36,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "b": {"weight": 0.7},
         "all": {"normalize": True, "lambda": 0.9},
     },
-    "ties": {"merge_method": "ties", "a": {"weight": 0.8, "density": [0.2, 0.9]}, "b": {"weight": FILTERED, "density": 0.5}},
+    "ties": {
+        "merge_method": "ties",
+        "a": {"weight": 0.8, "density": [0.2, 0.9]},
+        "b": {"weight": FILTERED, "density": 0.5},
+    },
     "ties-rescaled": {
         "merge_method": "ties",
         "a": {"weight": 0.8, "density": 0.3},
@@ -40,15 +48,23 @@ RECIPES: dict[str, dict[str, Any]] = {
         "all": {"normalize": False, "rescale": True, "lambda": 1.2, "int8_mask": True},
     },
     "ties-of-one": {"merge_method": "ties", "a": {"weight": 0.8, "density": 0.3}, "b": {"weight": 0.0, "density": 0.0}},
-    "dare_ties": {"merge_method": "dare_ties", "a": {"weight": 0.8, "density": 0.4}, "b": {"weight": FILTERED, "density": 0.6}},
+    "dare_ties": {
+        "merge_method": "dare_ties",
+        "a": {"weight": 0.8, "density": 0.4},
+        "b": {"weight": FILTERED, "density": 0.6},
+    },
     "dare_ties-normalized": {
         "merge_method": "dare_ties",
         "a": {"weight": 0.8, "density": [0.1, 1.0]},
         "b": {"weight": 0.7, "density": 0.6},
         "all": {"normalize": True, "rescale": False},
     },
-    "dare_linear": {"merge_method": "dare_linear", "a": {"weight": 0.8, "density": 0.4}, "b": {"weight": -0.5, "density": 0.0}},
-}  # fmt: skip
+    "dare_linear": {
+        "merge_method": "dare_linear",
+        "a": {"weight": 0.8, "density": 0.4},
+        "b": {"weight": -0.5, "density": 0.0},
+    },
+}
 NO_BASE = ("linear", "slerp")
 
 
@@ -112,7 +128,7 @@ def _compare(ours: dict[str, torch.Tensor], theirs: Checkpoint, sources: dict[st
         other = theirs.tensor(name)
         assert tensor.dtype == other.dtype
         operands = torch.stack([c.tensor(name).double().abs() for c in sources.values() if name in c]).amax(0)
-        allowed = torch.maximum(_steps(tensor.dtype, other), 8 * _steps(torch.float32, operands))
+        allowed = torch.maximum(_steps(tensor.dtype, other), 4 * _steps(torch.float32, operands))
         assert bool(((tensor.double() - other.double()).abs() <= allowed).all()), name
 
 

@@ -146,7 +146,7 @@ def test_ctrl_c_ends_tidily_and_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert stderr.splitlines() == ["evomerge: interrupted; the same command goes on where it was"]
+    assert stderr.strip() == "evomerge: interrupted; the same command goes on where it was"
     drawn = evomerge("report", tmp_path / "out")
     assert drawn.returncode == 0, drawn.stderr
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()

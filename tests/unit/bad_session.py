@@ -5,7 +5,8 @@ import signal
 import sys
 import time
 
-from evomerge_contract.task import EvaluateResult, Report, task_adapter
+from evomerge_contract.report import EvaluateResult, Report
+from evomerge_contract.task import task_adapter
 
 for line in sys.stdin:
     task = task_adapter.validate_json(line)

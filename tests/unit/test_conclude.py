@@ -7,7 +7,8 @@ import pytest
 
 from evomerge_contract.manifest import Jsonl, MetricName, Objective, SplitName
 from evomerge_contract.recipe import Recipe, RecipeModel
-from evomerge_contract.task import Baseline, ConcludeTask, Finalist, ItemScore
+from evomerge_contract.report import ItemScore
+from evomerge_contract.task import Baseline, ConcludeTask, Finalist
 from evomerge_worker.conclude import conclude
 from evomerge_worker.errors import CandidateError, InputError, StorageError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evomerge_contract.manifest import Jsonl, MetricName, Objective
-from evomerge_contract.task import ItemScore
+from evomerge_contract.report import ItemScore
 from evomerge_worker.errors import CandidateError, InputError
 from evomerge_worker.evaluate.choices import _targets
 from evomerge_worker.evaluate.evaluators import prepare_items, score_items

@@ -112,20 +112,32 @@ def test_sources_in_several_dtypes_give_the_wider_one(tiny: Tiny, tmp_path: Path
     _assert_same(live, _linear("a", "b"), sources, tmp_path / "out")
 
 
+def _with_its_head(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """A tied model whose checkpoint holds a copy of the embeddings as the head."""
+    shutil.copytree(checkpoint.folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    write_tensors(folder, tensors, config=checkpoint.config)
+    return Checkpoint.open(folder, checkpoint.name)
+
+
 def test_a_tied_model_whose_head_lies_on_disk_too_is_loaded_as_transformers_does(tiny: Tiny, tmp_path: Path) -> None:
     """Merged apart, embeddings and head come to differ, and transformers then no longer ties them."""
-    sources = {}
-    for name, checkpoint in _sources(tiny, "llama-tied").items():
-        folder = tmp_path / name
-        shutil.copytree(checkpoint.folder, folder)
-        tensors = load_file(folder / "model.safetensors")
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-        write_tensors(folder, tensors, config=checkpoint.config)
-        sources[name] = Checkpoint.open(folder, name)
+    sources = {n: _with_its_head(c, tmp_path / n) for n, c in _sources(tiny, "llama-tied").items()}
     live = LiveModel.open(sources["base"], device=CPU)
     for recipe in (_ties(), _linear("a", "b")):
         live.merge(recipe, sources, 3)
         _assert_same(live, recipe, sources, tmp_path / recipe.merge_method)
+
+
+def test_a_tied_head_that_only_some_sources_hold_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    """Whichever model comes first, and whatever was merged before."""
+    sources = _sources(tiny, "llama-tied")
+    sources["a"] = _with_its_head(sources["a"], tmp_path / "a")
+    live = LiveModel.open(sources["b"], device=CPU)
+    for i, models in enumerate((["b", "a"], ["a"], ["a", "b"], ["b"], ["b", "a"])):
+        live.merge(_linear(*models), sources, 3)
+        _assert_same(live, _linear(*models), sources, tmp_path / f"out{i}")
 
 
 def test_tensors_that_the_architecture_does_not_know_are_passed_over(tiny: Tiny, tmp_path: Path) -> None:
@@ -197,6 +209,40 @@ def test_an_unknown_architecture_is_refused_and_its_code_is_not_run(tiny: Tiny, 
     with pytest.raises(InputError, match=r"models\.x: transformers cannot load it"):
         LiveModel.open(Checkpoint.open(folder, "x"), device=CPU)
     assert not (tmp_path / "ran").exists()
+
+
+CUSTOM_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class Config(LlamaConfig):
+    model_type = "custom"
+
+class Custom(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def test_a_models_own_code_runs_when_it_is_trusted(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And goes with the export, which then loads in the same way."""
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    sources = {}
+    for name, checkpoint in _sources(tiny, "llama").items():
+        folder = tmp_path / name
+        shutil.copytree(checkpoint.folder, folder)
+        (folder / "modeling_custom.py").write_text(CUSTOM_CODE)
+        code = {"AutoConfig": "modeling_custom.Config", "AutoModelForCausalLM": "modeling_custom.Custom"}
+        config = checkpoint.config | {"model_type": "custom", "architectures": ["Custom"], "auto_map": code}
+        write_tensors(folder, load_file(folder / "model.safetensors"), config=config)
+        sources[name] = Checkpoint.open(folder, name)
+    live = LiveModel.open(sources["base"], device=CPU, trust_remote_code=True)
+    live.merge(_ties(), sources, 3)
+    assert type(live.model).__name__ == "Custom"
+    export_checkpoint(_ties(), sources, tmp_path / "out", mask_seed=3, trust_remote_code=True)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    theirs = _tensors(loaded)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in _tensors(live.model).items())
 
 
 def test_bert_is_merged_to_disk(tiny: Tiny, tmp_path: Path) -> None:

@@ -298,3 +298,13 @@ def test_a_recipe_that_cannot_be_carried_out_says_why(
     sources: dict[str, Checkpoint], keys: dict[str, Any], path: str, message: str
 ) -> None:
     assert _refusals(_recipe(**keys), sources)[path].startswith(message)
+
+
+def test_a_weight_of_one_stays_a_number() -> None:
+    """And a switch a truth value, so that the recipe reads in mergekit as it was written."""
+    recipe = _recipe(models=_models(a=1, b=0.0), parameters={"normalize": False})
+    again = Recipe.model_validate_json(recipe.model_dump_json())
+    assert again == recipe
+    plain = again.plain()
+    assert [repr(m["parameters"]["weight"]) for m in plain["models"]] == ["1.0", "0.0"]
+    assert plain["parameters"] == {"normalize": False}

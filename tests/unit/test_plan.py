@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from documents import document, prepared, stage
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.task import EvaluateResult, EvaluateTask, Report, Task
+from evomerge_contract.report import EvaluateResult, Problem, Report
+from evomerge_contract.task import EvaluateTask, Task
 from evomerge_operator import plan
-from evomerge_operator.errors import RunError, TryAgainError
+from evomerge_operator.errors import InputError, RunError, TryAgainError
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.executor import failure
 from evomerge_operator.local.log import RunLog
@@ -153,7 +154,7 @@ def test_every_slot_is_used_while_a_genome_can_be_asked(tmp_path: Path) -> None:
 def test_no_more_than_lag_candidates_run_at_once(tmp_path: Path) -> None:
     run = make(candidates=40, lag=3)
     finished = {Key(BASELINES, i): _finished(run, Key(BASELINES, i), 0.5) for i in range(3)}
-    starts = plan.next_starts(run, State(finished, {}, {}, set()), slots=10)
+    starts = plan.next_starts(run, State(finished, [], [], {}, set()), slots=10)
     assert [s.key.index for s in starts] == [0, 1, 2]
 
 
@@ -219,12 +220,13 @@ def test_more_failures_than_the_budget_end_the_run_with_the_reasons(tmp_path: Pa
 
 
 def test_wrong_input_ends_the_run_and_storage_that_is_away_asks_to_try_again(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="tensor x has another shape"):
-        run_through(
-            make(),
-            tmp_path,
-            SimulatedWorkers(1, Random(0), lambda t: failure(t, "InvalidInput", "tensor x has another shape")),
-        )
+    def wrong(task: EvaluateTask) -> Report:
+        problem = Problem(path="models.b", message="tensor x has another shape")
+        return failure(task, "InvalidInput", "models.b: …").model_copy(update={"problems": [problem]})
+
+    with pytest.raises(InputError) as raised:
+        run_through(make(), tmp_path, SimulatedWorkers(1, Random(0), wrong))
+    assert raised.value.problems == [Problem(path="spec.models[1].uri", message="tensor x has another shape")]
     with pytest.raises(TryAgainError, match="the same command goes on later"):
         run_through(make(), tmp_path, SimulatedWorkers(1, Random(0), lambda t: failure(t, "TryAgain", "no answer")))
 
@@ -283,7 +285,7 @@ def test_identity_holds_contents_and_the_search_but_no_places_or_worker_settings
 
 def test_the_digest_of_a_task_does_not_depend_on_places_limits_or_trace() -> None:
     run = make()
-    start = plan.next_starts(run, State({}, {}, {}, set()), slots=1)[0]
-    elsewhere = plan.next_starts(replace(run, report_dir="file:///elsewhere"), State({}, {}, {}, set()), slots=1)[0]
+    start = plan.next_starts(run, State({}, [], [], {}, set()), slots=1)[0]
+    elsewhere = plan.next_starts(replace(run, report_dir="file:///elsewhere"), State({}, [], [], {}, set()), slots=1)[0]
     assert start.task.digest == elsewhere.task.digest
     assert start.task.model_copy(update={"batch_size": 7}).digest != start.task.digest

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge, Parameter
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import ConcludeResult, Interval, RunReport
-from evomerge_contract.task import TestRow as Row
+from evomerge_contract.report import ConcludeResult, Interval, RunReport
+from evomerge_contract.report import ScoreRow as Row
 from evomerge_operator.space import make_space
 from evomerge_worker.report import render
 from evomerge_worker.report.accounts import failures, phases

@@ -103,8 +103,8 @@ def test_a_base_takes_part_in_every_slice_and_fixed_parameters_stand_once() -> N
 
 def test_a_shared_parameter_stands_at_the_slice_and_slerp_goes_from_the_first_model() -> None:
     space = space_of(stages=[stage("slerp", {"layers": 4}, {"t": {"min": "0", "max": "1"}})])
-    assert [g.name for g in space.genes] == [f"t/{g}" for g in
-                                             ["embeddings", "layer-0", "layer-1", "layer-2", "layer-3", "head"]]  # fmt: skip
+    groups = ["embeddings", "layer-0", "layer-1", "layer-2", "layer-3", "head"]
+    assert [g.name for g in space.genes] == [f"t/{g}" for g in groups]
     recipe = space.decode((0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
     assert recipe.base_model == "a"
     assert recipe.slices[1].parameters == {"t": 0.3}  # type: ignore[index]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge_contract.manifest import Jsonl, MetricName, Objective
-from evomerge_contract.task import Interval, ItemScore, fitness_of
+from evomerge_contract.report import Interval, ItemScore, fitness_of
 from evomerge_worker.evaluate.metrics import aggregate
 from evomerge_worker.evaluate.statistics import RESAMPLES, fitness_samples, interval
 

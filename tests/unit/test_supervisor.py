@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import EvaluateTask, Report
+from evomerge_contract.report import Report
+from evomerge_contract.task import EvaluateTask
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_worker.supervisor import serve
 

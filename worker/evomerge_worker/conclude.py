@@ -6,17 +6,8 @@ from typing import Literal
 
 from evomerge_contract.manifest import Objective, SplitName
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import (
-    Baseline,
-    ConcludeResult,
-    ConcludeTask,
-    Finalist,
-    Interval,
-    ItemScore,
-    SelectRow,
-    TestRow,
-    fitness_of,
-)
+from evomerge_contract.report import ConcludeResult, Interval, ItemScore, ScoreRow, SelectRow, fitness_of
+from evomerge_contract.task import Baseline, ConcludeTask, Finalist
 from evomerge_worker.errors import CandidateError, InputError
 from evomerge_worker.evaluate.metrics import aggregate
 from evomerge_worker.evaluate.statistics import fitness_samples, interval
@@ -105,7 +96,7 @@ def _winner(
     raise _none_left("finalist", failures)
 
 
-def _best_source(table: Sequence[TestRow], failures: Failures) -> TestRow:
+def _best_source(table: Sequence[ScoreRow], failures: Failures) -> ScoreRow:
     sources = [row for row in table if row.role == "source"]
     if not sources:
         raise _none_left("source", failures)
@@ -117,7 +108,7 @@ def _none_left(kind: str, failures: Failures) -> CandidateError:
     return CandidateError(list(failures.values())[-1].reason, f"no {kind} could be scored ({told})")
 
 
-def _table(task: ConcludeTask, winner: _Scored, against: list[tuple[Baseline, _Scored]]) -> list[TestRow]:
+def _table(task: ConcludeTask, winner: _Scored, against: list[tuple[Baseline, _Scored]]) -> list[ScoreRow]:
     """The winner's row, then the baselines' in their order."""
     samples = fitness_samples(task.objectives, [winner.items, *(s.items for _, s in against)], task.bootstrap_seed)
     rows = [_row("winner", "winner", winner, interval(samples[:, 0]))]
@@ -129,8 +120,10 @@ def _table(task: ConcludeTask, winner: _Scored, against: list[tuple[Baseline, _S
     return rows
 
 
-def _row(name: str, role: Role, scored: _Scored, own: Interval) -> TestRow:
-    return TestRow(name=name, role=role, score=scored.fitness, interval=own, scores=scored.scores, skills=scored.skills)
+def _row(name: str, role: Role, scored: _Scored, own: Interval) -> ScoreRow:
+    return ScoreRow(
+        name=name, role=role, score=scored.fitness, interval=own, scores=scored.scores, skills=scored.skills
+    )
 
 
 def _figures(objectives: list[Objective], items: Items) -> _Scored:

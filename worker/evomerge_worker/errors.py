@@ -7,7 +7,7 @@ WorkerError
 """
 
 from evomerge_contract.candidate import FailureReason
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 
 
 class WorkerError(Exception):

@@ -13,18 +13,8 @@ from pydantic import ValidationError
 
 from evomerge_contract.manifest import BASE, Objective, SplitName
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import (
-    ConcludeTask,
-    EvaluateResult,
-    EvaluateTask,
-    ExportResult,
-    ExportTask,
-    ItemScore,
-    PrepareTask,
-    Report,
-    Source,
-    Task,
-)
+from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
+from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, Source, Task
 from evomerge_worker.conclude import conclude
 from evomerge_worker.digests import file_digest
 from evomerge_worker.durable import write_durably

@@ -12,7 +12,8 @@ import traceback
 from typing import BinaryIO, Protocol
 
 from evomerge_contract.candidate import FailureReason
-from evomerge_contract.task import Report, Task, task_adapter
+from evomerge_contract.report import Report
+from evomerge_contract.task import Task, task_adapter
 from evomerge_worker.errors import InputError, WorkerError
 
 _PARENT_CHECK_SECONDS = 2.0

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from evomerge_contract.manifest import Storage
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import RunReport
+from evomerge_contract.report import RunReport
 from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, WorkerError
 
@@ -61,7 +61,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: it cannot be read, or is no recipe; every mistake with its key.
     """
-    from evomerge_contract.task import Problem
+    from evomerge_contract.report import Problem
 
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -15,7 +15,8 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from evomerge_contract.candidate import FailureReason
-from evomerge_contract.task import Report, Task, task_adapter
+from evomerge_contract.report import Report
+from evomerge_contract.task import Task, task_adapter
 
 EXIT_INVALID_INPUT = 65
 EXIT_TRY_AGAIN = 75

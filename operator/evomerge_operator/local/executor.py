@@ -12,7 +12,8 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from evomerge_contract.candidate import FailureReason
-from evomerge_contract.task import Report, Task
+from evomerge_contract.report import Report
+from evomerge_contract.task import Task
 from evomerge_operator.errors import RunError
 
 WORKER = (sys.executable, "-m", "evomerge_worker.supervisor", "serve")

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.task import PrepareResult
+from evomerge_contract.report import PrepareResult
 from evomerge_operator import plan
 from evomerge_operator.errors import RunError
 from evomerge_operator.local.executor import LocalExecutor
@@ -42,7 +42,7 @@ def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list
 
 
 def _start_of_average(run: Run) -> Start:
-    starts = plan.next_starts(run, State({}, {}, {}, set()), slots=len(run.baselines))
+    starts = plan.next_starts(run, State({}, [], [], {}, set()), slots=len(run.baselines))
     index = next(i for i, b in enumerate(run.baselines) if b.role == "average")
     return next(s for s in starts if s.key == Key(plan.BASELINES, index))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from evomerge_contract.task import RunReport
+from evomerge_contract.report import RunReport
 from evomerge_operator import plan
 from evomerge_operator.errors import RunError
 from evomerge_operator.local.directory import RunDirectory

@@ -13,7 +13,8 @@ from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import ConcludeResult, PrepareResult, Problem, Report, RunReport, Task
+from evomerge_contract.report import ConcludeResult, PrepareResult, Problem, Report, RunReport
+from evomerge_contract.task import Task
 from evomerge_operator import plan
 from evomerge_operator.errors import EvoMergeError, InputError, RunError, TryAgainError
 from evomerge_operator.local.directory import RunDirectory
@@ -60,30 +61,34 @@ class Watcher(Protocol):
 
 @dataclass
 class _Progress:
-    """What has happened so far in this process and in the log."""
+    """What has happened so far, in the log and since; see `State`."""
 
+    stage: str
     finished: dict[Key, Candidate] = field(default_factory=dict)
-    genomes: dict[int, Genome] = field(default_factory=dict)
+    genomes: list[Genome] = field(default_factory=list)
+    fitness: list[float | None] = field(default_factory=list)
     attempts: dict[Key, int] = field(default_factory=dict)
     running: dict[Key, Start] = field(default_factory=dict)
 
-    @classmethod
-    def replayed(cls, candidates: list[Candidate]) -> "_Progress":
-        """What a log says has happened; its genomes are taken as they are, never computed again."""
-        progress = cls()
+    def replay(self, candidates: list[Candidate]) -> None:
+        """Take over what a log says; its genomes are taken as they are, never computed again."""
         for candidate in candidates:
-            progress.finished[Key(candidate.stage, candidate.index)] = candidate
             if candidate.genome is not None:
-                progress.genomes[candidate.index] = candidate.genome
-        return progress
+                self.genomes.append(candidate.genome)
+            self.finish(candidate)
 
-    def started(self, start: Start) -> None:
+    def start(self, start: Start) -> None:
         self.running[start.key] = start
-        if start.genome is not None:
-            self.genomes[start.key.index] = start.genome
+        if start.genome is not None and start.key.index == len(self.genomes):
+            self.genomes.append(start.genome)
+
+    def finish(self, candidate: Candidate) -> None:
+        self.finished[Key(candidate.stage, candidate.index)] = candidate
+        while (following := self.finished.get(Key(self.stage, len(self.fitness)))) is not None:
+            self.fitness.append(following.fitness)
 
     def state(self) -> State:
-        return State(self.finished, self.genomes, self.attempts, self.running.keys())
+        return State(self.finished, self.genomes, self.fitness, self.attempts, self.running.keys())
 
 
 def run_manifest(manifest: EvoMerge, source: str, out: Path, workers: int, watcher: Watcher) -> ConcludeResult:
@@ -151,10 +156,7 @@ def prepare(executor: Executor, manifest: EvoMerge, source: str, reports: Path) 
     report = carry_out(executor, prepare_task(manifest, reports.resolve().as_uri()))
     if report.prepare is not None:
         return report.prepare
-    if report.reason == "InvalidInput":
-        problems = [Problem(path=field_of(p.path, manifest.spec), message=p.message) for p in report.problems]
-        raise InputError(source, problems)
-    raise _error(report, "preparing the sources")
+    raise error_of(report, "preparing the sources", manifest, source)
 
 
 def field_of(path: str, spec: EvoMergeSpec) -> str:
@@ -181,7 +183,8 @@ def search(
         RunError: too many candidates failed, or the input is wrong.
         TryAgainError: storage did not answer.
     """
-    progress = _Progress.replayed(log.candidates)
+    progress = _Progress(run.stage)
+    progress.replay(log.candidates)
     if not directory.facts.exists():
         _write_facts(run, {}, directory)  # for `evomerge report` on a run that is still going
     watcher.searching(run, progress.finished)
@@ -189,7 +192,7 @@ def search(
     while True:
         for start in plan.next_starts(run, progress.state(), executor.idle):
             executor.start(start.task)
-            progress.started(start)
+            progress.start(start)
         watcher.moved(run, progress.finished, len(progress.running))
         if not progress.running:
             break
@@ -197,9 +200,8 @@ def search(
             _settle(run, progress, task, report)
         while unlogged and unlogged[0] in progress.finished:
             log.append(progress.finished[unlogged.pop(0)])
-    exceeded = plan.failures_exceeded(run, progress.finished)
-    if exceeded:
-        raise RunError(exceeded)
+    if plan.too_many_failures(run, progress.fitness):
+        raise RunError(plan.failures_in_words(run, progress.finished))
     return progress.finished
 
 
@@ -207,13 +209,13 @@ def _settle(run: Run, progress: _Progress, task: Task, report: Report) -> None:
     trace = task.trace or {}
     key = Key(trace["stage"], trace["index"])
     start = progress.running.pop(key)
-    if report.reason == "TryAgain":
-        raise _error(report, f"{key.stage} {key.index}")
+    if report.reason in ("InvalidInput", "TryAgain"):
+        raise error_of(report, f"{key.stage} {key.index}", run.manifest)
     candidate = plan.settle(run, progress.state(), start, report)
     if candidate is None:
         progress.attempts[key] = progress.attempts.get(key, 0) + 1
     else:
-        progress.finished[key] = candidate
+        progress.finish(candidate)
 
 
 def _finish(
@@ -224,10 +226,10 @@ def _finish(
     watcher.concluding(len(task.finalists), len(task.baselines))
     report = carry_out(executor, task)
     if report.conclude is None:
-        raise _error(report, "scoring the finalists")
+        raise error_of(report, "scoring the finalists", run.manifest)
     exported = carry_out(executor, plan.export_task(run, finished, report.conclude, directory.best.resolve().as_uri()))
     if exported.export is None:
-        raise _error(exported, "exporting the winner")
+        raise error_of(exported, "exporting the winner", run.manifest)
     recipe = plan.winner_recipe(run, finished, report.conclude)
     _write(directory.recipe, recipe_text(recipe, run.manifest, directory.path))
     render_report(_write_facts(run, finished, directory, report.conclude, recipe), directory.report)
@@ -280,7 +282,11 @@ def carry_out(executor: Executor, task: Task) -> Report:
                 return report
 
 
-def _error(report: Report, doing: str) -> EvoMergeError:
+def error_of(report: Report, doing: str, manifest: EvoMerge, source: str | None = None) -> EvoMergeError:
+    """What a report that no further attempt can mend means for the run; `source` is the manifest's file."""
+    if report.reason == "InvalidInput":
+        problems = [Problem(path=field_of(p.path, manifest.spec), message=p.message) for p in report.problems]
+        return InputError(source or manifest.metadata.name, problems)
     message = f"{doing}: {report.message} ({report.reason})"
     if report.reason == "TryAgain":
         return TryAgainError(f"{message}; the same command goes on later")

@@ -11,13 +11,14 @@ from rich.text import Text
 
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.task import ConcludeResult, Interval, TestRow
+from evomerge_contract.report import ConcludeResult, Interval, ScoreRow
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.plan import BASELINES, Key
 from evomerge_operator.prepared import Run
 
 _BAR_WIDTH = 24
 _LINE_EVERY_SECONDS = 10.0
+_PICTURE_EVERY_SECONDS = 0.2
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -29,6 +30,7 @@ class Terminal:
         self._live: Live | None = None
         self._began = self._last_line = time.monotonic()
         self._found_at_start = 0
+        self._last_picture = 0.0
         self._seen = -1
         self._workers = 1
 
@@ -59,10 +61,13 @@ class Terminal:
 
     def moved(self, run: Run, finished: Mapping[Key, Candidate], running: int) -> None:
         """Show how far the search is."""
+        now = time.monotonic()
         if self._live is not None:
-            self._live.update(self._picture(run, finished, running))
+            if not running or now - self._last_picture >= _PICTURE_EVERY_SECONDS:
+                self._last_picture = now
+                self._live.update(self._picture(run, finished, running))
             return
-        done, now = len(_searched(run, finished)), time.monotonic()
+        done = len(_searched(run, finished))
         ended = done == run.candidates and done != self._seen
         if ended or (now - self._last_line >= _LINE_EVERY_SECONDS and done != self._seen):
             self._seen, self._last_line = done, now
@@ -175,7 +180,7 @@ def result_table(conclusion: ConcludeResult) -> Table:
     return table
 
 
-def row_name(row: TestRow) -> str:
+def row_name(row: ScoreRow) -> str:
     """The row's name, with what a reader must know of it."""
     return {"source": f"source {row.name}", "base": "base (not in the pool)"}.get(row.role, row.name)
 

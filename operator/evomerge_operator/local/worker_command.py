@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from evomerge_contract.task import RunReport
+from evomerge_contract.report import RunReport
 from evomerge_operator.errors import RunError
 
 _WORKER = [sys.executable, "-m", "evomerge_worker.supervisor"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evomerge_contract.manifest import Objective
-from evomerge_contract.task import ItemScore
+from evomerge_contract.report import ItemScore
 from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.likelihood import Target, batches_of, log_likelihoods
 from evomerge_worker.evaluate.metrics import Scorer

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evomerge_contract.manifest import MetricName, Objective
-from evomerge_contract.task import ItemScore
+from evomerge_contract.report import ItemScore
 from evomerge_worker.evaluate import choices, exact_match, perplexity
 from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.metrics import Scorer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evomerge_contract.manifest import Objective
-from evomerge_contract.task import ItemScore
+from evomerge_contract.report import ItemScore
 from evomerge_worker.errors import InputError
 from evomerge_worker.evaluate.greedy import end_tokens, greedy, prompt_batch
 from evomerge_worker.evaluate.items import Item

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge_contract.manifest import MetricName, Objective, SplitName
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 
 MOST_PROBLEMS = 20

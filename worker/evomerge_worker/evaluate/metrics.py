@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evomerge_contract.manifest import MetricName
-from evomerge_contract.task import ItemScore
+from evomerge_contract.report import ItemScore
 from evomerge_worker.errors import CandidateError
 
 Scorer = Callable[[Any], list[ItemScore]]

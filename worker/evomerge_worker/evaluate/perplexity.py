@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evomerge_contract.manifest import Objective
-from evomerge_contract.task import ItemScore
+from evomerge_contract.report import ItemScore
 from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.likelihood import Target, batches_of, log_likelihoods
 from evomerge_worker.evaluate.metrics import Scorer

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge_contract.manifest import Objective
-from evomerge_contract.task import LOWER_IS_BETTER, Interval, ItemScore
+from evomerge_contract.report import LOWER_IS_BETTER, Interval, ItemScore
 
 RESAMPLES = 10_000
 _CHUNK = 1 << 22

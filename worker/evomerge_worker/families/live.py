@@ -1,13 +1,13 @@
 """A model that stays in memory while candidate after candidate is merged straight into it."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evomerge_contract.base import canonical_json
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.loading import load_model, load_state, load_tokenizer
 from evomerge_worker.families.slots import find_slots
@@ -65,17 +65,18 @@ class LiveModel:
         """
         plans = plan_merge(recipe, checkpoints)
         anchor = checkpoints[anchor_of(recipe)]
-        dtype = result_dtype(plans, anchor)
-        if self._opened != (self._identity(anchor), dtype):
-            self._open(anchor, dtype)
+        wanted = (self._identity(anchor), result_dtype(plans, anchor))
+        if self._opened != wanted:
+            self._open(anchor, wanted[1])
         with torch.no_grad():
-            if self._slots is not None:
+            if self._slots is not None and {plan.name for plan in plans} == set(anchor.names):
                 self._merge_in_place(plans, checkpoints, mask_seed)
                 return
             state = dict(merged(plans, checkpoints, mask_seed))
         self._opened = None
-        self.model = load_state(self.model, state, dtype=dtype, device=self._device)
-        self._opened = (self._identity(anchor), dtype)
+        self.model = load_state(self.model, state, dtype=wanted[1], device=self._device)
+        if self._slots is None:  # slots would be those of the model before
+            self._opened = wanted
 
     def _open(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self._opened = None
@@ -100,10 +101,10 @@ class LiveModel:
             raise not_finite(names[int(finite.logical_not().nonzero()[0])])
 
     def _identity(self, checkpoint: Checkpoint) -> str:
-        """A digest of all but the weights that makes a model: its config, tokenizer and generation config."""
+        """A digest of all but the weights: names of the tensors, config, tokenizer and generation config."""
         if checkpoint not in self._identities:
             config = {key: value for key, value in checkpoint.config.items() if key not in _COSMETIC}
-            digest = hashlib.sha256(canonical_json(config).encode())
+            digest = hashlib.sha256(json.dumps([checkpoint.names, config], sort_keys=True).encode())
             for path in companions(checkpoint.folder, trust_remote_code=self._trust_remote_code):
                 digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
             self._identities[checkpoint] = digest.hexdigest()

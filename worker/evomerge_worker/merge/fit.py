@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 from evomerge_worker.shards import Checkpoint, where_of
 
 _SHOWN = 3

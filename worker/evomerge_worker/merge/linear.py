@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from evomerge_worker.errors import CandidateError
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import Source, fresh
 
 _ONE = 1e-9  # decimals that sum to one do so only nearly in binary
 
@@ -23,7 +22,7 @@ def linear(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float])
         if total == 0:
             raise CandidateError("NotFinite", "the weights sum to zero, and normalize divides by their sum")
     first, *others = [source for source in sources if source.values["weight"] != 0] or sources[:1]
-    result = torch.mul(first.tensor.float(), first.values["weight"])
+    result = fresh(first.tensor).mul_(first.values["weight"])
     for source in others:
-        result.add_(source.tensor.float(), alpha=source.values["weight"])
+        result.add_(source.tensor, alpha=source.values["weight"])
     return result if abs(total - 1) < _ONE else result.div_(total)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,11 @@ class Source:
     tensor: Tensor
     values: Mapping[str, float]
     keep: Callable[[float], Tensor]
+
+
+def fresh(tensor: Tensor) -> Tensor:
+    """A copy in float32 that may be written to: working in place saves the time new memory takes."""
+    return tensor.to(torch.float32, copy=True)
 
 
 MergeMethod = Callable[[Sequence[Source], Tensor, Mapping[str, float]], Tensor]

@@ -8,7 +8,7 @@ import torch
 
 from evomerge_contract.methods import METHODS, Method
 from evomerge_contract.recipe import Recipe, Settings, Slice, SliceSource
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, outside_tensors
 from evomerge_worker.merge.settings import Value, resolve, to_bool, to_float

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import Source, fresh
 
 _PARALLEL = 0.9995  # beyond this cosine the arc is as good as straight, and sin(angle) too small to divide by
 _TINY = 1e-8
@@ -17,7 +17,7 @@ def slerp(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     (source,) = sources
     x, y = base.float(), source.tensor.float()
     of_x, of_y = _coefficients(_cosine(x, y), shared["t"])
-    return torch.mul(x, of_x).add_(y, alpha=of_y)
+    return fresh(x).mul_(of_x).add_(y, alpha=of_y)
 
 
 def _cosine(x: Tensor, y: Tensor) -> float:

@@ -27,7 +27,7 @@ def drop(delta: Tensor, keep: Tensor, *, rescale: bool) -> Tensor:
 def _masked(delta: Tensor, keep: Tensor, *, rescale: bool) -> Tensor:
     """Zero what is not kept; `rescale` restores the L1 norm (as mergekit does, where DARE divides by the density)."""
     before = delta.abs().sum() if rescale else None
-    delta.mul_(keep)
+    delta.mul_(keep.float())  # several times faster than by booleans
     if before is not None:
         after = delta.abs().sum()
         if float(before) >= _TINY and float(after) >= _TINY:

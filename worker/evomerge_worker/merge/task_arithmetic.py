@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from evomerge_worker.merge.method import MergeMethod, Source
+from evomerge_worker.merge.method import MergeMethod, Source, fresh
 from evomerge_worker.merge.sparsify import drop, trim
 
 _Sparsify = Callable[[Tensor, Source, bool], Tensor]
@@ -25,11 +25,11 @@ def family(sparsify: _Sparsify, *, consensus: bool) -> MergeMethod:
         for source in sources:
             weight = source.values["weight"]
             if weight != 0:
-                delta = sparsify(source.tensor.float().sub(start), source, bool(shared["rescale"]))
+                delta = sparsify(fresh(source.tensor).sub_(start), source, bool(shared["rescale"]))
                 deltas.append(delta.mul_(weight))
                 weights.append(weight)
         if not deltas:
-            return start.clone() if start is base else start
+            return fresh(base)
         combine = _agreeing if consensus else _summed
         mixed = combine(deltas, weights, normalize=bool(shared["normalize"]))
         if shared["lambda"] != 1:
@@ -59,9 +59,9 @@ def _agreeing(deltas: list[Tensor], weights: list[float], *, normalize: bool) ->
         agreed = delta.mul_(sign).clamp_(min=0)
         mixed.add_(agreed)
         if normalize:
-            divisor.add_(agreed.gt(0), alpha=weight)
+            divisor.add_(agreed.sign_(), alpha=weight)
     if normalize:
-        mixed.div_(divisor.masked_fill_(divisor == 0, 1))
+        mixed.div_(divisor.add_(divisor.eq(0).float()))  # nothing is left where the divisor is zero
     return mixed.mul_(sign)
 
 

@@ -7,7 +7,8 @@ from importlib.metadata import version
 
 from evomerge_contract.manifest import BASE
 from evomerge_contract.methods import METHODS
-from evomerge_contract.task import PreparedSource, PrepareResult, PrepareTask, Problem
+from evomerge_contract.report import PreparedSource, PrepareResult, Problem
+from evomerge_contract.task import PrepareTask
 from evomerge_worker.prepare.content import content_digest
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evomerge_contract.manifest import SPLITS, Objective, SplitName
-from evomerge_contract.task import PreparedSplit
+from evomerge_contract.report import PreparedSplit
 from evomerge_worker.digests import file_digest
 from evomerge_worker.evaluate.items import Item, load_items, overlap
 from evomerge_worker.prepare.mistakes import Mistakes

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from evomerge_contract.manifest import BASE
 from evomerge_contract.recipe import Recipe, RecipeModel
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 from evomerge_worker.merge.plan import plan_merge
 from evomerge_worker.prepare.config import differences
 from evomerge_worker.prepare.mistakes import Mistakes

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError, StorageError
 
 

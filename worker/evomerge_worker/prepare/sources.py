@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from evomerge_contract.task import PreparedSource, Problem, Source
+from evomerge_contract.report import PreparedSource, Problem
+from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError
 from evomerge_worker.prepare.config import read_config
 from evomerge_worker.prepare.content import content_digest

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evomerge_contract.task import Problem
+from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 
 _FAST = "tokenizer.json"

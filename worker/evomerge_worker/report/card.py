@@ -8,7 +8,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from evomerge_contract.manifest import SPLITS
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.task import LOWER_IS_BETTER, CardFacts, Source, TestRow
+from evomerge_contract.report import LOWER_IS_BETTER, ScoreRow
+from evomerge_contract.task import CardFacts, Source
 from evomerge_worker.report.licence import licence_of
 from evomerge_worker.report.score_table import Table, score_table
 from evomerge_worker.report.text import count, interval, score, signed
@@ -102,11 +103,11 @@ def _figures(table: Table, i: int) -> list[str]:
     return cells + [column.text(i) for column in table.objectives + table.skills]
 
 
-def _named(row: TestRow, label: str) -> str:
+def _named(row: ScoreRow, label: str) -> str:
     return f"{label} (outside the pool)" if row.role == "base" else label
 
 
-def _gap(row: TestRow) -> str:
+def _gap(row: ScoreRow) -> str:
     if row.winner_minus is None or row.winner_minus_interval is None:
         return ""
     return f"{signed(row.winner_minus)} {interval(row.winner_minus_interval, sign=True)}"

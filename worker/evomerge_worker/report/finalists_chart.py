@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from evomerge_contract.task import ConcludeResult
+from evomerge_contract.report import ConcludeResult
 from evomerge_worker.report.axes import grid, text
 from evomerge_worker.report.scale import fitting
 from evomerge_worker.report.svg import element, number, picture

@@ -2,7 +2,7 @@
 
 from markupsafe import Markup
 
-from evomerge_contract.task import TestRow
+from evomerge_contract.report import ScoreRow
 from evomerge_worker.report.scale import fitting
 from evomerge_worker.report.svg import element, picture
 from evomerge_worker.report.text import interval, score
@@ -11,7 +11,7 @@ WIDTH = 190.0
 HEIGHT = 22.0
 
 
-def interval_charts(rows: list[TestRow]) -> list[Markup]:
+def interval_charts(rows: list[ScoreRow]) -> list[Markup]:
     """A picture for each row; a thin line marks the winner's score in all of them."""
     ends = [end for r in rows for end in (r.interval.low, r.interval.high, r.score)]
     at = fitting(ends, 6.0, WIDTH - 6.0)

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import BASE, SPLITS, Base, EvoMerge, EvoMergeSpec
-from evomerge_contract.task import LOWER_IS_BETTER, RunReport
+from evomerge_contract.report import LOWER_IS_BETTER, RunReport
 from evomerge_worker.report import text
 from evomerge_worker.report.accounts import failures, phases
 from evomerge_worker.report.colour import shade

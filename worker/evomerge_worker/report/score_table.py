@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from evomerge_contract.manifest import BASE, Objective
-from evomerge_contract.task import LOWER_IS_BETTER, ConcludeResult, TestRow
+from evomerge_contract.report import LOWER_IS_BETTER, ConcludeResult, ScoreRow
 from evomerge_worker.report.interval_chart import interval_charts
 from evomerge_worker.report.text import score
 
@@ -32,7 +32,7 @@ class Column:
 class Table:
     """Rows in the order winner, sources by score, the other baselines, the base; `labels` is what to call them."""
 
-    rows: list[TestRow]
+    rows: list[ScoreRow]
     labels: list[str]
     charts: list[Markup]
     objectives: list[Column]
@@ -64,14 +64,14 @@ def score_table(conclusion: ConcludeResult, objectives: list[Objective]) -> Tabl
     )
 
 
-def label(row: TestRow, conclusion: ConcludeResult) -> str:
+def label(row: ScoreRow, conclusion: ConcludeResult) -> str:
     """What a row is called."""
     if row.role == "winner":
         return f"winner (candidate {conclusion.winner})"
     return BASE if row.role == "base" else row.name
 
 
-def _column(heading: str, rows: list[TestRow], key: str, lower: bool, *, skill: bool) -> Column:
+def _column(heading: str, rows: list[ScoreRow], key: str, lower: bool, *, skill: bool) -> Column:
     values = [(r.skills if skill else r.scores).get(key) for r in rows]
     inside = [v for v, r in zip(values, rows, strict=True) if v is not None and r.role != "base"]
     best = (min if lower else max)(inside) if inside else None

@@ -1,6 +1,6 @@
 """Numbers as text: aligned, with a real minus sign, no more digits than they deserve."""
 
-from evomerge_contract.task import Interval
+from evomerge_contract.report import Interval
 
 MINUS = "\N{MINUS SIGN}"
 

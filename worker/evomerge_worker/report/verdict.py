@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evomerge_contract.manifest import EvoMergeSpec
-from evomerge_contract.task import ConcludeResult, RunReport, TestRow
+from evomerge_contract.report import ConcludeResult, RunReport, ScoreRow
 from evomerge_worker.report.text import count, interval, listing, score, signed
 
 
@@ -78,20 +78,20 @@ def unfinished(run: RunReport, spec: EvoMergeSpec) -> Verdict:
     return Verdict("open", f"Not finished: {count(done)} of {count(budget)} candidates are done.", details)
 
 
-def _beaten(row: TestRow) -> bool:
+def _beaten(row: ScoreRow) -> bool:
     return row.winner_minus_interval is not None and row.winner_minus_interval.low > 0
 
 
-def _difference(row: TestRow) -> str:
+def _difference(row: ScoreRow) -> str:
     if row.winner_minus is None or row.winner_minus_interval is None:
         return ""
     return f", a difference of {signed(row.winner_minus)} {interval(row.winner_minus_interval, sign=True)}"
 
 
-def _sentence(row: TestRow) -> str:
+def _sentence(row: ScoreRow) -> str:
     return f"The {row.name} scores {score(row.score)}{_difference(row)}."
 
 
-def _outside(row: TestRow, winner: TestRow) -> str:
+def _outside(row: ScoreRow, winner: ScoreRow) -> str:
     than = "more than" if row.score > winner.score else "less than" if row.score < winner.score else "as much as"
     return f"The base, which is not in the pool, scores {score(row.score)}: {than} the winner."

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evomerge_contract.recipe import Filtered, Recipe, Setting
-from evomerge_contract.task import Layout
+from evomerge_contract.report import Layout
 
 SHARED = ""
 """Stands for the model where a parameter has one value for all."""

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from evomerge_contract.task import Layout
+from evomerge_contract.report import Layout
 
 _NUMBERED = re.compile(r"^((?:[^.]*[^.\d][^.]*\.)*?)(\d+)\.(.+)$")  # the outermost number: experts lie deeper
 _BEFORE = re.compile(

@@ -1,0 +1,139 @@
+"""The local executor's surroundings: which workers, whose mistake, what is shown, where the recipe points."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from documents import document, prepared
+from evomerge_contract.candidate import Candidate
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.report import ConcludeResult, Interval, ScoreRow
+from evomerge_operator.local import run as local_run
+from evomerge_operator.local.run import default_workers, field_of, recipe_text, worker_environments
+from evomerge_operator.local.terminal import Terminal, result_table, verdict
+from evomerge_operator.plan import BASELINES, Key
+from evomerge_operator.prepared import make_run
+from evomerge_operator.recipes import portable_recipe
+
+
+def manifest(**spec: object) -> EvoMerge:
+    return EvoMerge.model_validate(document(**spec))
+
+
+def test_workers_are_as_many_as_parallelism_and_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_run, "_gpus", list)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    assert default_workers(manifest(parallelism=2).spec) == 2
+    assert default_workers(manifest(parallelism=9).spec) == 4
+    threaded = document(parallelism=9)
+    threaded["spec"]["evaluation"]["threads"] = 3
+    assert default_workers(EvoMerge.model_validate(threaded).spec) == 1
+
+
+def test_each_worker_gets_a_gpu_of_its_own_where_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert default_workers(manifest(parallelism=9).spec) == 2
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in worker_environments(3)] == ["2", "5", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert all("CUDA_VISIBLE_DEVICES" not in e for e in worker_environments(2))
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("models.b", "spec.models[1].uri"),
+        ("models.b.config.json", "spec.models[1].uri.config.json"),
+        ("base", "spec.base.uri"),
+        ("objectives.sums.test", "spec.evaluation.objectives[0].jsonl.test"),
+        ("models.unknown", "models.unknown"),
+        ("spec.models[0].uri", "spec.models[0].uri"),
+    ],
+)
+def test_a_workers_path_becomes_the_field_of_the_manifest(path: str, field: str) -> None:
+    assert field_of(path, manifest().spec) == field
+
+
+def test_the_recipe_names_places_that_can_be_found_from_the_runs_directory(tmp_path: Path) -> None:
+    run = make_run(manifest(base={"uri": "base"}), prepared(manifest(base={"uri": "base"})), "file:///r")
+    recipe = run.baselines[3].recipe
+    uris = {"a": f"file://{tmp_path}/models/a", "b": "hf://org/name@" + "0" * 40, "base": "s3://bucket/base"}
+    plain = portable_recipe(recipe, uris, tmp_path / "runs" / "x").plain()
+    assert [m["model"] for m in plain["models"]] == ["../../models/a", "org/name@" + "0" * 40]
+    assert plain["base_model"] == "s3://bucket/base"
+
+
+def test_the_recipes_text_is_yaml_with_numbers_as_they_are(tmp_path: Path) -> None:
+    text = recipe_text(
+        make_run(manifest(), prepared(manifest()), "file:///r").space.decode((0.25, 0.125)), manifest(), tmp_path
+    )
+    assert "weight: 0.25" in text
+    assert "weight: 0.125" in text
+    assert text.startswith("merge_method: linear\n")
+
+
+def row(name: str, role: str, score: float, margin: tuple[float, float, float] | None = None) -> ScoreRow:
+    return ScoreRow.model_validate(
+        {
+            "name": name,
+            "role": role,
+            "score": score,
+            "interval": Interval(low=score - 0.05, high=score + 0.05),
+            "scores": {"sums": score},
+            "winner_minus": margin and margin[0],
+            "winner_minus_interval": margin and Interval(low=margin[1], high=margin[2]),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("margin", "beats", "words"),
+    [
+        ((0.3, 0.2, 0.4), True, "The winner, candidate 7, beats the best source (a) by +0.300 [0.20, 0.40]."),
+        ((0.02, -0.1, 0.1), False, "ahead of the best source (a), but not beyond chance"),
+        ((-0.1, -0.2, 0.0), False, "Nothing beat the best source (a): -0.100"),
+    ],
+)
+def test_the_verdict_says_plainly_what_happened(margin: tuple[float, float, float], beats: bool, words: str) -> None:
+    conclusion = ConcludeResult(
+        winner=7,
+        select=[],
+        test=[row("candidate 7", "winner", 0.6), row("a", "source", 0.3, margin), row("base", "base", 0.9)],
+        test_items=10,
+        best_source="a",
+        beats_best_source=beats,
+    )
+    assert words in verdict(conclusion)
+    console = Console(file=io.StringIO(), width=120, record=True)
+    console.print(result_table(conclusion))
+    assert "base (not in the pool)" in console.export_text()
+
+
+def test_without_a_terminal_progress_is_lines_with_counts_and_the_best_so_far() -> None:
+    run = make_run(manifest(), prepared(manifest()), "file:///r")
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, width=120))
+    finished: dict[Key, Candidate] = {}
+    terminal.searching(run, finished)
+    for index in range(8):
+        finished[Key("ps", index)] = _candidate("ps", index, 0.1 * index)
+    finished[Key(BASELINES, 0)] = _candidate(BASELINES, 0, 0.25)
+    terminal.moved(run, finished, running=0)
+    assert out.getvalue().splitlines() == [
+        "tiny · stage ps · linear · 2 dimensions · GA",
+        "8/8   0 running   0.5 s each  best 0.700   best source 0.250 (a)",
+    ]
+
+
+def _candidate(stage: str, index: int, fitness: float) -> Candidate:
+    return Candidate(
+        stage=stage,
+        index=index,
+        recipe_digest="sha256:" + "0" * 64,
+        algorithm="GA/1",
+        outcome="Succeeded",
+        fitness=fitness,
+        seconds={"total": 0.5},
+    )
