@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
 
 GRID_DECIMALS = 6
+GRID = 10.0**-GRID_DECIMALS
 """Genes and recipe values lie on a grid of 1e-6, so that their decimal text is exact."""
 
 Real = Annotated[

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from evomerge_contract.base import Contract, Name, Real, StageName
 
-Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Uri = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
 Value = Annotated[
     str, StringConstraints(pattern=r"^(true|false|-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?)$", max_length=14, strict=True)
 ]
@@ -49,7 +49,6 @@ class S3(Contract):
     endpoint: Uri | None = None
     region: str | None = Field(None, max_length=64)
     path_style: bool = False
-    secret_name: str | None = Field(None, max_length=253, description="A Secret of the cluster; ignored locally.")
 
 
 class Storage(Contract):

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from evomerge_contract.base import Contract, Digest
 from evomerge_contract.candidate import Candidate, FailureReason, Outcome
@@ -59,15 +59,15 @@ class ItemScore(Contract):
     (perplexity).
     """
 
-    value: float
-    count: float = 1.0
+    value: FiniteFloat
+    count: FiniteFloat = 1.0
     skill: str | None = None
 
 
 class EvaluateResult(Contract):
     """`scores` per objective in the metric's own direction; `items` only in the durable report, not in the line."""
 
-    scores: dict[str, float]
+    scores: dict[str, FiniteFloat]
     items: dict[str, list[ItemScore]] = {}
 
 
@@ -114,6 +114,10 @@ class ConcludeResult(Contract):
     best_source: str
     beats_best_source: bool = Field(description="The interval of winner minus best source lies above 0.")
     unscored: dict[str, str] = {}
+
+
+EXPORT_MARK = ".evomerge"
+"""The file that tells a folder written by an export; only such a folder, or an empty one, is ever replaced."""
 
 
 class ExportResult(Contract):

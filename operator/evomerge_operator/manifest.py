@@ -1,5 +1,6 @@
 """Reading a manifest: every mistake at once, each with its field path and what is allowed."""
 
+import copy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,14 +33,31 @@ def load_manifest(path: Path) -> EvoMerge:
 
 def parse_manifest(document: dict[str, Any], *, source: str, folder: Path) -> EvoMerge:
     """Validate a manifest that has been read from `source`; relative URIs are relative to `folder`."""
+    problems: list[Problem] = []
     try:
         manifest = EvoMerge.model_validate(document)
     except ValidationError as error:
-        raise InputError(source, [_problem(e) for e in error.errors(include_url=False)]) from error
-    problems = broken_rules(manifest.spec)
+        problems = [_problem(e) for e in error.errors(include_url=False)]
+        # Unknown fields alone need not hide what else is wrong.
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+        if len(unknown) < len(problems):
+            raise InputError(source, problems) from error
+        manifest = EvoMerge.model_validate(_without(document, unknown))
+    problems += broken_rules(manifest.spec)
     if problems:
         raise InputError(source, problems)
     return _with_absolute_uris(manifest, folder)
+
+
+def _without(document: dict[str, Any], unknown: list[tuple[int | str, ...]]) -> dict[str, Any]:
+    """A copy of the document that lacks the fields at these places."""
+    document = copy.deepcopy(document)
+    for *parents, last in unknown:
+        holder: Any = document
+        for part in parents:
+            holder = holder[part]
+        del holder[last]
+    return document
 
 
 def absolute_uri(uri: str, folder: Path) -> str:
@@ -87,6 +105,8 @@ def _message(error: ErrorDetails) -> str:
         return f'must be text: write "{given}" in quotes'
     if kind == "string_pattern_mismatch" and "a-z0-9" in pattern:
         return f"{given!r} is not a name: lower-case letters, digits and inner hyphens only"
+    if kind == "string_pattern_mismatch" and "x1f" in pattern:
+        return "is empty or holds control characters"
     if kind == "string_pattern_mismatch":
         return f'"{given}" is not a plain number such as "0.5" (at most six digits before and after the point)'
     if kind == "literal_error":

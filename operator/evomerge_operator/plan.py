@@ -8,14 +8,15 @@ local and on a cluster, ask the same functions: `next_starts` while candidates r
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import isfinite
 from typing import NamedTuple
 
-from evomerge_contract.candidate import Candidate, Genome
+from evomerge_contract.candidate import Candidate, FailureReason, Genome
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, Report, fitness_of
 from evomerge_contract.task import CardFacts, ConcludeTask, EvaluateTask, ExportTask, Finalist
 from evomerge_operator.errors import RunError
-from evomerge_operator.prepared import Run, common_fields, data_digests
+from evomerge_operator.prepared import LONG_SECONDS, Run, common_fields, data_digests
 from evomerge_operator.rules import RESERVED_STAGE
 
 BASELINES = RESERVED_STAGE
@@ -92,8 +93,8 @@ def settle(run: Run, state: State, start: Start, report: Report) -> Candidate | 
     Reports that say the input is wrong, or storage away, are not for this function: they are no candidate's fault.
     """
     attempts = state.attempts.get(start.key, 0) + 1
-    failed = report.evaluate is None
-    if failed and attempts < MAX_ATTEMPTS and report.reason not in _HOPELESS:
+    fitness, reason, message = _judge(start.task, report)
+    if fitness is None and attempts < MAX_ATTEMPTS and reason not in _HOPELESS:
         return None
     named = run.baselines[start.key.index] if start.key.stage == BASELINES else None
     return Candidate(
@@ -105,16 +106,51 @@ def settle(run: Run, state: State, start: Start, report: Report) -> Candidate | 
         recipe=named.recipe if named else None,
         recipe_digest=start.task.recipe.digest,
         algorithm=run.search.version,
-        outcome="Failed" if failed else "Succeeded",
-        fitness=fitness_of(start.task.objectives, report.evaluate.scores) if report.evaluate else None,
-        scores=report.evaluate.scores if report.evaluate else {},
-        reason=report.reason,
-        message=report.message and report.message[:1000],
-        report=None if failed else report.task,
+        outcome="Failed" if fitness is None else "Succeeded",
+        fitness=fitness,
+        scores=report.evaluate.scores if report.evaluate and fitness is not None else {},
+        reason=reason,
+        message=message and message[:1000],
+        report=None if fitness is None else report.task,
         attempts=attempts,
         seconds=report.seconds,
         host=report.host,
     )
+
+
+def _judge(task: EvaluateTask, report: Report) -> tuple[float | None, FailureReason | None, str | None]:
+    """The fitness that a report tells, or else reason and message of the failure."""
+    if report.evaluate is None:
+        return None, report.reason or "Garbage", report.message or "the report holds neither a result nor a reason"
+    scores = report.evaluate.scores
+    if scores.keys() != {o.name for o in task.objectives}:
+        return None, "Garbage", f"the report scores {sorted(scores)}"
+    fitness = fitness_of(task.objectives, scores)
+    if not isfinite(fitness):
+        return None, "NotFinite", f"the fitness is {fitness}"
+    return fitness, None, None
+
+
+def replay_problem(run: Run, candidates: Sequence[Candidate]) -> str | None:
+    """What keeps a log from being this run's, beside its identity: a hole, or genomes that mean other recipes."""
+    for key, candidate in zip(log_order(run), candidates, strict=False):
+        found = Key(candidate.stage, candidate.index)
+        if found != key:
+            return f"holds {found.stage} {found.index} where {key.stage} {key.index} should be"
+        if candidate.algorithm != run.search.version:
+            return f"was begun with {candidate.algorithm}, this version has {run.search.version}"
+        if candidate.genome is not None and run.space.decode(candidate.genome).digest != candidate.recipe_digest:
+            return f"holds a genome at {key.stage} {key.index} that decodes to another recipe than it did"
+    return None
+
+
+def all_sources_failed(run: Run, finished: Mapping[Key, Candidate]) -> str | None:
+    """Why there is nothing to compare with, once every source alone has failed."""
+    keys = [Key(BASELINES, i) for i, b in enumerate(run.baselines) if b.role == "source"]
+    sources = [finished[key] for key in keys if key in finished]
+    if len(sources) < len(keys) or any(c.outcome == "Succeeded" for c in sources):
+        return None
+    return "no source alone could be evaluated: " + "; ".join(f"{c.name}: {c.reason} ({c.message})" for c in sources)
 
 
 def too_many_failures(run: Run, fitness: Sequence[float | None]) -> bool:
@@ -155,9 +191,12 @@ def conclude_task(run: Run, finished: Mapping[Key, Candidate]) -> ConcludeTask:
     """Select among the finalists and score the test items, for the winner and for the baselines that succeeded."""
     spec = run.manifest.spec
     seed = spec.stages[0].search.seed
+    chosen = finalists(run, finished)
+    # Each evaluation may take as long as a candidate.
+    evaluations = len(chosen) + 1 + len(run.baselines)
     return ConcludeTask(
-        **common_fields(run),
-        finalists=finalists(run, finished),
+        **common_fields(run) | {"timeout_seconds": run.manifest.spec.worker.timeout_seconds * evaluations},
+        finalists=chosen,
         baselines=[b for i, b in enumerate(run.baselines) if finished[Key(BASELINES, i)].outcome == "Succeeded"],
         mask_seed=seed,
         bootstrap_seed=seed,
@@ -175,7 +214,7 @@ def export_task(run: Run, finished: Mapping[Key, Candidate], conclusion: Conclud
     """Write the winner to the folder `out`."""
     stage = run.manifest.spec.stages[0]
     return ExportTask(
-        **common_fields(run),
+        **common_fields(run) | {"timeout_seconds": LONG_SECONDS},
         out=out,
         recipe=winner_recipe(run, finished, conclusion),
         mask_seed=stage.search.seed,

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge_contract.base import GRID, GRID_DECIMALS
 from evomerge_contract.manifest import BASE, EvoMerge
 from evomerge_contract.recipe import DTypeName
 from evomerge_contract.report import PrepareResult
 from evomerge_contract.task import Baseline, DataDigests, PrepareTask, Source
-from evomerge_operator.errors import RunError
+from evomerge_operator.errors import InputError
 from evomerge_operator.search import SearchAlgorithm, make_search
 from evomerge_operator.space import Space, baselines, make_space
+
+LONG_SECONDS = 86_400
+"""The limit of tasks that pull and write whole models; a candidate's limit says nothing about them."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def prepare_task(manifest: EvoMerge, report_dir: str) -> PrepareTask:
         storage=spec.storage,
         trust_remote_code=spec.trust_remote_code,
         threads=spec.evaluation.threads,
+        timeout_seconds=LONG_SECONDS,
         report_dir=report_dir,
         objectives=spec.evaluation.objectives,
         methods=[s.parameter_space.method for s in spec.stages],
@@ -53,25 +58,32 @@ def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str) -> Ru
     """Fix a run's space, search and baselines.
 
     Raises:
-        RunError: the space does not fit the models; the message says why.
+        InputError: the space does not fit the models, or the search the space.
     """
     spec, stage = manifest.spec, manifest.spec.stages[0]
+    field = "spec.stages[0].parameterSpace.groups"
     try:
         space = make_space(spec, stage.parameter_space, prepared.layout, _dtype(prepared))
+        # A recipe in which every gene has a value of its own needs the most filters.
+        space.decode(tuple(round(gene.low + k * GRID, GRID_DECIMALS) for k, gene in enumerate(space.genes)))
+        field = "spec.stages[0].search"
         search = make_search(stage.search, space.genes, stage.name)
     except ValueError as error:
-        raise RunError(f"spec.stages[0]: {error}") from error
+        raise InputError.at(manifest.metadata.name, field, str(error)) from error
     return Run(manifest, prepared, space, search, tuple(baselines(spec, space.dtype)), report_dir)
 
 
 def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
-    """What makes two runs the same: contents, evaluation and stages; never URIs, parallelism or worker settings."""
+    """What makes two runs the same: contents, evaluation and stages; never URIs, parallelism or worker settings.
+
+    The order of the models counts: it is that of genes and baselines.
+    """
     spec = manifest.spec
     evaluation = spec.evaluation.wire()
     for objective in evaluation["objectives"]:
         objective["jsonl"] = {k: v.digest for k, v in prepared.data[objective["name"]].items()}
     return {
-        "models": {s.name: s.digest for s in prepared.sources},
+        "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
         "evaluation": evaluation,
         "stages": [s.wire() for s in spec.stages],
         "trustRemoteCode": spec.trust_remote_code,

@@ -8,6 +8,8 @@ from evomerge_contract.manifest import BASE, SPLITS, EvoMergeSpec, Groups, Param
 from evomerge_contract.methods import METHODS, Method
 from evomerge_contract.report import Problem
 
+REST = "rest"
+"""The group of the tensors that no pattern matches."""
 RESERVED_STAGE = "baselines"
 """The baselines' own index sequence in the log."""
 
@@ -59,6 +61,8 @@ def _space(path: str, space: ParameterSpace, spec: EvoMergeSpec) -> _Found:
     method = METHODS.get(space.method)
     if method is None:
         yield f"{path}.method", f'"{space.method}" is not known; allowed: {", ".join(METHODS)}'
+        for name, parameter in space.parameters.items():
+            yield from _bounds(f"{path}.parameters.{name}", parameter)
         return
     if method.needs_base and spec.base is None:
         yield "spec.base", f"{space.method} needs a base; add spec.base or choose linear or slerp"
@@ -81,6 +85,8 @@ def _groups(path: str, groups: Groups) -> _Found:
     names: set[str] = set()
     for index, pattern in enumerate(groups.patterns or []):
         yield from _regex(f"{path}.patterns[{index}].regex", pattern.regex)
+        if pattern.name == REST:
+            yield f"{path}.patterns[{index}].name", f'"{REST}" means what no pattern matches; choose another name'
         if pattern.name in names:
             yield f"{path}.patterns[{index}].name", f'"{pattern.name}" names two patterns; names must differ'
         names.add(pattern.name)
@@ -102,14 +108,20 @@ def _parameter(path: str, name: str, parameter: Parameter, method: Method, model
         missing = " and ".join(n for n in ("min", "max") if getattr(parameter, n) is None)
         yield path, f"{missing} is missing; give min and max, or value"
         return
-    if float(parameter.min) >= float(parameter.max):
-        yield f"{path}.max", f'"{parameter.max}" must be above min "{parameter.min}"'
+    crossed = list(_bounds(path, parameter))
+    if crossed:
+        yield from crossed
         return
     for field in ("min", "max"):
         yield from _in_range(f"{path}.{field}", name, getattr(parameter, field), method)
     yield from _start(path, parameter)
     if parameter.sums_to_one:
         yield from _sum(path, name, parameter, method, models)
+
+
+def _bounds(path: str, parameter: Parameter) -> _Found:
+    if parameter.min is not None and parameter.max is not None and float(parameter.min) >= float(parameter.max):
+        yield f"{path}.max", f'"{parameter.max}" must be above min "{parameter.min}"'
 
 
 def _fixed(path: str, name: str, parameter: Parameter, method: Method) -> _Found:

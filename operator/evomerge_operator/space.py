@@ -109,8 +109,8 @@ def make_space(spec: EvoMergeSpec, space: ParameterSpace, layout: Layout, dtype:
     method = METHODS[space.method]
     genes = [
         _gene(name, group, model, parameter, len(models))
-        for name, parameter in space.parameters.items()
-        if parameter.value is None
+        for name in method.real  # the method's order: that of the manifest's keys has no meaning
+        if name in space.parameters and (parameter := space.parameters[name]).value is None
         for group in groups
         for model in (_genes_of(parameter, models) if name in method.per_model else ("",))
     ]

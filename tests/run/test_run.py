@@ -175,6 +175,16 @@ def test_an_unwritable_output_is_refused_in_words(tmp_path: Path) -> None:
     assert "--out" in ended.stderr
 
 
+def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path) -> None:
+    notes = tmp_path / "out" / "best" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    ended = evomerge("run", manifest(tmp_path), "--out", tmp_path / "out")
+    assert ended.returncode == 65
+    assert "holds files that no run wrote" in ended.stderr
+    assert notes.read_text() == "mine"
+
+
 def test_validate_finds_mistakes_in_models_and_data_at_once_and_run_leaves_nothing(tmp_path: Path) -> None:
     file = manifest(tmp_path)
     doc = yaml.safe_load(file.read_text())

@@ -8,12 +8,16 @@ import time
 from evomerge_contract.report import EvaluateResult, Report
 from evomerge_contract.task import task_adapter
 
+print("ready", flush=True)
 for line in sys.stdin:
     task = task_adapter.validate_json(line)
     trace = task.trace or {}
     match trace["do"]:
         case "crash":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "close":
+            os.close(1)
+            time.sleep(600)
         case "exit":
             sys.exit(3)
         case "hang":

@@ -71,7 +71,7 @@ def test_the_recipes_text_is_yaml_with_numbers_as_they_are(tmp_path: Path) -> No
     )
     assert "weight: 0.25" in text
     assert "weight: 0.125" in text
-    assert text.startswith("merge_method: linear\n")
+    assert text.startswith("# evomerge merge recipe.yaml OUT\nmerge_method: linear\n")
 
 
 def row(name: str, role: str, score: float, margin: tuple[float, float, float] | None = None) -> ScoreRow:

@@ -79,3 +79,10 @@ def test_another_runs_log_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_reading_where_there_is_no_log_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no log of a run here"):
         read_log(tmp_path / "log")
+
+
+def test_a_file_that_is_no_log_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("my notes\n")
+    with pytest.raises(RunError, match="line 1"):
+        RunLog(tmp_path / "log", IDENTITY)
+    assert (tmp_path / "log").read_text() == "my notes\n"

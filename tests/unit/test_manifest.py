@@ -131,6 +131,13 @@ MISTAKES: list[tuple[str, Change, str, str]] = [
         "exactly one",
     ),
     ("no grouping", change(f"{PS}.groups", {}), "spec.stages[0].parameterSpace.groups", "exactly one"),
+    ("odd address", change("spec.models.0.uri", "x\0y"), "spec.models[0].uri", "control characters"),
+    (
+        "a pattern named as the rest",
+        change(f"{PS}.groups", {"patterns": [{"name": "rest", "regex": "mlp"}]}),
+        "spec.stages[0].parameterSpace.groups.patterns[0].name",
+        "what no pattern matches",
+    ),
     (
         "bad pattern",
         change(f"{PS}.groups", {"patterns": [{"name": "x", "regex": "("}]}),
@@ -175,6 +182,19 @@ def test_all_mistakes_are_found_at_once() -> None:
     change(f"{PS}.parameters.weight", {"min": "1", "max": "0"})(doc)
     change("spec.evaluation.objectives.0.weight", "0")(doc)
     assert len(problems(doc)) == 3
+
+
+def test_an_unknown_field_or_method_does_not_hide_other_mistakes() -> None:
+    doc = document(extra=1)
+    change("spec.models.1.name", "a")(doc)
+    change(f"{PS}.method", "magic")(doc)
+    change(f"{PS}.parameters.weight", {"min": "1", "max": "0"})(doc)
+    assert list(problems(doc)) == [
+        "spec.extra",
+        "spec.models[1].name",
+        "spec.stages[0].parameterSpace.method",
+        "spec.stages[0].parameterSpace.parameters.weight.max",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "a: [", "\x00"])

@@ -2,6 +2,7 @@
 and a kill at any moment give the same candidates, genomes and log, bit for bit."""
 
 import heapq
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from documents import document, prepared, stage
 from evomerge_contract.candidate import Candidate
@@ -289,3 +291,91 @@ def test_the_digest_of_a_task_does_not_depend_on_places_limits_or_trace() -> Non
     elsewhere = plan.next_starts(replace(run, report_dir="file:///elsewhere"), State({}, [], [], {}, set()), slots=1)[0]
     assert start.task.digest == elsewhere.task.digest
     assert start.task.model_copy(update={"batch_size": 7}).digest != start.task.digest
+
+
+def odd(scores: dict[str, float]) -> Answer:
+    """The report on candidate 1 has these scores."""
+
+    def answer(task: EvaluateTask) -> Report:
+        report = scored(task)
+        if (task.trace or {})["stage"] != "ps" or (task.trace or {})["index"] != 1:
+            return report
+        return report.model_copy(update={"evaluate": EvaluateResult.model_construct(scores=scores, items={})})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ({}, "Garbage"),
+        ({"other": 0.5}, "Garbage"),
+        ({"sums": math.inf}, "NotFinite"),
+        ({"sums": math.nan}, "NotFinite"),
+    ],
+)
+def test_a_report_that_makes_no_sense_costs_its_candidate_only(
+    scores: dict[str, float], reason: str, tmp_path: Path
+) -> None:
+    finished = run_through(make(candidates=4), tmp_path, SimulatedWorkers(1, Random(0), odd(scores)))
+    assert [finished[Key("ps", k)].reason for k in range(4)] == [None, reason, None, None]
+
+
+def test_a_score_that_is_not_finite_cannot_even_be_reported() -> None:
+    line = scored(plan.next_starts(make(), State({}, [], [], {}, set()), slots=1)[0].task).line()
+    for bad in ("NaN", "1e999"):
+        number = line.split('"sums":')[1].split("}")[0]
+        with pytest.raises(ValidationError):
+            Report.model_validate_json(line.replace(number, bad))
+
+
+def test_another_order_of_models_is_another_run() -> None:
+    doc = document()
+    one = EvoMerge.model_validate(doc)
+    doc["spec"]["models"].reverse()
+    other = EvoMerge.model_validate(doc)
+    # The same names with the same contents, the other way round.
+    digests = {s.name: s.digest for s in prepared(one).sources}
+    found = prepared(other)
+    found = found.model_copy(
+        update={"sources": [s.model_copy(update={"digest": digests[s.name]}) for s in found.sources]}
+    )
+    assert identity(one, prepared(one)) != identity(other, found)
+
+
+def test_a_log_with_a_hole_or_of_another_algorithm_is_refused(tmp_path: Path) -> None:
+    run = make(candidates=4)
+    run_through(run, tmp_path, SimulatedWorkers(1, Random(0), scored))
+    whole = RunLog(tmp_path / "log.jsonl", identity(run.manifest, run.prepared)).candidates
+    assert plan.replay_problem(run, whole) is None
+    assert plan.replay_problem(run, whole[:4] + whole[5:]) == "holds ps 2 where ps 1 should be"
+    newer = [*whole[:-1], whole[-1].model_copy(update={"algorithm": "GA/0"})]
+    assert "was begun with GA/0" in (plan.replay_problem(run, newer) or "")
+    moved = [*whole[:-1], whole[-1].model_copy(update={"genome": whole[-2].genome})]
+    assert "decodes to another recipe" in (plan.replay_problem(run, moved) or "")
+
+
+def test_a_run_whose_sources_all_fail_ends_at_once_with_their_reasons(tmp_path: Path) -> None:
+    def answer(task: EvaluateTask) -> Report:
+        return failure(task, "OutOfMemory", "too large") if (task.trace or {})["stage"] == BASELINES else scored(task)
+
+    with pytest.raises(RunError, match=r"no source alone could be evaluated: a: OutOfMemory \(too large\); b: Out"):
+        run_through(make(), tmp_path, SimulatedWorkers(1, Random(0), answer))
+
+
+def test_a_space_or_search_that_does_not_fit_the_models_is_wrong_input_with_its_field() -> None:
+    for one, field in [
+        (stage(groups={"layers": 5}), "spec.stages[0].parameterSpace.groups"),
+        (stage(algorithm="SepCMA-ES", population=4096), "spec.stages[0].search"),
+    ]:
+        manifest = EvoMerge.model_validate(document(stages=[one]))
+        with pytest.raises(InputError) as raised:
+            make_run(manifest, prepared(manifest), "file:///r")
+        assert [p.path for p in raised.value.problems] == [field]
+
+
+def test_conclude_may_take_as_long_as_all_its_evaluations() -> None:
+    run = make(candidates=1)
+    finished = {Key(BASELINES, i): _finished(run, Key(BASELINES, i), 0.5) for i in range(3)}
+    finished[Key("ps", 0)] = _finished(run, Key("ps", 0), 0.5, tuple(0.5 for _ in run.space.genes))
+    assert plan.conclude_task(run, finished).timeout_seconds == 5 * run.manifest.spec.worker.timeout_seconds

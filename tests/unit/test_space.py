@@ -162,3 +162,17 @@ def test_the_space_needs_only_what_prepare_found() -> None:
     assert (
         make_space(manifest.spec, manifest.spec.stages[0].parameter_space, found.layout, "float32").dtype == "float32"
     )
+
+
+def test_the_order_of_a_manifests_parameters_has_no_meaning() -> None:
+    weight, density = {"min": "0", "max": "2"}, {"min": "0.1", "max": "1"}
+    one = space_of(base={"uri": "b"}, stages=[stage("ties", parameters={"weight": weight, "density": density})])
+    other = space_of(base={"uri": "b"}, stages=[stage("ties", parameters={"density": density, "weight": weight})])
+    assert one.genes == other.genes
+    assert one.decode((1.0, 0.5, 0.9, 0.8)).digest == other.decode((1.0, 0.5, 0.9, 0.8)).digest
+
+
+def test_a_pattern_that_no_tensor_is_left_for_is_refused() -> None:
+    patterns = [{"name": "attention", "regex": "self_atn"}]
+    with pytest.raises(ValueError, match='pattern attention: no tensor is left that "self_atn" matches'):
+        slice_tensors(Groups.model_validate({"patterns": patterns}), LAYOUT)

@@ -52,6 +52,7 @@ def reports(*tasks: EvaluateTask) -> list[Report]:
         ("exit", "Crashed", "ended with exit 3"),
         ("garbage", "Garbage", "Loading checkpoint shards"),
         ("another", "Garbage", "instead of a report"),
+        ("close", "Garbage", "closed its output without a report"),
     ],
 )
 def test_a_bad_session_costs_its_task_and_the_next_gets_a_fresh_one(do: str, reason: str, message: str) -> None:

@@ -4,6 +4,7 @@ One task a line on standard input, one report a line on what was standard output
 print goes to standard error instead.
 """
 
+import contextlib
 import os
 import queue
 import threading
@@ -15,6 +16,7 @@ from evomerge_contract.candidate import FailureReason
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
 from evomerge_worker.errors import InputError, WorkerError
+from evomerge_worker.supervisor import READY
 
 _PARENT_CHECK_SECONDS = 2.0
 
@@ -30,6 +32,8 @@ def main() -> None:
     from evomerge_worker.store import default_cache
 
     pipeline = Pipeline(default_cache())
+    out.write(READY + b"\n")
+    out.flush()
     while (line := tasks.get()) is not None:
         out.write(carry_out(pipeline, task_adapter.validate_json(line)).line().encode() + b"\n")
         out.flush()
@@ -52,7 +56,8 @@ def carry_out(pipeline: Works, task: Task) -> Report:
     except WorkerError as error:
         failed = _failed(task, error.reason, str(error))
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # a full disk under standard error must not end the session
+            traceback.print_exc()
         failed = _failed(task, "Error", f"{type(error).__name__}: {error}")
     return failed.model_copy(update={"seconds": {"total": time.monotonic() - started}})
 

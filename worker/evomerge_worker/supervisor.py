@@ -22,6 +22,10 @@ EXIT_INVALID_INPUT = 65
 EXIT_TRY_AGAIN = 75
 SESSION = (sys.executable, "-m", "evomerge_worker.session")
 _EXIT_CODES = {"InvalidInput": EXIT_INVALID_INPUT, "TryAgain": EXIT_TRY_AGAIN}
+START_SECONDS = 600
+READY = b"ready"
+"""The session's first line."""
+_DYING_SECONDS = 5.0
 _PARENT_CHECK_SECONDS = 1.0
 
 
@@ -32,22 +36,29 @@ class Session:
         self._command = command
         self._parent = os.getppid()
         self._child: subprocess.Popen[bytes] | None = None
-        self._pending = b""
+        self._pending, self._ready = b"", False
         self._start()
 
     def run(self, task: Task) -> Report:
         """The child's report on `task`, or a failure report in its stead."""
         started = time.monotonic()
         child = self._child if self._child is not None and self._child.poll() is None else self._start()
+        limit = f"the session was not ready after {START_SECONDS} s"
         try:
-            line = self._exchange(child, task, started + task.timeout_seconds)
+            if not self._ready:
+                # The imports are no task's fault: its clock starts when the session can work.
+                self._ready = self._line(child, started + START_SECONDS) == READY
+            limit = f"took longer than {task.timeout_seconds} s"
+            line = self._exchange(child, task) if self._ready else b""
         except TimeoutError:
             self._end()
-            return _failure(task, "TimedOut", f"took longer than {task.timeout_seconds} s", started)
+            return _failure(task, "TimedOut", limit, started)
         except BrokenPipeError:
             line = b""
         if not line:
-            return _failure(task, *_death(child), started)
+            death = _death(child)
+            self._end()
+            return _failure(task, *death, started)
         try:
             report = Report.model_validate_json(line)
         except ValidationError:
@@ -62,7 +73,7 @@ class Session:
         self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        self._pending = b""
+        self._pending, self._ready = b"", False
         self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self._child
 
@@ -72,12 +83,18 @@ class Session:
             self._child.wait()
             self._child = None
 
-    def _exchange(self, child: subprocess.Popen[bytes], task: Task, deadline: float) -> bytes:
+    def _exchange(self, child: subprocess.Popen[bytes], task: Task) -> bytes:
         """Send the task and return the line that comes back; empty when the child ended first."""
-        if child.stdin is None or child.stdout is None:
+        if child.stdin is None:
             return b""
         child.stdin.write(task.model_dump_json(exclude_none=True, by_alias=True).encode() + b"\n")
         child.stdin.flush()
+        return self._line(child, time.monotonic() + task.timeout_seconds)
+
+    def _line(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
+        """The next line of the child; empty when it ended first."""
+        if child.stdout is None:
+            return b""
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while b"\n" not in self._pending:
@@ -118,16 +135,17 @@ def serve(lines: Iterable[bytes], out: BinaryIO, command: Sequence[str] = SESSIO
             report = session.run(task)
             out.write(report.line().encode() + b"\n")
             out.flush()
-            code = max(
-                code, {"InvalidInput": EXIT_INVALID_INPUT, "TryAgain": EXIT_TRY_AGAIN}.get(report.reason or "", 0)
-            )
+            code = max(code, _EXIT_CODES.get(report.reason or "", 0))
     finally:
         session.close()
     return code
 
 
 def _death(child: subprocess.Popen[bytes]) -> tuple[FailureReason, str]:
-    code = child.wait()
+    try:
+        code = child.wait(timeout=_DYING_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "Garbage", "the session closed its output without a report"
     # The kernel's out-of-memory killer sends SIGKILL, and so do people: the exit alone cannot tell.
     return "Crashed", f"the session was ended by signal {-code}" if code < 0 else f"the session ended with exit {code}"
 

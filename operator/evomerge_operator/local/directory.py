@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
+from evomerge_contract.report import EXPORT_MARK
 from evomerge_operator.errors import InputError, RunError
 from evomerge_operator.local.log import LOG_NAME
 
@@ -48,6 +49,9 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"{self.path} is in use by another evomerge process; wait for it or choose --out") from error
+        if self.best.exists() and any(self.best.iterdir()) and not (self.best / EXPORT_MARK).exists():
+            message = "holds files that no run wrote; move them, or choose another directory with --out"
+            raise InputError.at(str(self.path), "best", message)
 
     def discard(self) -> None:
         """Remove the directory if this process created it and no run began in it."""

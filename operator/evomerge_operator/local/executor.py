@@ -1,7 +1,9 @@
 """Worker processes on this machine: hands a task to an idle one and hands back its report."""
 
+import contextlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from evomerge_contract.report import Report
 from evomerge_contract.task import Task
 from evomerge_operator.errors import RunError
 
+_DEATHS_IN_A_ROW = 10
 WORKER = (sys.executable, "-m", "evomerge_worker.supervisor", "serve")
 
 
@@ -51,6 +54,7 @@ class LocalExecutor:
         self._log = log
         self._environments = environments
         self._command = command
+        self._deaths = 0
         self._slots = [_Slot() for _ in range(slots)]
         for index in range(slots):
             self._spawn(index)
@@ -97,10 +101,16 @@ class LocalExecutor:
         for slot in self._slots:
             slot.life += 1
             if slot.process is not None:
-                slot.process.kill()
-        for slot in self._slots:
-            if slot.process is not None:
-                slot.process.wait()
+                _end(slot.process)
+
+    def last_words(self) -> str:
+        """Where the workers' standard error is and how it ends, to go into a message."""
+        try:
+            lines = self._log.read_text(errors="replace").split("\n")
+        except OSError:
+            return ""
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f" ({self._log} ends: {last[:200]})" if last else ""
 
     def _spawn(self, index: int) -> None:
         slot = self._slots[index]
@@ -140,7 +150,10 @@ class LocalExecutor:
         task, slot.task = slot.task, None
         if said.line is None:
             if slot.process is not None:
-                slot.process.wait()
+                _end(slot.process)
+            self._deaths += 1
+            if self._deaths > _DEATHS_IN_A_ROW:
+                raise RunError(f"workers keep ending before they report anything{self.last_words()}")
             self._spawn(said.slot)
             return None if task is None else (task, failure(task, "Crashed", "the worker process ended"))
         if task is None:
@@ -149,11 +162,21 @@ class LocalExecutor:
         if report is None or report.task != task.digest:
             # What follows on this pipe cannot be trusted either.
             if slot.process is not None:
-                slot.process.kill()
-                slot.process.wait()
+                _end(slot.process)
             self._spawn(said.slot)
             return task, failure(task, "Garbage", f"the worker printed {said.line[:80]!r} instead of a report")
+        self._deaths = 0
         return task, report
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a worker and its session, and wait until the worker is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
 
 
 def failure(task: Task, reason: FailureReason, message: str) -> Report:

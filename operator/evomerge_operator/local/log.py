@@ -18,6 +18,9 @@ from evomerge_operator.errors import RunError
 LOG_NAME = "log.jsonl"
 
 
+_BEGINNING = b'{"crc32":"'
+
+
 class RunLog:
     """An open log; one process at a time may hold it (the run's lock sees to that)."""
 
@@ -30,15 +33,15 @@ class RunLog:
         self._path = path
         self.candidates: list[Candidate] = []
         entries, good_bytes = _read(path)
+        if entries:
+            _refuse_other_run(path, entries[0].get("run"), identity)
+            self.candidates = [Candidate.model_validate(e["candidate"]) for e in entries[1:]]
         # A line torn by a kill is cut off: it was never believed.
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(good_bytes)
         self._file.seek(good_bytes)
         if not entries:
             self._write({"run": identity})
-            return
-        _refuse_other_run(path, json.loads(canonical_json(entries[0].get("run"))), identity)
-        self.candidates = [Candidate.model_validate(e["candidate"]) for e in entries[1:]]
 
     def append(self, candidate: Candidate) -> None:
         """Add a candidate; on return it survives a power cut."""
@@ -86,10 +89,10 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     for number, line in enumerate(lines, start=1):
         entry = _parse(line)
         if entry is None:
-            if number == len(lines):
+            if number == len(lines) and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]:
                 break
             raise RunError(
-                f"{path}, line {number}: the log is damaged (its checksum does not match); "
+                f"{path}, line {number}: the log is damaged or is none (a checksum does not match); "
                 f"restore the file, or remove the run's directory to start anew"
             )
         entries.append(entry)

@@ -39,6 +39,9 @@ class Executor(Protocol):
     def wait(self) -> list[tuple[Task, Report]]:
         """Block until tasks have ended."""
 
+    def last_words(self) -> str:
+        """What a worker last said of its own trouble."""
+
 
 class Watcher(Protocol):
     """Who is told how a run goes."""
@@ -98,8 +101,8 @@ def run_manifest(manifest: EvoMerge, source: str, out: Path, workers: int, watch
         EvoMergeError: with one sentence for the person.
     """
     directory = RunDirectory(out)
-    directory.claim()
     try:
+        directory.claim()
         watcher.preparing(manifest, directory, workers)
         with LocalExecutor(workers, directory.worker_log, worker_environments(workers)) as executor:
             prepared = prepare(executor, manifest, source, directory.reports)
@@ -110,14 +113,23 @@ def run_manifest(manifest: EvoMerge, source: str, out: Path, workers: int, watch
     except InputError:
         directory.discard()
         raise
+    except OSError as error:
+        place = error.filename or directory.path
+        raise TryAgainError(f"{place}: {error.strerror}; mend that, then the same command goes on") from error
     finally:
         directory.release()
 
 
 def default_workers(spec: EvoMergeSpec) -> int:
     """As many sessions as the manifest allows and the machine has GPUs or, without one, cores for."""
-    fitting = len(_gpus()) or max(1, len(os.sched_getaffinity(0)) // spec.evaluation.threads)
+    fitting = len(_gpus()) or max(1, _cores() // spec.evaluation.threads)
     return max(1, min(spec.parallelism, fitting))
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: what this process may use, not what the machine has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def worker_environments(workers: int) -> list[dict[str, str]]:
@@ -156,7 +168,7 @@ def prepare(executor: Executor, manifest: EvoMerge, source: str, reports: Path) 
     report = carry_out(executor, prepare_task(manifest, reports.resolve().as_uri()))
     if report.prepare is not None:
         return report.prepare
-    raise error_of(report, "preparing the sources", manifest, source)
+    raise error_of(report, f"preparing the sources{executor.last_words()}", manifest, source)
 
 
 def field_of(path: str, spec: EvoMergeSpec) -> str:
@@ -183,6 +195,9 @@ def search(
         RunError: too many candidates failed, or the input is wrong.
         TryAgainError: storage did not answer.
     """
+    problem = plan.replay_problem(run, log.candidates)
+    if problem:
+        raise RunError(f"{directory.log} {problem}; restore it, or choose another directory with --out")
     progress = _Progress(run.stage)
     progress.replay(log.candidates)
     if not directory.facts.exists():
@@ -193,6 +208,9 @@ def search(
         for start in plan.next_starts(run, progress.state(), executor.idle):
             executor.start(start.task)
             progress.start(start)
+        lost = plan.all_sources_failed(run, progress.finished)
+        if lost:
+            raise RunError(lost)
         watcher.moved(run, progress.finished, len(progress.running))
         if not progress.running:
             break
@@ -226,10 +244,10 @@ def _finish(
     watcher.concluding(len(task.finalists), len(task.baselines))
     report = carry_out(executor, task)
     if report.conclude is None:
-        raise error_of(report, "scoring the finalists", run.manifest)
+        raise error_of(report, f"scoring the finalists{executor.last_words()}", run.manifest)
     exported = carry_out(executor, plan.export_task(run, finished, report.conclude, directory.best.resolve().as_uri()))
     if exported.export is None:
-        raise error_of(exported, "exporting the winner", run.manifest)
+        raise error_of(exported, f"exporting the winner{executor.last_words()}", run.manifest)
     recipe = plan.winner_recipe(run, finished, report.conclude)
     _write(directory.recipe, recipe_text(recipe, run.manifest, directory.path))
     render_report(_write_facts(run, finished, directory, report.conclude, recipe), directory.report)
@@ -264,12 +282,19 @@ def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:
     spec = manifest.spec
     uris = {m.name: m.uri for m in spec.models} | ({BASE: spec.base.uri} if spec.base else {})
     plain = portable_recipe(recipe, uris, folder).plain()
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    seed = f" --seed {spec.stages[0].search.seed}" if "dare" in recipe.merge_method else ""
+    return f"# evomerge merge{seed} recipe.yaml OUT\n" + yaml.safe_dump(
+        plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+    )
 
 
 def _write(path: Path, text: str) -> None:
+    """Write a file so that it is there whole, or as it was, after any crash."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

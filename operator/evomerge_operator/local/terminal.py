@@ -45,6 +45,8 @@ class Terminal:
             f"checking sources and data; {workers} worker{plural}; directory {directory.path}",
             style="dim",
             highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     def searching(self, run: Run, finished: Mapping[Key, Candidate]) -> None:
@@ -85,7 +87,7 @@ class Terminal:
         self._console.print(verdict(conclusion), highlight=False)
         for label, path in (("winner", directory.best), ("recipe", directory.recipe), ("report", directory.report)):
             # One path a line and never wrapped, so that it can be copied.
-            self._console.print(f"{label}   {path}", highlight=False, soft_wrap=True)
+            self._console.print(f"{label}   {path}", highlight=False, soft_wrap=True, markup=False)
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
