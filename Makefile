@@ -56,6 +56,7 @@ $(BIN)/uv:
 	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9"
 
 $(VENV)/.ready: $(BIN)/uv pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (PyTorch alone is a download of about 3 GB, once)"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[operator,worker]'
 	touch $@
 

@@ -119,7 +119,7 @@ def test_without_a_terminal_progress_is_lines_with_counts_and_the_best_so_far() 
     terminal.searching(run, finished)
     for index in range(8):
         finished[Key("ps", index)] = _candidate("ps", index, 0.1 * index)
-    finished[Key(BASELINES, 0)] = _candidate(BASELINES, 0, 0.25)
+    finished |= {Key(BASELINES, i): _candidate(BASELINES, i, 0.25 - i / 10) for i in range(2)}
     terminal.moved(run, finished, running=0)
     assert out.getvalue().splitlines() == [
         "tiny · stage ps · linear · 2 dimensions · GA",

@@ -147,7 +147,7 @@ def _scores(run: Run, finished: Mapping[Key, Candidate]) -> str:
             sources.append((candidate.fitness, baseline.name))
         elif baseline.role == "average":
             average = f"plain average {candidate.fitness:.3f}"
-    if sources:
+    if len(sources) == sum(b.role == "source" for b in run.baselines):
         parts.append("best source {:.3f} ({})".format(*max(sources)))
     return "   ".join([*parts, average] if average else parts)
 
