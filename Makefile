@@ -6,9 +6,11 @@
 # UV_TORCH_BACKEND=cpu (or auto) in the environment chooses another build of torch; plain PyPI's is the default.
 
 PYTHON ?= python3
+PYTEST_ARGS ?= -n 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 ORACLE := .venv-mergekit
+EVOLVE := .venv-mergekit-evolve
 export UV_PYTHON_DOWNLOADS := never
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
@@ -23,7 +25,7 @@ quickstart-models: $(VENV)/.ready
 	$(BIN)/python examples/quickstart/train.py
 
 test: $(VENV)/.ready-dev $(ORACLE)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --durations=8 $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -35,6 +37,12 @@ test-parity: $(VENV)/.ready-dev $(ORACLE)/.ready
 
 test-run: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/run $(PYTEST_ARGS)
+
+bench: $(VENV)/.ready-dev $(ORACLE)/.ready $(EVOLVE)/.ready
+	for script in pipeline_share search_busy merge merge_vs_mergekit candidates_per_hour quickstart_margin; do \
+		$(BIN)/python bench/$$script.py || exit 1; \
+	done
+	$(BIN)/python bench/candidates_per_hour.py --size 0.5B
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -70,5 +78,12 @@ $(ORACLE)/.ready: $(BIN)/uv constraints-mergekit.txt
 	$(BIN)/uv pip install --quiet --python $(ORACLE)/bin/python --constraint constraints-mergekit.txt mergekit
 	touch $@
 
+# mergekit-evolve, for bench/candidates_per_hour.py alone.
+$(EVOLVE)/.ready: $(BIN)/uv bench/reference/constraints-mergekit-evolve.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(EVOLVE)
+	$(BIN)/uv pip install --quiet --python $(EVOLVE)/bin/python \
+		--constraint bench/reference/constraints-mergekit-evolve.txt 'mergekit[evolve]' lm-eval
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(ORACLE) .cache build *.egg-info
+	rm -rf $(VENV) $(ORACLE) $(EVOLVE) .cache build *.egg-info

@@ -31,8 +31,13 @@ def prepare_folders(
     methods: Sequence[str] = ("linear",),
     trust_remote_code: bool = False,
     lines: dict[str, Lines] = GOOD,
+    **objective: Any,
 ) -> PrepareResult:
-    """Prepare the models in `folders` (by name) and one objective "sums" whose splits hold `lines`."""
+    """Prepare the models in `folders` (by name) and one objective "sums" whose splits hold `lines`.
+
+    `objective` holds its other fields.
+    """
+    objective = {"metric": "exact_match", "max_new_tokens": 8} | objective
     for split, content in lines.items():
         texts = [line if isinstance(line, str) else json.dumps(line) for line in content]
         (data / f"{split}.jsonl").write_text("\n".join(texts))
@@ -40,7 +45,7 @@ def prepare_folders(
     task = PrepareTask(
         sources=[Source(name=name, uri=folder.as_uri()) for name, folder in folders.items()],
         report_dir=(data / "reports").as_uri(),
-        objectives=[Objective(name="sums", jsonl=jsonl, metric="exact_match")],
+        objectives=[Objective.model_validate({"name": "sums", "jsonl": jsonl, **objective})],
         methods=list(methods),
         trust_remote_code=trust_remote_code,
     )

@@ -100,11 +100,11 @@ def _masks(plans: list[TensorPlan], sources: dict[str, Checkpoint], file: Path) 
     """Write the masks that we draw for every thinned tensor; return the densities they were drawn for."""
     masks, densities = {}, {}
     for plan in plans:
-        for item in plan.inputs:
+        for place, item in enumerate(plan.inputs):
             density = item.values.get("density", 1.0)
             shape = sources[item.model].shape(item.tensor)
             key = f"{item.model}|{plan.name}"
-            masks[key] = keep_mask(MASK_SEED, item.model, item.tensor, shape, density)
+            masks[key] = keep_mask(MASK_SEED, place, item.tensor, shape, density)
             densities[key] = density
     save_file(masks, file)
     return densities

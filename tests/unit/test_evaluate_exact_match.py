@@ -11,10 +11,11 @@ import torch
 from evomerge_contract.manifest import Jsonl, Objective
 from evomerge_worker.errors import CandidateError, InputError
 from evomerge_worker.evaluate.clock import forward_time
-from evomerge_worker.evaluate.evaluators import prepare_items, score_items
+from evomerge_worker.evaluate.evaluators import prepare_items
 from evomerge_worker.evaluate.greedy import end_tokens, greedy, prompt_batch
 from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.prompts import context_of
+from scoring import score_items
 from tiny_models import write_tokenizer
 
 Tiny = Callable[..., Path]

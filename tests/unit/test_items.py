@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge_contract.manifest import Jsonl, MetricName, Objective
+from evomerge_contract.manifest import Jsonl, MetricName, Objective, SplitName
 from evomerge_worker.errors import InputError
 from evomerge_worker.evaluate.items import Item, load_items, overlap
 
@@ -110,24 +110,32 @@ def test_an_item_twice_in_a_split_is_refused_with_both_lines(tmp_path: Path) -> 
 
 
 def test_overlap_names_the_lines_of_every_pair_of_splits() -> None:
-    problems = overlap(
-        {
-            "search": [Item(1, "a"), Item(2, "b")],
-            "select": [Item(1, "c"), Item(5, "b ")],
-            "test": [Item(1, "d"), Item(2, "c"), Item(3, "a")],
-        },
-        "objectives.o",
-    )
+    splits: dict[SplitName, list[Item]] = {
+        "search": [Item(1, "a"), Item(2, "b")],
+        "select": [Item(1, "c"), Item(5, "b ")],
+        "test": [Item(1, "d"), Item(2, "c"), Item(3, "a")],
+    }
+    problems = overlap({"o": splits})
     assert [problem.path for problem in problems] == ["objectives.o.select", "objectives.o.test", "objectives.o.test"]
     assert "line 5 (line 2 there)" in problems[0].message
     assert "search" in problems[1].message
     assert "line 3 (line 1 there)" in problems[1].message
     assert "select" in problems[2].message
     assert "line 2 (line 1 there)" in problems[2].message
-    assert overlap({"search": [Item(1, "a")], "select": [Item(1, "b")]}, "objectives.o") == []
+    assert overlap({"o": {"search": [Item(1, "a")], "select": [Item(1, "b")]}}) == []
+
+
+def test_overlap_is_told_between_objectives_where_the_splits_differ() -> None:
+    """Two objectives may judge the same items of one split, by two metrics for one."""
+    one: dict[SplitName, list[Item]] = {"search": [Item(1, "a")], "test": [Item(1, "b")]}
+    other: dict[SplitName, list[Item]] = {"search": [Item(1, "a")], "test": [Item(1, "b"), Item(4, "a")]}
+    assert [(p.path, p.message.partition(";")[0]) for p in overlap({"one": one, "other": other})] == [
+        ("objectives.other.test", "also in the search split of objective one: line 4 (line 1 there)"),
+        ("objectives.other.test", "also in the search split: line 4 (line 1 there)"),
+    ]
 
 
 def test_a_long_overlap_is_counted() -> None:
     items = [Item(line, str(line)) for line in range(1, 31)]
-    (problem,) = overlap({"search": items, "test": items}, "objectives.o")
+    (problem,) = overlap({"o": {"search": items, "test": items}})
     assert "and 10 more" in problem.message

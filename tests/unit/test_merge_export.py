@@ -1,6 +1,8 @@
 """Writing a merged checkpoint: whole or not at all, and loadable like any other."""
 
 import json
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import pytest
 import torch
 
 from evomerge_contract.recipe import Recipe
-from evomerge_worker.errors import CandidateError, InputError
+from evomerge_contract.report import EXPORT_MARK
+from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.merge import export_checkpoint, merged, plan_merge
-from evomerge_worker.merge.export import MARK, replacing
+from evomerge_worker.merge.export import replacing
 from evomerge_worker.shards import Checkpoint
 from tiny_models import Tiny
 
@@ -124,11 +127,46 @@ def test_a_result_that_is_not_finite_is_never_written(tmp_path: Path, sources: d
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recipe_with_paths_for_names_gives_the_same_bits(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    """recipe.yaml names the winner's models by path; merged by hand, its random masks must be the winner's."""
+    dare = {"merge_method": "dare_ties", "parameters": {"weight": 0.6, "density": 0.5}}
+    for name, folder in (("a", tmp_path / "named"), ("./models/a", tmp_path / "by-path")):
+        prefix = name.removesuffix("a")
+        renamed = {prefix + n: Checkpoint.open(c.folder, prefix + n) for n, c in sources.items()}
+        models = [{"model": prefix + "a"}, {"model": prefix + "b"}]
+        recipe = Recipe.model_validate({**dare, "base_model": prefix + "base", "models": models})
+        export_checkpoint(recipe, renamed, folder, mask_seed=5)
+    assert _files(tmp_path / "named") == _files(tmp_path / "by-path")
+
+
+def test_others_may_read_an_export_as_far_as_the_umask_lets_them(
+    tmp_path: Path, sources: dict[str, Checkpoint]
+) -> None:
+    before = os.umask(0o027)
+    try:
+        export_checkpoint(_recipe(), sources, tmp_path / "out", mask_seed=0, max_shard_bytes=40_000)
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_a_disk_that_takes_no_more_is_a_disturbance(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    """Here no file may grow beyond 100 kB, and the float32 weights do; whatever was begun is cleared."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"could not be written: .*File too large"):
+            export_checkpoint(_recipe(out_dtype="float32"), sources, tmp_path / "out", mask_seed=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_killed_export_left_behind_is_cleared(tmp_path: Path) -> None:
     out = tmp_path / "best"
     for leftover in (".best.partial", ".best.old"):
         (tmp_path / leftover).mkdir()
         (tmp_path / leftover / "model.safetensors").write_text("half")
     with replacing(out) as folder:
-        (folder / MARK).write_text("")
-    assert _files(tmp_path) == {f"best/{MARK}": b""}
+        (folder / EXPORT_MARK).write_text("")
+    assert _files(tmp_path) == {f"best/{EXPORT_MARK}": b""}

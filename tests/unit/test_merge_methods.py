@@ -13,6 +13,7 @@ from evomerge_worker.merge.draws import keep_mask
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods import MERGE_METHODS
 from evomerge_worker.merge.sparsify import drop, trim
+from evomerge_worker.merge.sums import total
 
 SHAPE = (7, 11)
 FAMILY = {"normalize": False, "rescale": False, "lambda": 1.0, "int8_mask": False}
@@ -22,8 +23,8 @@ def _random(seed: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _source(tensor: Tensor, name: str = "a", **values: float) -> Source:
-    return Source(tensor, values, lambda density: keep_mask(0, name, "t", tensor.shape, density))
+def _source(tensor: Tensor, place: int = 0, **values: float) -> Source:
+    return Source(tensor, values, lambda density: keep_mask(0, place, "t", tensor.shape, density))
 
 
 def _close(result: Tensor, expected: Tensor) -> None:
@@ -122,7 +123,7 @@ def test_dare_drops_by_its_masks_and_restores_the_l1_norm(method: str) -> None:
     base, x = _random(0), _random(1)
     result = MERGE_METHODS[method]([_source(x, weight=1.0, density=0.3)], base, FAMILY | {"rescale": True})
     delta = (x - base).double()
-    kept = delta * keep_mask(0, "a", "t", SHAPE, 0.3)
+    kept = delta * keep_mask(0, 0, "t", SHAPE, 0.3)
     _close(result, base + kept * delta.abs().sum() / kept.abs().sum())
 
 
@@ -146,6 +147,39 @@ def test_sources_of_the_mixing_methods_are_never_written_to(method: str) -> None
     MERGE_METHODS[method](sources, x, {"normalize": True, "t": 0.5}).add_(1)
     assert torch.equal(x, before[0])
     assert torch.equal(y, before[1])
+
+
+@pytest.mark.parametrize("method", sorted(MERGE_METHODS))
+def test_the_number_of_threads_changes_no_bit(method: str) -> None:
+    """Three million elements and some: sizes at which torch shares its work out."""
+    x, y, z = (_random(seed, (3_000_013,)) for seed in range(3))
+    sources = [_source(y, 0, weight=0.7, density=0.4), _source(z, 1, weight=-0.3, density=0.6)]
+    shared = FAMILY | {"normalize": True, "rescale": True, "lambda": 1.1, "t": 0.3}
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(MERGE_METHODS[method](sources[:1] if method == "slerp" else sources, x, shared))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("count", [0, 1, 16_384, 20_000, 32_768, 40_000, 65_536, 1_000_003])
+def test_sums_are_near_exact_for_any_size_and_number_of_threads(count: int) -> None:
+    tensor = _random(count, (count,)).abs()
+    before = torch.get_num_threads()
+    sums = set()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            sums.add(total(tensor))
+    finally:
+        torch.set_num_threads(before)
+    (found,) = sums
+    assert found == pytest.approx(float(tensor.double().sum()), rel=1e-7)
 
 
 @given(st.integers(1, 200), st.floats(0.0, 1.0), st.integers(0, 3))
@@ -174,22 +208,22 @@ def test_rescaling_what_is_empty_gives_zeros() -> None:
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.integers(0, 2**31 - 1))
 def test_a_dare_mask_holds_every_mask_of_lower_density(one: float, other: float, seed: int) -> None:
     low, high = sorted((one, other))
-    sparse, dense = (keep_mask(seed, "a", "t", (9, 9), density) for density in (low, high))
+    sparse, dense = (keep_mask(seed, 0, "t", (9, 9), density) for density in (low, high))
     assert not bool((sparse & ~dense).any())
 
 
-def test_dare_masks_are_a_function_of_seed_model_and_tensor_alone() -> None:
+def test_dare_masks_are_a_function_of_seed_place_and_tensor_alone() -> None:
     """Golden bits: they must be the same on every machine and in every version, or no search could be resumed."""
-    mask = keep_mask(7, "maths", "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5)
-    assert ["".join("01"[int(k)] for k in row) for row in mask] == ["10100000", "10010100", "11110100", "01111010"]
-    assert not torch.equal(mask, keep_mask(8, "maths", "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5))
-    assert not torch.equal(mask, keep_mask(7, "reader", "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5))
-    assert not torch.equal(mask, keep_mask(7, "maths", "model.layers.1.mlp.up_proj.weight", (4, 8), 0.5))
+    mask = keep_mask(7, 0, "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5)
+    assert ["".join("01"[int(k)] for k in row) for row in mask] == ["00011001", "00110010", "01111100", "11111000"]
+    assert not torch.equal(mask, keep_mask(8, 0, "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5))
+    assert not torch.equal(mask, keep_mask(7, 1, "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5))
+    assert not torch.equal(mask, keep_mask(7, 0, "model.layers.1.mlp.up_proj.weight", (4, 8), 0.5))
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.93, 1.0])
 def test_dare_keeps_each_element_with_the_probability_asked_for(density: float) -> None:
     """A million draws: the share kept lies within five standard deviations."""
     n = 1_000_000
-    kept = int(keep_mask(1, "a", "t", (n,), density).sum())
+    kept = int(keep_mask(1, 0, "t", (n,), density).sum())
     assert abs(kept - density * n) <= 5 * (n * density * (1 - density)) ** 0.5

@@ -13,7 +13,8 @@ from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import StorageError
 from evomerge_worker.prepare import content_digest, prepare
 from evomerge_worker.store import Store
-from prepare_tasks import GOOD, Tiny, changed_config, changed_weights, mistakes_of, prepare_folders
+from evomerge_worker.store.wanted import companions
+from prepare_tasks import GOOD, Lines, Tiny, changed_config, changed_weights, mistakes_of, prepare_folders
 from s3 import S3Server, s3_server
 from tiny_models import VOCABULARY
 
@@ -67,6 +68,15 @@ def test_the_digest_is_of_what_the_model_does_and_of_nothing_else(tiny: Tiny, tm
     assert content_digest(copy, code=True) != one
     (copy / "chat_template.jinja").write_text("{{ messages }}")
     assert content_digest(copy, code=False) != one
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "tokenizer.model", "vocab.txt", "generation_config.json", "own.py"])
+def test_whatever_an_export_copies_from_a_model_counts_for_its_digest(name: str, tiny: Tiny, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny(), tmp_path / "copy"))
+    before = content_digest(copy, code=True)
+    (copy / name).write_text("other")
+    assert copy / name in companions(copy, code=True)
+    assert content_digest(copy, code=True) != before
 
 
 def test_a_model_has_one_digest_wherever_it_lies(
@@ -211,6 +221,70 @@ def test_overlapping_splits_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     ((path, message),) = mistakes_of({"a": tiny()}, tmp_path, lines=lines)
     assert path == "objectives.sums.test"
     assert "also in the search split: line 4 (line 2 there)" in message
+
+
+def test_good_items_beside_malformed_lines_are_compared_too(tiny: Tiny, tmp_path: Path) -> None:
+    lines = GOOD | {"test": ["{no json", GOOD["search"][1]]}
+    messages = [message for _, message in mistakes_of({"a": tiny()}, tmp_path, lines=lines)]
+    assert [message.partition(":")[0] for message in messages] == ["line 1", "also in the search split"]
+    assert "line 2 (line 2 there)" in messages[1]
+
+
+LONG = {"prompt": "9" * 60, "answer": "1"}
+
+
+def test_items_too_long_for_the_model_are_told_in_every_split(tiny: Tiny, tmp_path: Path) -> None:
+    """The begin token, 60 characters and an answer of 8 are more than the 64 tokens the model reads."""
+    lines = {split: [*GOOD[split], LONG | {"prompt": str(i) * 60}] for i, split in enumerate(GOOD)}
+    problems = mistakes_of({"a": tiny()}, tmp_path, lines=lines)
+    assert [path for path, _ in problems] == [f"objectives.sums.{split}" for split in GOOD]
+    for _, message in problems:
+        assert message.startswith("line 4: 69 tokens with the 8 of the answer (maxNewTokens), and the model reads 64")
+    assert mistakes_of({"a": tiny()}, tmp_path, lines=lines, max_new_tokens=3) == []
+
+
+def test_the_shortest_context_of_all_sources_counts(tiny: Tiny, tmp_path: Path) -> None:
+    """Every source is scored by itself in the end."""
+    short = changed_config(tiny(), tmp_path / "short", max_position_embeddings=32)
+    lines = GOOD | {"select": [{"prompt": "9" * 30, "answer": "1"}]}
+    ((path, message),) = mistakes_of({"a": tiny(), "base": short}, tmp_path, lines=lines)
+    assert path == "objectives.sums.select"
+    assert "the model reads 32" in message
+
+
+def test_choices_without_tokens_are_told_by_line(tiny: Tiny, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny(), tmp_path / "a"))
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "~"}, "content": ""}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    lines: dict[str, Lines] = {
+        split: [{"prompt": split, "choices": ["a", choice], "answer": 0}]
+        for split, choice in zip(GOOD, ("b", "~", "b"), strict=True)
+    }
+    assert mistakes_of({"a": model}, tmp_path, lines=lines, metric="acc") == [
+        ("objectives.sums.select", "line 1: choice 1 has no tokens in this tokenizer")
+    ]
+
+
+def test_a_chat_template_that_refuses_a_lone_user_message_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny(), tmp_path / "a"))
+    (model / "chat_template.jinja").write_text("{{ raise_exception('where is the system message?') }}")
+    problems = mistakes_of({"a": model}, tmp_path, chat_template=True)
+    assert [path for path, _ in problems] == [f"objectives.sums.{split}" for split in GOOD]
+    assert "where is the system message?" in problems[0][1]
+    assert "set chatTemplate: false" in problems[0][1]
+
+
+def test_a_wrong_regular_expression_is_told_once(tiny: Tiny, tmp_path: Path) -> None:
+    ((path, message),) = mistakes_of({"a": tiny()}, tmp_path, extract="([0-9]+")
+    assert path == "objectives.sums.extract"
+    assert "not a regular expression" in message
+
+
+def test_items_are_not_held_against_a_model_that_has_problems_itself(tiny: Tiny, tmp_path: Path) -> None:
+    lines = GOOD | {"test": [LONG]}
+    model = changed_config(tiny(), tmp_path / "a", model_type="mystery")
+    assert [path for path, _ in mistakes_of({"a": model}, tmp_path, lines=lines)] == ["models.a"]
 
 
 def test_methods_that_need_a_base_say_so(tiny: Tiny, pool: dict[str, Path], tmp_path: Path) -> None:

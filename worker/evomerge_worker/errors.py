@@ -34,7 +34,7 @@ class InputError(WorkerError):
 
 
 class StorageError(WorkerError):
-    """A source could not be read just now: trying again can help."""
+    """A source could not be read, or a result written, just now: trying again can help."""
 
     reason: FailureReason = "TryAgain"
     exit_code = 75

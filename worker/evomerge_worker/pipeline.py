@@ -79,7 +79,7 @@ class Pipeline:
                 result = conclude(task, lambda recipe, split: self._score(task, recipe, split))
                 return report.model_copy(update={"conclude": result})
             case ExportTask():
-                files = export(task, self._open(task))
+                files = export(task, self._open(task), self._device)
                 return report.model_copy(update={"export": ExportResult(out=task.out, files=files)})
 
     def _score(self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import yaml
@@ -9,9 +10,13 @@ from pydantic import ValidationError
 
 from evomerge_contract.manifest import Storage
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import RunReport
+from evomerge_contract.report import Problem, RunReport
+from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, WorkerError
+
+if TYPE_CHECKING:
+    from evomerge_worker.shards import Checkpoint
 
 
 def render(arguments: list[str]) -> int:
@@ -19,7 +24,10 @@ def render(arguments: list[str]) -> int:
     from evomerge_worker.report import render as render_html
 
     facts = RunReport.model_validate_json(sys.stdin.buffer.read())
-    write_durably(Path(arguments[0]), render_html(facts).encode())
+    try:
+        write_durably(Path(arguments[0]), render_html(facts).encode())
+    except WorkerError as error:
+        return _told(error)
     return 0
 
 
@@ -34,25 +42,51 @@ def merge(arguments: list[str]) -> int:
         sys.stderr.writelines(f"  {p.path}   {p.message}\n" for p in error.problems)
         return error.exit_code
     except WorkerError as error:
-        sys.stderr.write(f"evomerge: {error}\n")
-        return error.exit_code
+        return _told(error)
     sys.stdout.write(f"{out}\n")
     return 0
 
 
+def _told(error: WorkerError) -> int:
+    sys.stderr.write(f"evomerge: {error}\n")
+    return error.exit_code
+
+
 def _merge(recipe_file: Path, out: Path, seed: int) -> None:
     from evomerge_worker.merge import export_checkpoint
-    from evomerge_worker.shards import Checkpoint
-    from evomerge_worker.store import Store, default_cache
 
     if out.exists():
         raise InputError.at(str(out), "exists already; choose a folder that does not")
     recipe = read_recipe(recipe_file)
-    store = Store(Storage(), default_cache())
-    checkpoints = {
-        model: Checkpoint.open(store.model(_uri(model, recipe_file.parent)), model) for model in models_of(recipe)
-    }
+    checkpoints = _sources(recipe, recipe_file.parent)
     export_checkpoint(recipe, checkpoints, out, mask_seed=seed, trust_remote_code=False, extra_files={})
+
+
+def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
+    """The models of a recipe that lies in `folder`, by the names it uses, checked as a prepare task checks them.
+
+    Raises:
+        InputError: all that is wrong with the recipe's words, the models and how they fit, by the recipe's names.
+    """
+    from evomerge_worker.merge.slices import spoken_mistakes
+    from evomerge_worker.prepare.fit import check_fit
+    from evomerge_worker.prepare.mistakes import Mistakes
+    from evomerge_worker.prepare.sources import check_finite, open_source
+    from evomerge_worker.shards import where_of
+    from evomerge_worker.store import Store, default_cache
+
+    models, store, mistakes = models_of(recipe), Store(Storage(), default_cache()), Mistakes()
+    mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
+    opened = [open_source(Source(name=model, uri=_uri(model, folder)), store, mistakes, code=False) for model in models]
+    check_fit(opened, mistakes)
+    checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+    for checkpoint in checkpoints.values():
+        with mistakes.collected():
+            check_finite(checkpoint)
+    names = {where_of(model): model for model in models}
+    mistakes.found = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in mistakes.found]
+    mistakes.raise_any(order=models)
+    return checkpoints
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -61,8 +95,6 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: it cannot be read, or is no recipe; every mistake with its key.
     """
-    from evomerge_contract.report import Problem
-
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evomerge_contract.manifest import MetricName, Objective
-from evomerge_contract.report import ItemScore
 from evomerge_worker.evaluate import choices, exact_match, perplexity
 from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.metrics import Scorer
-from evomerge_worker.evaluate.prompts import Setup, context_of
+from evomerge_worker.evaluate.prompts import Setup
 
 EVALUATORS: dict[MetricName, Callable[[Any, Objective, Sequence[Item], Setup], Scorer]] = {
     "exact_match": exact_match.prepare,
@@ -37,18 +36,3 @@ def prepare_items(
     """
     setup = Setup(batch_size, context, where if where is not None else f"objectives.{objective.name}")
     return EVALUATORS[objective.metric](tokenizer, objective, items, setup)
-
-
-def score_items(
-    model: Any, tokenizer: Any, objective: Objective, items: Sequence[Item], batch_size: int
-) -> list[ItemScore]:
-    """Score items once: `prepare_items` and its scorer.
-
-    `model` is a causal language model of transformers, in evaluation mode. The same threads, device and batch size
-    give the same bits.
-
-    Raises:
-        InputError: see `prepare_items`.
-        CandidateError: logits that are not finite.
-    """
-    return prepare_items(tokenizer, objective, items, batch_size, context=context_of(model))(model)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge_contract.manifest import MetricName, Objective, SplitName
+from evomerge_contract.manifest import SPLITS, MetricName, Objective, SplitName
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 
@@ -43,6 +43,14 @@ def load_items(path: Path, objective: Objective, where: str) -> list[Item]:
     Raises:
         InputError: every malformed line, up to 20 one by one; no items; an item twice.
     """
+    items, mistakes = read_items(path, objective)
+    if mistakes:
+        raise InputError(*problems_of(mistakes, where))
+    return items
+
+
+def read_items(path: Path, objective: Objective) -> tuple[list[Item], list[str]]:
+    """The good items of a file as `load_items` takes it, and what is wrong with its lines."""
     items: list[Item] = []
     mistakes: list[str] = []
     first_line: dict[tuple[str, ...], int] = {}
@@ -61,27 +69,39 @@ def load_items(path: Path, objective: Objective, where: str) -> list[Item]:
                 mistakes.append(f"line {number}: the same item as line {earlier}; remove one of them")
     if not items and not mistakes:
         mistakes.append("the file has no items; give one JSON object a line")
-    if mistakes:
-        raise InputError(*problems_of(mistakes, where))
-    return items
+    return items, mistakes
 
 
-def overlap(splits: Mapping[SplitName, Sequence[Item]], where: str) -> list[Problem]:
-    """A problem for every pair of splits that share items; `where` is `objectives.<name>`."""
+def overlap(objectives: Mapping[str, Mapping[SplitName, Sequence[Item]]]) -> list[Problem]:
+    """A problem for every pair of different splits that share items, within an objective or between two.
+
+    `objectives` holds the splits by the objective's name. What is searched on may neither choose nor judge the winner,
+    whichever objective it counts for; between objectives, one split may share items.
+    """
+    lines = {
+        (name, split): {item.identity: item.line for item in items}
+        for name, splits in objectives.items()
+        for split, items in splits.items()
+    }
     problems = []
-    names = list(splits)
-    for i, earlier in enumerate(names):
-        lines = {item.identity: item.line for item in splits[earlier]}
-        for later in names[i + 1 :]:
-            shared = [(item.line, lines[item.identity]) for item in splits[later] if item.identity in lines]
-            if shared:
-                told = ", ".join(f"line {mine} (line {theirs} there)" for mine, theirs in shared[:MOST_PROBLEMS])
-                rest = f" and {len(shared) - MOST_PROBLEMS} more" if len(shared) > MOST_PROBLEMS else ""
-                message = (
-                    f"also in the {earlier} split: {told}{rest}; splits must be disjoint, remove the items from one"
-                )
-                problems.append(Problem(path=f"{where}.{later}", message=message))
+    for name, splits in objectives.items():
+        for split, items in splits.items():
+            for (other, earlier), theirs in lines.items():
+                if SPLITS.index(earlier) < SPLITS.index(split):
+                    of = "" if other == name else f" of objective {other}"
+                    problems += _shared(items, theirs, f"{earlier} split{of}", f"objectives.{name}.{split}")
     return problems
+
+
+def _shared(items: Sequence[Item], lines: Mapping[tuple[str, ...], int], other: str, where: str) -> list[Problem]:
+    """One problem that tells which of `items` are among `lines`, or none."""
+    shared = [(item.line, lines[item.identity]) for item in items if item.identity in lines]
+    if not shared:
+        return []
+    told = ", ".join(f"line {mine} (line {theirs} there)" for mine, theirs in shared[:MOST_PROBLEMS])
+    rest = f" and {len(shared) - MOST_PROBLEMS} more" if len(shared) > MOST_PROBLEMS else ""
+    message = f"also in the {other}: {told}{rest}; splits must be disjoint, remove the items from one"
+    return [Problem(path=where, message=message)]
 
 
 def problems_of(mistakes: Sequence[str], where: str) -> list[Problem]:

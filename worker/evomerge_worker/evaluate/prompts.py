@@ -20,7 +20,12 @@ class Setup:
 
 def context_of(model: Any) -> int | None:
     """The longest input a model takes, in tokens; None where its positions have no end."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context_of_config(model.config)
+
+
+def context_of_config(config: Any) -> int | None:
+    """The same from a model's configuration."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     return longest if isinstance(longest, int) else None
 
 

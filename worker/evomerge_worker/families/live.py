@@ -11,10 +11,11 @@ from torch import Tensor
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.loading import load_model, load_state, load_tokenizer
 from evomerge_worker.families.slots import find_slots
-from evomerge_worker.merge.export import companions, result_dtype, weights_dtype
+from evomerge_worker.merge.export import result_dtype, weights_dtype
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import checksum, merge_tensor, merged, not_finite
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.store.wanted import companions
 
 _COSMETIC = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # config keys that change no computation
 
@@ -105,7 +106,7 @@ class LiveModel:
         if checkpoint not in self._identities:
             config = {key: value for key, value in checkpoint.config.items() if key not in _COSMETIC}
             digest = hashlib.sha256(json.dumps([checkpoint.names, config], sort_keys=True).encode())
-            for path in companions(checkpoint.folder, trust_remote_code=self._trust_remote_code):
+            for path in companions(checkpoint.folder, code=self._trust_remote_code):
                 digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
             self._identities[checkpoint] = digest.hexdigest()
         return self._identities[checkpoint]

@@ -1,4 +1,4 @@
-"""The random draws of DARE: a function of (seed, model, tensor) alone, so the same on every device and in any order."""
+"""The random draws of DARE: a function of (seed, place, tensor) alone, so the same on every device and in any order."""
 
 import hashlib
 
@@ -9,14 +9,15 @@ from torch import Tensor
 _STEPS = 1 << 32
 
 
-def keep_mask(seed: int, model: str, tensor: str, shape: tuple[int, ...], density: float) -> Tensor:
+def keep_mask(seed: int, place: int, tensor: str, shape: tuple[int, ...], density: float) -> Tensor:
     """A boolean tensor of `shape`, on the CPU, true with probability `density` (to within 2**-33).
 
     One draw serves every density: what a lower one keeps, a higher one keeps too. The draws are the 32-bit halves of
-    Philox-4x64 (Salmon et al. 2011) under the first 128 bits of the SHA-256 of seed, model and tensor.
+    Philox-4x64 (Salmon et al. 2011) under the first 128 bits of the SHA-256 of seed, place and tensor.
+    `place` is the source's in the recipe, counted from 0 without the base: models may be renamed, by path for one.
     """
     count = int(np.prod(shape))
-    key = hashlib.sha256(f"{seed}\n{model}\n{tensor}".encode()).digest()
+    key = hashlib.sha256(f"{seed}\n{place}\n{tensor}".encode()).digest()
     philox = np.random.Philox(key=np.frombuffer(key[:16], dtype="<u8"))
     draws = philox.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]
     threshold = min(round(density * _STEPS), _STEPS)

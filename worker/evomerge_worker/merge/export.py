@@ -13,31 +13,16 @@ from typing import Any
 import torch
 
 from evomerge_contract.recipe import Recipe
+from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import CPU, merged
 from evomerge_worker.shards import Checkpoint, write_checkpoint
 from evomerge_worker.shards.dtypes import NAMES
 from evomerge_worker.shards.writer import sync
+from evomerge_worker.store.wanted import companions
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
-
-MARK = ".evomerge"
-"""The file that tells a folder written by an export; only such a folder, or an empty one, is ever replaced."""
-
-_COMPANIONS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "tekken.json",
-    "chat_template*", "generation_config.json",
-)  # fmt: skip
-
-
-def companions(folder: Path, *, trust_remote_code: bool) -> list[Path]:
-    """The files of a checkpoint folder that go with its weights: tokenizer, chat template, generation config.
-
-    Python files are among them only if they may be run.
-    """
-    patterns = (*_COMPANIONS, "*.py") if trust_remote_code else _COMPANIONS
-    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
 def result_dtype(plans: list[TensorPlan], checkpoint: Checkpoint) -> torch.dtype:
@@ -103,9 +88,9 @@ def export_checkpoint(
         texts = {
             "config.json": json.dumps(config, indent=2) + "\n",
             **(extra_files or {}),
-            MARK: "written by evomerge\n",
+            EXPORT_MARK: "written by evomerge\n",
         }
-        for path in companions(anchor.folder, trust_remote_code=trust_remote_code):
+        for path in companions(anchor.folder, code=trust_remote_code):
             shutil.copyfile(path, folder / path.name)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -153,7 +138,7 @@ def check_replaceable(out: Path) -> None:
         InputError: it is so.
     """
     if out.is_dir():
-        if any(out.iterdir()) and not (out / MARK).is_file():
+        if any(out.iterdir()) and not (out / EXPORT_MARK).is_file():
             raise InputError.at("out", f"{out} holds other files; name a new folder, or empty this one")
     elif out.exists() or out.is_symlink():
         raise InputError.at("out", f"{out} is not a folder")

@@ -32,7 +32,8 @@ class Input:
 class TensorPlan:
     """How tensor `name` of the result comes about, rounded once to `dtype`.
 
-    `method` None copies the one input. `base` is set exactly for the methods that take one; it is not in `inputs`.
+    `method` None copies the one input. `base` is set exactly for the methods that take one; it is not in `inputs`,
+    which are in the recipe's order.
     `shared` holds the parameters that are not per model, switches included.
     """
 

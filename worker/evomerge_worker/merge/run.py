@@ -43,9 +43,9 @@ def merge_tensor(
     if plan.method is None:
         return load(plan.inputs[0])
     sources = []
-    for item in plan.inputs:
+    for place, item in enumerate(plan.inputs):
         tensor = load(item)
-        sources.append(Source(tensor, item.values, partial(_keep, mask_seed, item, tensor)))
+        sources.append(Source(tensor, item.values, partial(_keep, mask_seed, place, item, tensor)))
     base = _NO_BASE if plan.base is None else load(plan.base)
     try:
         return MERGE_METHODS[plan.method](sources, base, plan.shared)
@@ -63,5 +63,5 @@ def not_finite(name: str) -> CandidateError:
     return CandidateError("NotFinite", f"tensor {name} of the merged model holds NaN or infinity")
 
 
-def _keep(mask_seed: int, item: Input, tensor: Tensor, density: float) -> Tensor:
-    return keep_mask(mask_seed, item.model, item.tensor, tensor.shape, density).to(tensor.device)
+def _keep(mask_seed: int, place: int, item: Input, tensor: Tensor, density: float) -> Tensor:
+    return keep_mask(mask_seed, place, item.tensor, tensor.shape, density).to(tensor.device)

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from evomerge_worker.merge.method import Source, fresh
+from evomerge_worker.merge.sums import total
 
 _PARALLEL = 0.9995  # beyond this cosine the arc is as good as straight, and sin(angle) too small to divide by
 _TINY = 1e-8
@@ -21,10 +21,9 @@ def slerp(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
 
 
 def _cosine(x: Tensor, y: Tensor) -> float:
-    norms = torch.stack([torch.linalg.vector_norm(x), torch.linalg.vector_norm(y), torch.dot(x.flatten(), y.flatten())])
-    norm_x, norm_y, dot = norms.tolist()
+    norm_x, norm_y = math.sqrt(total(x.square())), math.sqrt(total(y.square()))
     # A vector without a direction counts as orthogonal to every other.
-    return float(dot / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0)))
+    return total(x * y) / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0))
 
 
 def _coefficients(cosine: float, t: float) -> tuple[float, float]:

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomerge_worker.merge.sums import total
+
 _TINY = 1e-7  # below this L1 norm nothing is rescaled
 
 
@@ -26,11 +28,11 @@ def drop(delta: Tensor, keep: Tensor, *, rescale: bool) -> Tensor:
 
 def _masked(delta: Tensor, keep: Tensor, *, rescale: bool) -> Tensor:
     """Zero what is not kept; `rescale` restores the L1 norm (as mergekit does, where DARE divides by the density)."""
-    before = delta.abs().sum() if rescale else None
+    before = total(delta.abs()) if rescale else None
     delta.mul_(keep.float())  # several times faster than by booleans
     if before is not None:
-        after = delta.abs().sum()
-        if float(before) >= _TINY and float(after) >= _TINY:
+        after = total(delta.abs())
+        if before >= _TINY and after >= _TINY:
             delta.mul_(before / after)
     return delta
 

@@ -13,6 +13,7 @@ from evomerge_worker.prepare.content import content_digest
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
 from evomerge_worker.prepare.mistakes import Mistakes
+from evomerge_worker.prepare.reading import reader_of
 from evomerge_worker.prepare.sources import open_source, pin
 from evomerge_worker.store import Store
 
@@ -33,7 +34,8 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
     mistakes.found += _without_base(task)
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     check_fit(opened, mistakes)
-    data = prepare_data(task.objectives, store, mistakes)
+    reader = reader_of(opened, mistakes, code=task.trust_remote_code, batch_size=task.batch_size)
+    data = prepare_data(task.objectives, store, mistakes, reader)
     pinned: list[PreparedSource] = []
     for source in opened:
         with mistakes.collected():

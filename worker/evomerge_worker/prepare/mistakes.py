@@ -25,12 +25,13 @@ class Mistakes:
             self._passing.append(error)
 
     def raise_any(self, order: Sequence[str]) -> None:
-        """Raise what was found, sorted by path as `order` has them, the rest after it.
+        """Raise what was found, each once, sorted by path as `order` has them, the rest after it.
 
         Mistakes go before disturbances: trying again does not help against them.
         """
         if self.found:
             place = {path: i for i, path in enumerate(order)}
-            raise InputError(*sorted(self.found, key=lambda problem: place.get(problem.path, len(place))))
+            once = dict.fromkeys(self.found)
+            raise InputError(*sorted(once, key=lambda problem: place.get(problem.path, len(place))))
         if self._passing:
             raise StorageError("; ".join(str(error) for error in self._passing))

@@ -65,11 +65,7 @@ def pin(checkpoint: Checkpoint, *, code: bool) -> PreparedSource:
     Raises:
         InputError: weights that are NaN or infinite, by tensor.
     """
-    if broken := list(checkpoint.not_finite()):
-        shown = ", ".join(broken[:_SHOWN])
-        more = f" and {len(broken) - _SHOWN} more tensors" if len(broken) > _SHOWN else ""
-        message = f"{shown}{more} hold{'s' if len(broken) == 1 else ''} NaN or infinity: the model is damaged"
-        raise InputError(Problem(path=where_of(checkpoint.name), message=message))
+    check_finite(checkpoint)
     elements: Counter[torch.dtype] = Counter()
     for name in checkpoint.names:
         if checkpoint.dtype(name).is_floating_point:
@@ -81,3 +77,16 @@ def pin(checkpoint: Checkpoint, *, code: bool) -> PreparedSource:
         dtype=NAMES[elements.most_common(1)[0][0]],
         parameters=elements.total(),
     )
+
+
+def check_finite(checkpoint: Checkpoint) -> None:
+    """Look at every weight.
+
+    Raises:
+        InputError: weights that are NaN or infinite, by tensor.
+    """
+    if broken := list(checkpoint.not_finite()):
+        shown = ", ".join(broken[:_SHOWN])
+        more = f" and {len(broken) - _SHOWN} more tensors" if len(broken) > _SHOWN else ""
+        message = f"{shown}{more} hold{'s' if len(broken) == 1 else ''} NaN or infinity: the model is damaged"
+        raise InputError(Problem(path=where_of(checkpoint.name), message=message))

@@ -4,10 +4,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from stat import S_IMODE
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from evomerge_worker.durable import READABLE
+from evomerge_worker.errors import StorageError
 from evomerge_worker.shards.index import INDEX, SINGLE
 
 _Named = tuple[str, Tensor]
@@ -18,12 +22,15 @@ def write_checkpoint(out: Path, tensors: Iterable[_Named], max_shard_bytes: int)
 
     A shard holds at most `max_shard_bytes` (one tensor at least); a second one brings an index. Every file is synced
     and gets its final name last, so that a folder is never half-written without it showing.
+
+    Raises:
+        StorageError, OSError: the disk is full or failed.
     """
     sizes: list[dict[str, int]] = []
     parts: list[Path] = []
     for shard in _shards(tensors, max_shard_bytes):
         parts.append(out / f".shard-{len(parts)}.partial")
-        save_file({name: tensor.contiguous() for name, tensor in shard}, parts[-1], metadata={"format": "pt"})
+        _save(parts[-1], shard)
         sizes.append({name: tensor.nbytes for name, tensor in shard})
         sync(parts[-1])
         shard.clear()
@@ -39,6 +46,19 @@ def write_checkpoint(out: Path, tensors: Iterable[_Named], max_shard_bytes: int)
         names.append(INDEX)
     sync(out)
     return names
+
+
+def _save(part: Path, shard: list[_Named]) -> None:
+    """Write one shard, readable as any file is: safetensors lets nobody but the owner read what it writes."""
+    part.touch(READABLE)
+    mode = S_IMODE(part.stat().st_mode)  # without what the umask takes away
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in shard}, part, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if "I/O error" in str(error):
+            raise StorageError(f"{part.parent} could not be written: {error}") from error
+        raise
+    part.chmod(mode)
 
 
 def sync(path: Path) -> None:

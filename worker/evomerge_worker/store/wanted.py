@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from evomerge_worker.errors import InputError
 
-WANTED = (
-    "config.json",
+COMPANIONS = (
     "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -19,9 +17,13 @@ WANTED = (
     "merges.txt",
     "*.model",  # sentencepiece
     "*.tiktoken",
+    "tekken.json",
     "chat_template.jinja",
     "chat_template.json",
 )
+"""What goes with the weights of a model and its config: tokenizer, chat template, generation config."""
+
+WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS)
 CODE = ("*.py",)
 UNWANTED = ("consolidated*.safetensors",)
 """Mistral's own format: the same weights once more, under other names."""
@@ -36,6 +38,12 @@ def wanted(names: Iterable[str], *, code: bool) -> list[str]:
     """
     patterns = WANTED + CODE if code else WANTED
     return sorted(n for n in names if "/" not in n and _matches(n, patterns) and not _matches(n, UNWANTED))
+
+
+def companions(folder: Path, *, code: bool) -> list[Path]:
+    """The files of a model's folder that go with its weights, Python files only with `code`."""
+    patterns = COMPANIONS + CODE if code else COMPANIONS
+    return sorted(path for path in folder.iterdir() if _matches(path.name, patterns) and path.is_file())
 
 
 def check_listing(uri: str, where: str, names: Iterable[str]) -> None:

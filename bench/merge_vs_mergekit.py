@@ -1,0 +1,151 @@
+"""merge.vs_mergekit: the same recipes over three experts of 0.85 B parameters, here and in mergekit 0.1.5.
+
+In memory: mergekit's time without that spent in its tensor writer, against merging into a live model here. To disk:
+writing the checkpoint here against plainly writing and syncing as many bytes, and against mergekit. Imports are left
+out on both sides, both have as many threads, and the sources are in the page cache. mergekit computes in bfloat16 (its
+recipe's dtype), we in float32.
+
+It takes 6 to 12 minutes: mergekit needs about 200 s for one TIES; leave it out with --methods.
+EVOMERGE_MERGEKIT_PYTHON names the interpreter of mergekit's environment.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+import yaml
+from figures import figure
+from merge import CPU, merge_seconds
+from merge_recipes import METHODS, recipe, write_models
+
+from evomerge_contract.recipe import Recipe
+from evomerge_worker.families.live import LiveModel
+from evomerge_worker.merge import export_checkpoint
+from evomerge_worker.shards import Checkpoint
+
+HERE = Path(__file__).parent
+MERGEKIT = os.environ.get("EVOMERGE_MERGEKIT_PYTHON", str(HERE.parent / ".venv-mergekit" / "bin" / "python"))
+GOALS = {"linear": ">= 40", "ties": ">= 200"}
+SLOW = ("ties", "dare_ties")
+"""These are measured once: a ratio of a hundred needs no third repeat of three minutes each."""
+
+
+class Round(NamedTuple):
+    """Seconds of one round of one method."""
+
+    theirs: float
+    theirs_writing: float
+    memory: float
+    disk: float
+    written: float  # plainly writing and syncing the same bytes
+
+
+def main() -> None:
+    """Measure and print, method by method."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--models", type=Path, help="keep the models in this folder, and use them if they are there")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory(prefix="evomerge-bench-") as temporary:
+        models = write_models(options.models or Path(temporary))
+        checkpoints = {name: Checkpoint.open(path, name) for name, path in models.items()}
+        live = LiveModel.open(checkpoints["base"], device=CPU)
+        for method in options.methods:
+            merge_seconds(live, checkpoints, "linear", density=1.0)  # sources into the page cache
+            repeats = 1 if method in SLOW else options.repeats
+            rounds = [one_round(method, live, checkpoints, Path(temporary), options.threads) for _ in range(repeats)]
+            report(method, rounds)
+
+
+def one_round(method: str, live: LiveModel, checkpoints: dict[str, Checkpoint], folder: Path, threads: int) -> Round:
+    """Merge once there, once in memory and once to disk here, and write plainly."""
+    theirs = mergekit_seconds(method, checkpoints, folder, threads)
+    memory = merge_seconds(live, checkpoints, method, density=0.5)
+    return Round(
+        theirs=theirs["seconds"],
+        theirs_writing=theirs["writing"],
+        memory=memory,
+        disk=disk_seconds(method, checkpoints, folder),
+        written=write_seconds(checkpoints["base"].folder / "model.safetensors", folder / "plain"),
+    )
+
+
+def mergekit_seconds(method: str, checkpoints: dict[str, Checkpoint], folder: Path, threads: int) -> dict[str, float]:
+    """What reference/mergekit_merge.py says."""
+    names = {name: str(checkpoint.folder.resolve()) for name, checkpoint in checkpoints.items()}
+    asked = folder / "recipe.yaml"
+    asked.write_text(yaml.safe_dump(recipe(method, names)), "utf-8")
+    out = folder / "theirs"
+    ended = subprocess.run(
+        [MERGEKIT, str(HERE / "reference" / "mergekit_merge.py"), str(asked), str(out), str(threads)],
+        env=os.environ | {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    shutil.rmtree(out)
+    said: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return said
+
+
+def disk_seconds(method: str, checkpoints: dict[str, Checkpoint], folder: Path) -> float:
+    """Seconds to write the merged checkpoint, synced."""
+    asked = Recipe.model_validate(recipe(method, {name: name for name in checkpoints}))
+    began = time.perf_counter()
+    export_checkpoint(asked, checkpoints, folder / "ours", mask_seed=0)
+    took = time.perf_counter() - began
+    shutil.rmtree(folder / "ours")
+    return took
+
+
+def write_seconds(source: Path, out: Path) -> float:
+    """Seconds to write and sync the bytes of `source` from memory."""
+    content = source.read_bytes()
+    began = time.perf_counter()
+    with out.open("wb", buffering=0) as file:
+        for start in range(0, len(content), 1 << 24):
+            file.write(memoryview(content)[start : start + (1 << 24)])
+        os.fsync(file.fileno())
+    took = time.perf_counter() - began
+    out.unlink()
+    return took
+
+
+def report(method: str, rounds: list[Round]) -> None:
+    """The two figures of a method."""
+    medians = {f: round(statistics.median(getattr(r, f) for r in rounds), 3) for f in Round._fields}
+    figure(
+        "merge_vs_mergekit",
+        f"merge.vs_mergekit.memory.{method}",
+        [(r.theirs - r.theirs_writing) / r.memory for r in rounds],
+        "times as fast",
+        reference="mergekit 0.1.5 without its writing",
+        goal=GOALS.get(method, ""),
+        seconds=medians,
+    )
+    figure(
+        "merge_vs_mergekit",
+        f"merge.vs_mergekit.disk.{method}",
+        [r.disk / r.written for r in rounds],
+        "times the plain write",
+        reference="writing and syncing the same bytes",
+        goal="<= 1.2",
+        times_as_fast_as_mergekit=round(statistics.median(r.theirs / r.disk for r in rounds), 1),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Merging a recipe by hand: what is written, and every mistake in the recipe and its models at once."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from evomerge_worker.shards import Checkpoint
+from evomerge_worker.standalone import merge
+from prepare_tasks import Tiny, changed_config, changed_weights
+
+
+def written(recipe: dict[str, Any], folder: Path) -> list[str]:
+    """The arguments of a merge of `recipe`, written to `folder`."""
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return [str(folder / "recipe.yaml"), str(folder / "out")]
+
+
+def linear(*models: str | Path) -> dict[str, Any]:
+    named = [{"model": str(model), "parameters": {"weight": 0.5}} for model in models]
+    return {"merge_method": "linear", "models": named}
+
+
+def test_paths_are_relative_to_the_recipe(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(tiny(seed=1), tmp_path / "a")
+    shutil.copytree(tiny(seed=2), tmp_path / "b")
+    assert merge(written(linear("a", "b"), tmp_path)) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
+    assert Checkpoint.open(tmp_path / "out", "out").names == Checkpoint.open(tmp_path / "a", "a").names
+
+
+def test_models_that_do_not_fit_are_all_told_as_the_recipe_names_them(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another epsilon or vocabulary would merge without complaint, into a model that computes nonsense."""
+
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"][0, 0] = float("nan")
+
+    shutil.copytree(tiny(seed=1), tmp_path / "a")
+    changed_config(tiny(seed=2), tmp_path / "b", rms_norm_eps=0.1)
+    changed_weights(tiny(seed=2), tmp_path / "c", damage)
+    vocabulary = Path(shutil.copytree(tiny(seed=2), tmp_path / "d")) / "tokenizer.json"
+    tokens = json.loads(vocabulary.read_text())
+    tokens["model"]["vocab"] |= {"a": tokens["model"]["vocab"]["b"], "b": tokens["model"]["vocab"]["a"]}
+    vocabulary.write_text(json.dumps(tokens))
+    recipe = linear("a", "b", "c", "d", "nowhere") | {"parameters": {"wieght": 1}}
+    assert merge(written(recipe, tmp_path)) == 65
+    first, *told = capsys.readouterr().err.splitlines()
+    assert first.endswith("recipe.yaml: 5 mistakes")
+    assert [line.split()[0] for line in told] == ["b", "c", "d", "nowhere", "recipe.parameters.wieght"]
+    assert "rms_norm_eps is 0.1, but 1e-06 in a" in told[0]
+    assert "lm_head.weight holds NaN" in told[1]
+    assert "the vocabulary is not that of a" in told[2]
+    assert not (tmp_path / "out").exists()

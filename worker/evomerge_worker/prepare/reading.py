@@ -1,0 +1,45 @@
+"""Whether the models can take the items: tokens, chat template and lengths, before any candidate meets them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge_contract.manifest import BASE, Objective
+from evomerge_worker.evaluate.evaluators import prepare_items
+from evomerge_worker.evaluate.items import Item
+from evomerge_worker.evaluate.prompts import context_of_config
+from evomerge_worker.families.loading import load_tokenizer
+from evomerge_worker.prepare.mistakes import Mistakes
+from evomerge_worker.prepare.sources import Opened
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The tokenizer of the first model of the pool, and the longest input that every source takes."""
+
+    tokenizer: Any
+    context: int | None
+    batch_size: int
+
+    def check(self, objective: Objective, items: Sequence[Item], where: str) -> None:
+        """Prepare the items of a split as a session does, and forget them.
+
+        Raises:
+            InputError: items that cannot be taken, by line; an extract that is no regular expression.
+        """
+        prepare_items(self.tokenizer, objective, items, self.batch_size, context=self.context, where=where)
+
+
+def reader_of(sources: Sequence[Opened], mistakes: Mistakes, *, code: bool, batch_size: int) -> Reader | None:
+    """The reader for `sources`; None if the first model of the pool has problems, which must be mended first.
+
+    Each source is scored by itself in the end, so that the shortest context among them is what counts.
+    """
+    first = next((source for source in sources if source.name != BASE), None)
+    if first is None or first.checkpoint is None or any(p.path == first.where for p in mistakes.found):
+        return None
+    contexts = [context_of_config(source.config) for source in sources if source.config is not None]
+    with mistakes.collected():
+        tokenizer = load_tokenizer(first.checkpoint, trust_remote_code=code)
+        return Reader(tokenizer, min((c for c in contexts if c is not None), default=None), batch_size)
+    return None
