@@ -117,24 +117,19 @@ def _message(error: ErrorDetails) -> str:
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     """The fields allowed where an unknown one stands."""
-    model: Any = EvoMerge
+    model: type[BaseModel] = EvoMerge
     for part in loc[:-1]:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            fields = {f.alias or name: f.annotation for name, f in model.model_fields.items()}
-            model = _inner(fields.get(str(part)))
-        # An index or a mapping's key: the annotation has been unwrapped already.
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return []
+        named = {f.alias or name: f.annotation for name, f in model.model_fields.items()}
+        if part in named:  # else an index, or a mapping's key: the model inside has been found already
+            model = _inner(named[str(part)]) or model
     return [f.alias or name for name, f in model.model_fields.items()]
 
 
-def _inner(annotation: Any) -> Any:
-    """The model inside `list[M]`, `dict[str, M]` or `M | None`."""
-    for argument in get_args(annotation):
-        found = _inner(argument)
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            return found
-    return annotation
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    """The model in `M`, `list[M]`, `dict[str, M]` or `M | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for argument in get_args(annotation) if (model := _inner(argument))), None)
 
 
 def _one_line(error: Exception) -> str:

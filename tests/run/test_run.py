@@ -55,12 +55,8 @@ def identical_part(run: Path) -> list[Any]:
 def outcome(run: Path) -> dict[str, Any]:
     """Everything of a finished run that must not depend on how it came about."""
     conclusion = json.loads((run / "run.json").read_text())["conclusion"]
-    files = {str(p.relative_to(run)): p.read_bytes() for p in (run / "best").iterdir()}
-    return {
-        "log": identical_part(run),
-        "conclusion": conclusion,
-        "files": {name: content for name, content in files.items() if name != "README.md"},
-    }
+    files = {p.name: p.read_bytes() for p in (run / "best").iterdir()}
+    return {"log": identical_part(run), "conclusion": conclusion, "files": files}
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +117,10 @@ def test_the_recipe_merged_by_hand_is_the_winner_bit_for_bit(finished: Path) -> 
     assert "exists already" in again.stderr
 
 
-def test_killed_twice_and_with_one_worker_the_run_ends_the_same(finished: Path, tmp_path: Path) -> None:
+def test_killed_three_times_and_with_one_worker_the_run_ends_the_same(finished: Path, tmp_path: Path) -> None:
     file = manifest(tmp_path)
-    for lines in (4, 11):
+    everything = 1 + 5 + CANDIDATES  # then the conclusion begins
+    for lines in (4, 11, everything):
         process = subprocess.Popen([*EVOMERGE, "run", file, "--out", "out", "--workers", "1"], cwd=tmp_path,
                                    stdout=subprocess.DEVNULL)  # fmt: skip
         _wait_for_lines(tmp_path / "out" / "log.jsonl", lines, process)
@@ -160,11 +157,18 @@ def test_a_directory_of_another_manifest_is_refused_and_left_as_it_was(finished:
     assert outcome(finished) == before
 
 
-def test_a_finished_run_run_again_says_the_same(finished: Path) -> None:
-    before = outcome(finished)
+def test_a_kill_in_the_middle_of_the_export_leaves_nothing_missing(finished: Path) -> None:
+    before, recipe = outcome(finished), (finished / "recipe.yaml").read_text()
+    # What is there between the two renames of an export, and before what follows it.
+    (finished / "best").rename(finished / ".best.old")
+    (finished / "recipe.yaml").unlink()
+    (finished / "report.html").unlink()
     ended = evomerge("run", finished.parent / "evomerge.yaml", "--out", finished)
     assert ended.returncode == 0, ended.stderr
     assert outcome(finished) == before
+    assert (finished / "recipe.yaml").read_text() == recipe
+    assert (finished / "report.html").exists()
+    assert not (finished / ".best.old").exists()
 
 
 def test_an_unwritable_output_is_refused_in_words(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ PS = "spec.stages.0.parameterSpace"
 
 MISTAKES: list[tuple[str, Change, str, str]] = [
     ("unknown field", change("spec.evaluation.batch", 3), "spec.evaluation.batch", "allowed: objectives, batchSize"),
+    ("unknown field in a list", change("spec.models.0.url", "x"), "spec.models[0].url", "allowed: uri, license, name"),
+    (
+        "unknown field in a mapping",
+        change(f"{PS}.parameters.weight.sumToOne", True),
+        "spec.stages[0].parameterSpace.parameters.weight.sumToOne",
+        "allowed: min, max, start, sumsToOne, value",
+    ),
     ("missing field", change("spec.models", KeyError), "spec.models", "is missing"),
     ("wrong kind", change("kind", "EvoMerg"), "kind", "allowed: 'EvoMerge'"),
     ("name", change("metadata.name", "My Run"), "metadata.name", "lower-case"),

@@ -115,7 +115,7 @@ def models_of(recipe: Recipe) -> list[str]:
 
 
 def _message(kind: str, text: str) -> str:
-    return "is not a key that is supported here" if kind == "extra_forbidden" else text
+    return {"extra_forbidden": "is not a key that is supported here", "missing": "is missing"}.get(kind, text)
 
 
 def _uri(model: str, folder: Path) -> str:
