@@ -137,6 +137,7 @@ def their_search(manifest: EvoMerge, candidates: int, layers: int, folder: Path)
     began = time.perf_counter()
     with subprocess.Popen(
         command,
+        cwd=folder,  # its optimiser leaves a folder of its own wherever it runs
         env=os.environ | QUIET | {"HF_HOME": str(folder / "hf"), "EVOMERGE_RAY_FOLDER": str(folder / "ray")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -33,11 +33,14 @@ def ask_mergekit() -> Iterator[Oracle]:
 def _ask(process: subprocess.Popen[str], question: dict[str, Any]) -> Any:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps(question) + "\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
+    try:
+        process.stdin.write(json.dumps(question) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except BrokenPipeError:
+        line = ""
     if not line:
-        raise OracleError("mergekit's process has ended; its messages are on standard error")
+        raise OracleError(f"mergekit's process has ended ({process.wait()}); its messages are on standard error")
     reply = json.loads(line)
     if "error" in reply:
         raise OracleError(reply["error"])
