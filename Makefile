@@ -25,9 +25,7 @@ quickstart-models: $(VENV)/.ready
 	$(BIN)/python examples/quickstart/train.py
 
 test: $(VENV)/.ready-dev $(ORACLE)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --durations=8 $(PYTEST_ARGS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	OMP_NUM_THREADS=1 $(BIN)/pytest --cov --durations=8 $(PYTEST_ARGS)
 
 test-unit: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)
