@@ -1,7 +1,6 @@
 """The supervisor and the executor above it: what a bad session costs is one task, and never the next."""
 
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -109,8 +108,9 @@ def test_the_executor_reports_a_crash_of_one_worker_and_the_other_goes_on(execut
 
 def test_a_supervisor_that_is_killed_costs_its_task_and_is_started_again(executor: LocalExecutor) -> None:
     executor.start(task("hang"))
-    for pid in children(os.getpid()):
-        os.kill(pid, signal.SIGKILL)
+    for slot in executor._slots:
+        assert slot.process is not None
+        slot.process.send_signal(signal.SIGKILL)
     assert collect(executor, 1)["hang"].message == "the worker process ended"
     executor.start(task("answer"))
     assert collect(executor, 1)["answer"].outcome == "Succeeded"
