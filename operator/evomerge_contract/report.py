@@ -160,9 +160,12 @@ class Report(Contract):
 
 
 class RunReport(Contract):
-    """Everything `report.html` shows. `conclusion` is None while the search still runs."""
+    """Everything `report.html` shows. `conclusion` is None while the search still runs.
+
+    `identity` is what makes two runs the same, the log's first line."""
 
     run: str
+    identity: dict[str, Any] = {}
     manifest: dict[str, Any]
     prepared: PrepareResult
     genes: list[str]

@@ -14,7 +14,7 @@ from evomerge_contract.manifest import Objective, SplitName, Storage
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult
 
-_NOT_IDENTITY = {"storage", "report_dir", "timeout_seconds", "trace"}
+_NOT_IDENTITY = {"storage", "report_dir", "timeout_seconds", "trace", "facts"}
 
 
 class Source(Contract):
@@ -38,7 +38,7 @@ class TaskBase(Contract):
     """What every task carries.
 
     `sources` holds every model a recipe of the task may name, the base (named "base") included.
-    `report_dir` is a `file://` folder; the report lies there as `<hex of the digest>.json`.
+    `report_dir` is a `file://` or `s3://` folder; the report lies there as `<hex of the digest>.json`.
     """
 
     sources: list[Source]
@@ -65,11 +65,14 @@ class PrepareTask(TaskBase):
     """Pin every source and data set, and find everything that keeps them from being merged and evaluated.
 
     `methods` are the merge methods that will be used. Never answered from an earlier report.
+    Sources with a digest, and `data`, are what an earlier prepare found: content that is something else now is
+    storage's fault (try again), not a mistake of the manifest.
     """
 
     kind: Literal["prepare"] = "prepare"
     objectives: list[Objective]
     methods: list[str]
+    data: dict[str, DataDigests] | None = None
 
 
 class EvaluateTask(TaskBase):
@@ -112,13 +115,19 @@ class ConcludeTask(TaskBase):
 
 
 class ExportTask(TaskBase):
-    """Write the merged checkpoint, its recipe and its model card to the folder `out` (replaced as a whole)."""
+    """Write the merged checkpoint, its recipe and its model card to the folder `out` (replaced as a whole).
+
+    With `facts`, a local folder whose files in the order of their names are one gzip stream of a `RunReport`'s JSON,
+    the search log, the report page and the recipe as a file go there too: a cluster has no other place for them.
+    """
 
     kind: Literal["export"] = "export"
     out: str
     recipe: Recipe
     mask_seed: int = 0
     card: "CardFacts"
+    facts: str | None = None
+    recipe_text: str | None = None
 
 
 Task = Annotated[PrepareTask | EvaluateTask | ConcludeTask | ExportTask, Field(discriminator="kind")]

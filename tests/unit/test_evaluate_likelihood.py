@@ -78,7 +78,7 @@ def test_log_likelihoods_equal_a_naive_loop(tiny: Tiny, family: str) -> None:
     sequences = [(tokenizer(item.prompt).input_ids, 1) for item in TEXTS] + [(tokenizer("abc").input_ids, 3)]
     targets = [Target(tuple(tokens), start) for tokens, start in sequences]
     expected = [naive(model, tokens, start) for tokens, start in sequences]
-    found = log_likelihoods(model, batches_of(targets, 2), len(targets))
+    found = log_likelihoods(model, batches_of(targets, 2), len(targets), len(targets))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_choices_of_one_token_share_one_row_of_input(llama: tuple[Any, Any]) -> 
     targets = [Target((1, 5, 6, last), 3) for last in (7, 8, 9)] + [Target((1, 5, 6, 7, 8), 3)]
     rows = [tuple(row) for batch in batches_of(targets, 8) for row in batch.ids.tolist()]
     assert sorted(rows) == [(1, 5, 6, 0), (1, 5, 6, 7)]
-    found = log_likelihoods(llama[0], batches_of(targets, 8), 4)
+    found = log_likelihoods(llama[0], batches_of(targets, 8), 4, 4)
     expected = [naive(llama[0], list(target.tokens), target.start) for target in targets]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 

@@ -1,65 +1,21 @@
 """A session's pipeline in this process, on tiny models: each kind of task, and what it keeps between tasks."""
 
-import json
+import gzip
 import shutil
 from pathlib import Path
 
 import pytest
 
 from conftest import Tiny
-from evomerge_contract.manifest import Jsonl, Objective
 from evomerge_contract.recipe import Recipe, RecipeModel
-from evomerge_contract.report import Report
-from evomerge_contract.task import (
-    Baseline,
-    CardFacts,
-    ConcludeTask,
-    DataDigests,
-    EvaluateTask,
-    ExportTask,
-    Finalist,
-    PrepareTask,
-    Source,
-    Task,
-)
-from evomerge_worker.errors import CandidateError, InputError
+from evomerge_contract.report import RunReport
+from evomerge_operator.local.log import read_log
+from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.pipeline import Pipeline
+from evomerge_worker.report import render
 from evomerge_worker.session import carry_out
-
-
-class Bench:
-    """Two tiny models, a data set, and tasks about them that report into `folder`."""
-
-    def __init__(self, folder: Path, tiny: Tiny) -> None:
-        self.folder = folder
-        self.models = {}
-        for seed, name in enumerate("ab", start=1):
-            self.models[name] = folder / name
-            shutil.copytree(tiny("llama", seed=seed), self.models[name])
-        for split, first in (("search", 0), ("select", 10), ("test", 20)):
-            items = [{"prompt": f"{n}+1=", "answer": str(n + 1)} for n in range(first, first + 4)]
-            (folder / f"{split}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-        jsonl = Jsonl(**{s: (folder / f"{s}.jsonl").as_uri() for s in ("search", "select", "test")})
-        self.objectives = [Objective(name="sums", jsonl=jsonl, metric="exact_match", max_new_tokens=3)]
-        self.common = {"report_dir": (folder / "reports").as_uri(), "objectives": self.objectives}
-        sources = [Source(name=n, uri=path.as_uri()) for n, path in self.models.items()]
-        prepared = self.done(PrepareTask(**self.common, sources=sources, methods=["linear"])).prepare
-        assert prepared is not None
-        digests = {s.name: s.digest for s in prepared.sources}
-        self.common["sources"] = [s.model_copy(update={"digest": digests[s.name]}) for s in sources]
-        data = DataDigests(**{split: found.digest for split, found in prepared.data["sums"].items()})
-        self.common["data"] = {"sums": data}
-
-    def done(self, task: Task) -> Report:
-        return Pipeline(self.folder / "cache").carry_out(task)
-
-    def evaluate(self, weight: float = 0.5) -> EvaluateTask:
-        return EvaluateTask(**self.common, recipe=mix(weight), trace={"index": 7})
-
-
-def mix(weight: float) -> Recipe:
-    models = [RecipeModel(model=n, parameters={"weight": w}) for n, w in (("a", weight), ("b", 1 - weight))]
-    return Recipe(merge_method="linear", models=models, dtype="float32")
+from example_runs import finished_run, manifest
+from pipeline_bench import Bench
 
 
 @pytest.fixture
@@ -93,8 +49,9 @@ def test_content_that_changed_since_it_was_prepared_is_refused(bench: Bench, cha
         shutil.copy(bench.models["b"] / "model.safetensors", bench.models["a"] / "model.safetensors")
     else:
         (bench.folder / "search.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
-    with pytest.raises(InputError, match="not what it was when the run was prepared"):
+    with pytest.raises(StorageError, match="not what it was when the run was prepared") as raised:
         bench.done(bench.evaluate())
+    assert [p.path for p in raised.value.problems] == [{"model": "models.a", "data": "objectives.sums.search"}[changed]]
 
 
 def test_memory_that_does_not_suffice_costs_the_candidate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,28 +77,47 @@ def test_a_failure_is_reported_and_not_kept(bench: Bench) -> None:
 
 
 def test_the_end_of_a_run_is_concluded_and_exported(bench: Bench) -> None:
-    conclude = ConcludeTask(
-        **bench.common,
-        finalists=[Finalist(index=3, fitness=0.5, recipe=mix(0.3))],
-        baselines=[Baseline(name=n, role="source", recipe=mix(w)) for n, w in (("a", 1.0), ("b", 0.0))],
-    )
-    conclusion = bench.done(conclude).conclude
-    assert conclusion is not None
-    assert conclusion.winner == 3
-    assert [row.role for row in conclusion.test] == ["winner", "source", "source"]
     out = bench.folder / "best"
-    fields = {k: v for k, v in bench.common.items() if k not in ("objectives", "data")}
-    card = CardFacts(
-        run="tiny",
-        method="linear",
-        algorithm="GA/1",
-        candidates=4,
-        seed=0,
-        objectives=bench.objectives,
-        data=bench.common["data"],
-        conclusion=conclusion,
-    )
-    exported = bench.done(ExportTask(**fields, out=out.as_uri(), recipe=mix(0.3), card=card)).export
+    exported = bench.done(bench.export(out.as_uri())).export
     assert exported is not None
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= exported.files.keys()
     assert all((out / name).is_file() for name in exported.files)
+
+
+def test_an_export_with_facts_holds_the_runs_records(bench: Bench) -> None:
+    run = finished_run(manifest()).model_copy(update={"identity": {"seed": 3}})
+    write_facts(run, bench.folder / "facts")
+    task = bench.export(
+        (bench.folder / "best").as_uri(),
+        facts=str(bench.folder / "facts"),
+        recipe_text="# mine\nmerge_method: linear\n",
+    )
+    exported = bench.done(task).export
+    assert exported is not None
+    assert {"run.json", "log.jsonl", "report.html", "recipe.yaml"} <= exported.files.keys()
+    best = bench.folder / "best"
+    assert RunReport.model_validate_json((best / "run.json").read_bytes()) == run
+    assert read_log(best / "log.jsonl") == (run.identity, [*run.baselines, *run.candidates])
+    assert (best / "report.html").read_text() == render(run)
+    assert (best / "recipe.yaml").read_text() == task.recipe_text
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn"])
+def test_facts_that_are_damaged_are_refused(damage: str, bench: Bench) -> None:
+    write_facts(finished_run(manifest()), bench.folder / "facts")
+    last = sorted((bench.folder / "facts").glob("part-*"))[-1]
+    last.write_bytes(last.read_bytes()[:-20]) if damage == "torn" else shutil.rmtree(bench.folder / "facts")
+    task = bench.export((bench.folder / "best").as_uri(), facts=str(bench.folder / "facts"))
+    with pytest.raises(InputError, match=r"the run's facts in .* cannot be read"):
+        bench.done(task)
+    assert not (bench.folder / "best").exists()
+
+
+def write_facts(run: RunReport, folder: Path) -> None:
+    """As the kubelet mounts projected ConfigMaps: links to what lies in a hidden folder."""
+    hidden = folder / "..data"
+    hidden.mkdir(parents=True)
+    content = gzip.compress(run.model_dump_json(by_alias=True, exclude_none=True).encode())
+    for number, start in enumerate(range(0, len(content), 1000)):
+        (hidden / f"part-{number:04}").write_bytes(content[start : start + 1000])
+        (folder / f"part-{number:04}").symlink_to(f"..data/part-{number:04}")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from evomerge_contract.manifest import S3, Storage
-from evomerge_worker.errors import InputError, StorageError
-from evomerge_worker.store import Store, s3
+from evomerge_worker.errors import InputError, StorageError, WorkerError
+from evomerge_worker.store import Store, s3, s3_source
 from hub import running_hub
 from s3 import S3Server, s3_server
 
@@ -47,13 +47,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def refusal(call: Callable[..., Path], *args: Any) -> str:
+def refusal(call: Callable[..., Path], *args: Any, kind: type[WorkerError] = InputError) -> str:
     """The one sentence with which the call is refused; its path is what the caller gave as `where`."""
-    with pytest.raises(InputError) as error:
+    with pytest.raises(kind) as error:
         call(*args, where="models.mine")
     (problem,) = error.value.problems
     assert problem.path == "models.mine"
+    assert str(error.value) == f"models.mine: {problem.message}"
     return problem.message
+
+
+def disturbance(call: Callable[..., Path], *args: Any) -> str:
+    """As `refusal`, of what is cured outside the manifest."""
+    return refusal(call, *args, kind=StorageError)
 
 
 @pytest.fixture
@@ -165,9 +171,9 @@ def test_a_model_in_the_cache_is_used_again_until_it_changes_in_s3(
 ) -> None:
     uri = f"s3://{mine}/mine"
     first = Store(settings, tmp_path / "cache").model(uri)
-    (first / "config.json").write_bytes(b"[]")  # of the same size: only a download would bring {} back
-    again = Store(settings, tmp_path / "cache").model(uri)
-    assert contents(again)["config.json"] == b"[]"
+    (first / "note").write_bytes(b"")  # it would be gone from a folder that is pulled anew
+    assert Store(settings, tmp_path / "cache").model(uri) == first
+    assert (first / "note").exists()
     put(s3_server, mine, "mine/config.json", b'{"a": 1}')
     changed = Store(settings, tmp_path / "cache").model(uri)
     assert contents(changed) == MODEL | {"config.json": b'{"a": 1}'}
@@ -180,10 +186,10 @@ def test_a_model_that_changes_under_the_download_is_not_kept(
         put(s3_server, mine, "mine/config.json", b"[]")
 
     client, uri = s3.connect(settings.s3), f"s3://{mine}/mine"
-    client.meta.events.register("after-call.s3.GetObject", overwrite)
-    with pytest.raises(StorageError, match="changed while it was read; try again"):
-        s3.fetch_model(client, uri, "uri", tmp_path / "cache", code=False)
-    folder = s3.fetch_model(s3.connect(settings.s3), uri, "uri", tmp_path / "cache", code=False)
+    client.meta.events.register("after-call.s3.ListObjectsV2", overwrite)
+    with pytest.raises(StorageError, match="it changed meanwhile; try again"):
+        s3_source.fetch_model(client, uri, "uri", tmp_path / "cache", code=False)
+    folder = s3_source.fetch_model(s3.connect(settings.s3), uri, "uri", tmp_path / "cache", code=False)
     assert contents(folder) == MODEL | {"config.json": b"[]"}
 
 
@@ -195,26 +201,28 @@ def test_a_file_in_s3_is_told_from_those_whose_names_begin_alike(
     store = Store(settings, tmp_path / "cache")
     for key in ("data/items.jsonl", "data/items"):
         assert store.file(f"s3://{mine}/{key}").read_bytes() == key.encode()
-    assert "does not exist" in refusal(store.file, f"s3://{mine}/data/item")
+    assert "does not exist" in disturbance(store.file, f"s3://{mine}/data/item")
     assert "names no file" in refusal(store.file, f"s3://{mine}/data/")
 
 
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [
-        ("", "has no config.json, but its folder mine/ has one; is the path one level too high?"),
-        ("/min", "is empty or does not exist"),
-    ],
-)
-def test_a_wrong_prefix_is_refused(path: str, words: str, settings: Storage, mine: str, tmp_path: Path) -> None:
-    uri = f"s3://{mine}{path}"
-    assert refusal(Store(settings, tmp_path / "cache").model, uri).startswith(f"{uri} {words}")
+def test_a_prefix_one_level_too_high_is_a_mistake(settings: Storage, mine: str, tmp_path: Path) -> None:
+    message = refusal(Store(settings, tmp_path / "cache").model, f"s3://{mine}")
+    assert message == f"s3://{mine} has no config.json, but its folder mine/ has one; is the path one level too high?"
 
 
-def test_a_missing_bucket_is_refused(settings: Storage, tmp_path: Path) -> None:
+def test_a_prefix_with_nothing_under_it_may_be_filled_later(settings: Storage, mine: str, tmp_path: Path) -> None:
+    message = disturbance(Store(settings, tmp_path / "cache").model, f"s3://{mine}/min")
+    assert message == f"s3://{mine}/min is empty or does not exist"
+
+
+def test_a_missing_bucket_may_be_made_later(settings: Storage, tmp_path: Path) -> None:
     store = Store(settings, tmp_path / "cache")
     for call in (store.model, store.file):
-        assert "there is no bucket no-such-bucket at http://" in refusal(call, "s3://no-such-bucket/mine")
+        assert "there is no bucket no-such-bucket at http://" in disturbance(call, "s3://no-such-bucket/mine")
+
+
+def test_a_name_that_no_bucket_can_have_is_a_mistake(settings: Storage, tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(Store(settings, tmp_path / "cache").model, "s3://no bucket/mine")
 
 
 @pytest.mark.parametrize(
@@ -228,14 +236,14 @@ def test_wrong_credentials_are_refused(
     variable: str, value: str, words: str, settings: Storage, mine: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv(variable, value)
-    assert words in refusal(Store(settings, tmp_path / "cache").model, f"s3://{mine}/mine")
+    assert words in disturbance(Store(settings, tmp_path / "cache").model, f"s3://{mine}/mine")
 
 
 def test_credentials_without_the_right_to_read_are_refused(
     settings: Storage, mine: str, s3_server: S3Server, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.stranger)
-    message = refusal(Store(settings, tmp_path / "cache").model, f"s3://{mine}/mine")
+    message = disturbance(Store(settings, tmp_path / "cache").model, f"s3://{mine}/mine")
     assert "the S3 credentials may not list and read it (AccessDenied)" in message
 
 
@@ -244,7 +252,7 @@ def test_without_credentials_the_variables_to_set_are_named(
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    message = refusal(Store(settings, tmp_path / "cache").model, f"s3://{mine}/mine")
+    message = disturbance(Store(settings, tmp_path / "cache").model, f"s3://{mine}/mine")
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
 
 
@@ -264,5 +272,5 @@ def test_a_server_in_trouble_may_recover(settings: Storage, tmp_path: Path, monk
     monkeypatch.setattr(time, "sleep", lambda _: None)  # between the client's own attempts
     with running_hub() as server:
         server.broken = True
-        with pytest.raises(StorageError, match=r"s3://models/mine could not be read: .* answered 503"):
+        with pytest.raises(StorageError, match=r"s3://models/mine cannot be read: .* answered 503"):
             Store(Storage(s3=S3(endpoint=server.endpoint)), tmp_path).model("s3://models/mine")

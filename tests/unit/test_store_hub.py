@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from evomerge_contract.manifest import Storage
-from evomerge_worker.errors import InputError, StorageError
+from evomerge_worker.errors import InputError, StorageError, WorkerError
 from evomerge_worker.store import Store
 from hub import COMMIT, Hub, running_hub
 
@@ -67,8 +67,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def refusal(store: Store, uri: str) -> str:
-    with pytest.raises(InputError) as error:
+def refusal(store: Store, uri: str, kind: type[WorkerError] = InputError) -> str:
+    with pytest.raises(kind) as error:
         store.model(uri, where="models.mine")
     (problem,) = error.value.problems
     assert problem.path == "models.mine"
@@ -123,18 +123,18 @@ def test_a_repository_that_is_no_checkpoint_is_refused(
 
 
 def test_a_model_or_commit_that_is_not_there_is_refused(hub: Hub, store: Store) -> None:
-    assert "does not exist, or is private" in refusal(store, f"hf://team/nobody@{COMMIT}")
+    assert "does not exist, or is private" in refusal(store, f"hf://team/nobody@{COMMIT}", StorageError)
     assert "the model has no such commit" in refusal(store, f"hf://team/mine@{'f' * 40}")
 
 
 def test_a_gated_model_says_what_to_do(hub: Hub, store: Store) -> None:
     hub.gated.add("team/mine")
-    assert "accept its terms at the hub and set HF_TOKEN" in refusal(store, URI)
+    assert "accept its terms at the hub and set HF_TOKEN" in refusal(store, URI, StorageError)
 
 
 def test_offline_only_the_cache_counts(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "is not in the cache, and HF_HUB_OFFLINE forbids to get it" in refusal(store, URI)
+    assert "is not in the cache, and HF_HUB_OFFLINE forbids to get it" in refusal(store, URI, StorageError)
     assert hub.requests == []
 
 

@@ -2,19 +2,23 @@
 
 WorkerError
 ├── InputError       the input is wrong; never retried (exit code 65)
-├── StorageError     a server or disk did not answer; try again later (exit code 75)
+├── StorageError     something outside the manifest keeps us from reading or writing; try again later (exit code 75)
 └── CandidateError   this candidate failed; others may not
 """
+
+from collections.abc import Sequence
+from typing import Self
 
 from evomerge_contract.candidate import FailureReason
 from evomerge_contract.report import Problem
 
 
 class WorkerError(Exception):
-    """The root; `reason` is what the report says."""
+    """The root; `reason` is what the report says, `problems` where it went wrong, if that can be said."""
 
     reason: FailureReason = "Error"
     exit_code = 1
+    problems: Sequence[Problem] = ()
 
 
 class InputError(WorkerError):
@@ -24,20 +28,34 @@ class InputError(WorkerError):
     exit_code = 65
 
     def __init__(self, *problems: Problem) -> None:
-        super().__init__("; ".join(f"{p.path}: {p.message}" for p in problems))
+        super().__init__(_told(problems))
         self.problems = list(problems)
 
     @classmethod
-    def at(cls, path: str, message: str) -> "InputError":
+    def at(cls, path: str, message: str) -> Self:
         """One mistake: where, and what to do."""
         return cls(Problem(path=path, message=message))
 
 
 class StorageError(WorkerError):
-    """A source could not be read, or a result written, just now: trying again can help."""
+    """A source could not be read, or a result written: trying again can help.
+
+    The server or disk failed, the credentials are refused or missing, a bucket or object is missing, or content is not
+    what it was: all that is cured without touching the manifest.
+    """
 
     reason: FailureReason = "TryAgain"
     exit_code = 75
+
+    def __init__(self, message: str, *problems: Problem) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+    @classmethod
+    def at(cls, path: str, message: str) -> Self:
+        """One disturbance: where, and what to do."""
+        problem = Problem(path=path, message=message)
+        return cls(_told([problem]), problem)
 
 
 class CandidateError(WorkerError):
@@ -46,6 +64,10 @@ class CandidateError(WorkerError):
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def _told(problems: Sequence[Problem]) -> str:
+    return "; ".join(f"{p.path}: {p.message}" for p in problems)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -1,28 +1,70 @@
-"""The export task: the winner as a Hugging Face checkpoint with its model card."""
+"""The export task: the winner as a Hugging Face checkpoint with its model card, and the run's records beside it."""
 
-from collections.abc import Mapping
+import gzip
+import math
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import torch
+from pydantic import ValidationError
 
+from evomerge_contract.base import canonical_json
+from evomerge_contract.log import LOG_NAME, log_line
+from evomerge_contract.report import RunReport
 from evomerge_contract.task import ExportTask
 from evomerge_worker.digests import file_digest
-from evomerge_worker.merge import export_checkpoint
+from evomerge_worker.errors import InputError
+from evomerge_worker.merge import export_checkpoint, plan_merge
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.store import Store
+from evomerge_worker.store.cache import scratch_folder
+from evomerge_worker.store.files import path_of
+from evomerge_worker.store.store import scheme_of
+
+_WHERE = "export"
+_BESIDES_WEIGHTS = 256 << 20  # bytes of tokenizer, log, report
 
 
-def export(task: ExportTask, checkpoints: Mapping[str, Checkpoint], device: torch.device) -> dict[str, str]:
-    """Write the checkpoint and its card to the task's folder, whole or not at all; digests of the files written.
+def export(
+    task: ExportTask, store: Store, open_sources: Callable[[], Mapping[str, Checkpoint]], device: torch.device
+) -> dict[str, str]:
+    """Write the checkpoint, its card and the run's records to the task's place; digests of the files written.
 
-    `device` is the one that candidates are merged on: another rounds otherwise, and the winner would not be exported.
+    A complete export of the same task that is found in S3 is returned. `device` is the one that candidates are merged
+    on: another rounds otherwise, and the winner would not be exported.
+
+    Raises:
+        InputError: the place holds something that no export wrote, or is none; the facts are damaged.
+        CandidateError: the merged weights are not finite.
+        StorageError: a disk or server failed or refused.
     """
+    match scheme_of(task.out, _WHERE):
+        case "file":
+            out = path_of(task.out, _WHERE)
+            _write(task, open_sources(), out, device)
+            return {str(f.relative_to(out)): file_digest(f) for f in sorted(out.rglob("*")) if f.is_file()}
+        case "s3":
+            from evomerge_worker.store.s3_export import earlier_export, put_export
+
+            found = earlier_export(store.s3, task.out, task.digest)
+            if found is not None:
+                return found
+            checkpoints = open_sources()
+            with scratch_folder(store.cache, _bytes(task, checkpoints)) as scratch:
+                _write(task, checkpoints, scratch / "model", device)
+                return put_export(store.s3, task.out, task.digest, scratch / "model")
+        case _:
+            raise InputError.at(_WHERE, f"{task.out}: a model cannot be written to hf://; export to s3:// or file://")
+
+
+def _write(task: ExportTask, checkpoints: Mapping[str, Checkpoint], out: Path, device: torch.device) -> None:
+    """Write all files to the folder `out`, whole or not at all."""
     # Only one task of a run needs these.
     from evomerge_worker.report.card import merged_sources, model_card
     from evomerge_worker.report.licence import licence_notice
 
-    out = Path(unquote(urlsplit(task.out).path))
-    texts = {"README.md": model_card(task.card, task.sources, task.recipe)}
+    texts = {"README.md": model_card(task.card, task.sources, task.recipe)} | _records(task)
     notice = licence_notice(merged_sources(task.sources, task.recipe))
     if notice is not None:
         texts["LICENSE"] = notice
@@ -35,4 +77,40 @@ def export(task: ExportTask, checkpoints: Mapping[str, Checkpoint], device: torc
         extra_files=texts,
         device=device,
     )
-    return {str(f.relative_to(out)): file_digest(f) for f in sorted(out.rglob("*")) if f.is_file()}
+
+
+def _records(task: ExportTask) -> dict[str, str]:
+    """The run's records by file name: what the report shows as JSON, the search log, the report, the recipe."""
+    texts = {} if task.recipe_text is None else {"recipe.yaml": task.recipe_text}
+    if task.facts is None:
+        return texts
+    from evomerge_worker.report import render
+
+    facts = read_facts(Path(task.facts))
+    entries = [{"run": facts.identity}, *({"candidate": c.wire()} for c in [*facts.baselines, *facts.candidates])]
+    log = b"".join(log_line(entry) for entry in entries).decode()
+    return texts | {"run.json": canonical_json(facts.wire()), LOG_NAME: log, "report.html": render(facts)}
+
+
+def read_facts(folder: Path) -> RunReport:
+    """The run report in the files of `folder`: in the order of their names they are one gzip stream of its JSON.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        # What begins with a dot is Kubernetes' own: the links by which it changes a mounted ConfigMap at once.
+        parts = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
+        return RunReport.model_validate_json(gzip.decompress(b"".join(part.read_bytes() for part in parts)))
+    except (OSError, EOFError, zlib.error, ValidationError) as error:
+        message = f"the run's facts in {folder} cannot be read: {str(error).partition(chr(10))[0]}"
+        raise InputError.at("facts", message) from error
+
+
+def _bytes(task: ExportTask, checkpoints: Mapping[str, Checkpoint]) -> int:
+    """An upper bound of what the export takes on a disk."""
+    size = _BESIDES_WEIGHTS
+    for plan in plan_merge(task.recipe, checkpoints):
+        like = plan.inputs[0]
+        size += math.prod(checkpoints[like.model].shape(like.tensor)) * plan.dtype.itemsize
+    return size

@@ -6,19 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import torch
-from pydantic import ValidationError
 
-from evomerge_contract.manifest import BASE, Objective, SplitName
+from evomerge_contract.manifest import Objective, SplitName
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
 from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, Source, Task
+from evomerge_worker import progress
 from evomerge_worker.conclude import conclude
-from evomerge_worker.digests import file_digest
-from evomerge_worker.durable import write_durably
-from evomerge_worker.errors import CandidateError, InputError, out_of_memory
+from evomerge_worker.errors import CandidateError, out_of_memory
 from evomerge_worker.evaluate.evaluators import prepare_items
 from evomerge_worker.evaluate.items import load_items
 from evomerge_worker.evaluate.metrics import Scorer, aggregate
@@ -26,11 +23,11 @@ from evomerge_worker.evaluate.prompts import context_of
 from evomerge_worker.export import export
 from evomerge_worker.families.live import LiveModel
 from evomerge_worker.merge import anchor_of
-from evomerge_worker.prepare import content_digest, prepare
+from evomerge_worker.prepare import prepare
+from evomerge_worker.prepare.content import pinned_file, pinned_model
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store import Store
-
-_CHANGED = "its content is not what it was when the run was prepared; restore it, or start a new run"
+from evomerge_worker.store.reports import earlier_report, keep_report
 
 
 class Pipeline:
@@ -40,6 +37,7 @@ class Pipeline:
         self._cache = cache
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._checkpoints: dict[tuple[str, str, str | None], Checkpoint] = {}
+        self._stores: dict[tuple[str, bool], Store] = {}
         self._live: LiveModel | None = None
         self._tokenizer: Any = None  # whose tokens the scorers hold
         self._scorers: dict[tuple[str, int, str], Scorer] = {}
@@ -53,7 +51,7 @@ class Pipeline:
         """
         started = time.monotonic()
         if not isinstance(task, PrepareTask | ExportTask):
-            found = _earlier_report(task)
+            found = earlier_report(task, self._store(task))
             if found is not None:
                 return found.model_copy(update={"trace": task.trace})
         self._seconds = {}
@@ -61,7 +59,7 @@ class Pipeline:
         report = self._report(task)
         seconds = self._seconds | {"total": time.monotonic() - started}
         report = report.model_copy(update={"seconds": {k: round(v, 6) for k, v in seconds.items()}})
-        write_durably(_report_path(task), report.model_dump_json(exclude_none=True, by_alias=True).encode())
+        keep_report(task, report, self._store(task))
         return report
 
     def _report(self, task: Task) -> Report:
@@ -79,7 +77,7 @@ class Pipeline:
                 result = conclude(task, lambda recipe, split: self._score(task, recipe, split))
                 return report.model_copy(update={"conclude": result})
             case ExportTask():
-                files = export(task, self._open(task), self._device)
+                files = export(task, self._store(task), lambda: self._open(task), self._device)
                 return report.model_copy(update={"export": ExportResult(out=task.out, files=files)})
 
     def _score(self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
@@ -128,9 +126,7 @@ class Pipeline:
         key = (digest, task.batch_size, objective.model_dump_json(exclude={"jsonl", "weight"}))
         if key not in self._scorers:
             where = f"objectives.{objective.name}.{split}"
-            path = self._store(task).file(getattr(objective.jsonl, split), where=where)
-            if file_digest(path) != digest:
-                raise InputError.at(where, _CHANGED)
+            path, _ = pinned_file(getattr(objective.jsonl, split), digest, self._store(task), where)
             items = load_items(path, objective, where)
             self._scorers[key] = prepare_items(
                 live.tokenizer, objective, items, task.batch_size, context=context_of(live.model), where=where
@@ -145,33 +141,23 @@ class Pipeline:
     def _checkpoint(self, task: Task, source: Source) -> Checkpoint:
         key = (source.name, source.uri, source.digest)
         if key not in self._checkpoints:
-            where = BASE if source.name == BASE else f"models.{source.name}"
-            folder = self._store(task).model(source.uri, where=where)
-            if source.digest is not None and content_digest(folder, code=task.trust_remote_code) != source.digest:
-                raise InputError.at(where, _CHANGED)
+            folder = pinned_model(source, self._store(task), code=task.trust_remote_code)
             self._checkpoints[key] = Checkpoint.open(folder, source.name)
         return self._checkpoints[key]
 
     def _store(self, task: Task) -> Store:
-        return Store(task.storage, self._cache, trust_remote_code=task.trust_remote_code)
+        """One store for tasks with the same settings: making an S3 client takes as long as a tiny candidate."""
+        key = (task.storage.model_dump_json(), task.trust_remote_code)
+        if key not in self._stores:
+            self._stores[key] = Store(task.storage, self._cache, trust_remote_code=task.trust_remote_code)
+        return self._stores[key]
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         started = time.monotonic()
+        outer = progress.phase(name)
         try:
             yield
         finally:
+            progress.phase(outer)
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
-
-
-def _report_path(task: Task) -> Path:
-    folder = Path(unquote(urlsplit(task.report_dir).path))
-    return folder / f"{task.digest.removeprefix('sha256:')}.json"
-
-
-def _earlier_report(task: Task) -> Report | None:
-    """The durable report of the same task, if one was written before."""
-    try:
-        return Report.model_validate_json(_report_path(task).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None

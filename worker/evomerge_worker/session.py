@@ -10,33 +10,39 @@ import queue
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from evomerge_contract.candidate import FailureReason
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
-from evomerge_worker.errors import InputError, WorkerError
-from evomerge_worker.supervisor import READY
+from evomerge_worker import progress
+from evomerge_worker.child import READY
+from evomerge_worker.errors import WorkerError
+from evomerge_worker.tally import PORT_VARIABLE
 
 _PARENT_CHECK_SECONDS = 2.0
 
 
 def main() -> None:
     """Serve until standard input ends."""
+    serve(_pipeline)
+
+
+def serve(make: Callable[[], "Works"]) -> None:
+    """Serve with what `make` makes until standard input ends; tasks may arrive while it is at it."""
     out = _keep_stdout()
     _leave_with_parent()
     tasks = _read_ahead()
-    # A machine with more threads than free cores is many times slower when OpenMP's idle threads spin.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from evomerge_worker.pipeline import Pipeline
-    from evomerge_worker.store import default_cache
-
-    pipeline = Pipeline(default_cache())
-    out.write(READY + b"\n")
-    out.flush()
+    pipeline = make()
+    send = _sender(out)
+    send(READY)
+    if os.environ.get(PORT_VARIABLE):
+        progress.tell(send)
     while (line := tasks.get()) is not None:
-        out.write(carry_out(pipeline, task_adapter.validate_json(line)).line().encode() + b"\n")
-        out.flush()
+        report = carry_out(pipeline, task_adapter.validate_json(line))
+        progress.tell_now()
+        send(report.line().encode())
 
 
 class Works(Protocol):
@@ -46,15 +52,22 @@ class Works(Protocol):
         """The report on `task`."""
 
 
+def _pipeline() -> Works:
+    # A machine with more threads than free cores is many times slower when OpenMP's idle threads spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from evomerge_worker.pipeline import Pipeline
+    from evomerge_worker.store import default_cache
+
+    return Pipeline(default_cache())
+
+
 def carry_out(pipeline: Works, task: Task) -> Report:
     """The report on `task`: whatever goes wrong becomes its failure and reason."""
     started = time.monotonic()
     try:
         return pipeline.carry_out(task)
-    except InputError as error:
-        failed = _failed(task, error.reason, str(error)).model_copy(update={"problems": error.problems})
     except WorkerError as error:
-        failed = _failed(task, error.reason, str(error))
+        failed = _failed(task, error.reason, str(error)).model_copy(update={"problems": list(error.problems)})
     except Exception as error:
         with contextlib.suppress(OSError):  # a full disk under standard error must not end the session
             traceback.print_exc()
@@ -79,6 +92,18 @@ def _keep_stdout() -> BinaryIO:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return out
+
+
+def _sender(out: BinaryIO) -> Callable[[bytes], None]:
+    """A function that any thread may give a line to."""
+    one_at_a_time = threading.Lock()
+
+    def send(line: bytes) -> None:
+        with one_at_a_time:
+            out.write(line + b"\n")
+            out.flush()
+
+    return send
 
 
 def _read_ahead() -> "queue.SimpleQueue[bytes | None]":

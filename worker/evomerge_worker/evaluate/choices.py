@@ -40,7 +40,7 @@ def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: 
     divisor = lengths if objective.metric == "acc_norm" else np.ones_like(lengths)
 
     def score(model: Any) -> list[ItemScore]:
-        likelihoods = np.split(log_likelihoods(model, batches, len(divisor)) / divisor, ends[:-1])
+        likelihoods = np.split(log_likelihoods(model, batches, len(divisor), len(items)) / divisor, ends[:-1])
         return [
             ItemScore(value=float(int(np.argmax(choices)) == item.right), skill=item.skill)
             for choices, item in zip(likelihoods, items, strict=True)

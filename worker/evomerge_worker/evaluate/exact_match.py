@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge_contract.manifest import Objective
 from evomerge_contract.report import ItemScore
+from evomerge_worker import progress
 from evomerge_worker.errors import InputError
 from evomerge_worker.evaluate.greedy import end_tokens, greedy, prompt_batch
 from evomerge_worker.evaluate.items import Item
@@ -59,6 +60,7 @@ def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: 
             texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
             for index, text in zip(indices, texts, strict=True):
                 right[index] = _extracted(text, pattern) in items[index].answers
+            progress.items(len(indices))
         return [ItemScore(value=float(ok), skill=item.skill) for ok, item in zip(right, items, strict=True)]
 
     return score

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
+from evomerge_worker import progress
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.evaluate.prompts import batched
 
@@ -70,8 +71,8 @@ def _batch(inputs: list[tuple[int, ...]], owners: list[list[int]], targets: Sequ
 
 
 @torch.inference_mode()
-def log_likelihoods(model: Any, batches: Sequence[Batch], targets: int) -> npt.NDArray[np.float64]:
-    """The log-likelihood of each target in nats, [targets].
+def log_likelihoods(model: Any, batches: Sequence[Batch], targets: int, items: int) -> npt.NDArray[np.float64]:
+    """The log-likelihood of each target in nats, [targets]; `items` is how many items the targets are of.
 
     Raises:
         CandidateError: one is not finite.
@@ -79,6 +80,7 @@ def log_likelihoods(model: Any, batches: Sequence[Batch], targets: int) -> npt.N
     totals = np.zeros(targets)
     for batch in batches:
         totals += np.bincount(batch.owner, weights=_predictions(model, batch), minlength=targets)
+        progress.items(items * len(np.unique(batch.owner)) / targets)
     if not np.isfinite(totals).all():
         raise CandidateError("NotFinite", "the model's log-likelihoods are not finite")
     return totals

@@ -35,7 +35,7 @@ def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: 
     batches = batches_of(targets, setup.batch_size)
 
     def score(model: Any) -> list[ItemScore]:
-        likelihoods = log_likelihoods(model, batches, len(targets)).tolist()
+        likelihoods = log_likelihoods(model, batches, len(targets), len(items)).tolist()
         return [
             ItemScore(value=-value, count=len(target.tokens) - target.start, skill=item.skill)
             for value, target, item in zip(likelihoods, targets, items, strict=True)

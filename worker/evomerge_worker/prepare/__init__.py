@@ -24,23 +24,26 @@ __all__ = ["content_digest", "prepare"]
 def prepare(task: PrepareTask, store: Store) -> PrepareResult:
     """Pull, check and pin everything that `task` names; every weight and every item is read once.
 
+    What an earlier prepare has pinned must be what it was; its weights are then not read again.
+
     Sources come out in the task's order, the layout is that of the first model of the pool.
 
     Raises:
         InputError: all mistakes that were found, in models, data and methods, at once.
-        StorageError: there are no mistakes as far as could be seen, but something could not be read just now.
+        StorageError: there are no mistakes as far as could be seen, but something could not be read just now, or is
+            not what it was.
     """
     mistakes = Mistakes()
     mistakes.found += _without_base(task)
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     check_fit(opened, mistakes)
     reader = reader_of(opened, mistakes, code=task.trust_remote_code, batch_size=task.batch_size)
-    data = prepare_data(task.objectives, store, mistakes, reader)
+    data = prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
     pinned: list[PreparedSource] = []
-    for source in opened:
+    for source, found in zip(task.sources, opened, strict=True):
         with mistakes.collected():
-            if source.checkpoint is not None:
-                pinned.append(pin(source.checkpoint, code=task.trust_remote_code))
+            if found.checkpoint is not None:
+                pinned.append(pin(found.checkpoint, source.digest, code=task.trust_remote_code))
     mistakes.raise_any(order=[source.where for source in opened])
     layout = next(s.checkpoint.layout for s in opened if s.checkpoint is not None and s.name != BASE)
     return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})

@@ -1,20 +1,32 @@
-"""What a model is, whatever it is called and wherever it lies: the digest of its files."""
+"""What a model or data set is, whatever it is called and wherever it lies: the digest of its files, and its keeping."""
 
-import hashlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from evomerge_contract.base import digest_of
+from evomerge_contract.task import Source
+from evomerge_worker.errors import InputError, StorageError
+from evomerge_worker.shards.checkpoint import where_of
 from evomerge_worker.shards.index import shard_files
+from evomerge_worker.store import Store
+from evomerge_worker.store.stamp import sha256_of
 from evomerge_worker.store.wanted import wanted
+
+_CHANGED = "is not what it was when the run was prepared; restore it, or start a new run"
 
 
 def content_digest(folder: Path, *, code: bool) -> str:
     """`sha256:<hex>` over name and SHA-256 of every file of a checkpoint that changes what it does.
 
     Those are the weights' shards, config, generation config, tokenizer and chat template, and with `code` the Python
-    files; never a README, or weights in formats that are not read. About 1.7 GB/s a core.
+    files; never a README, or weights in formats that are not read. About 1.7 GB/s a core, or nothing for files in the
+    cache, which were hashed when they were pulled.
+
+    Raises:
+        OSError: a shard that the index names is missing.
     """
     shards, _, _ = shard_files(folder)
     others = [
@@ -22,10 +34,49 @@ def content_digest(folder: Path, *, code: bool) -> str:
     ]
     names = sorted({*shards, *others})
     with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as threads:  # hashing lets other threads run
-        digests = threads.map(lambda name: _sha256(folder / name), names)
+        digests = threads.map(lambda name: sha256_of(folder / name), names)
         return digest_of(dict(zip(names, digests, strict=True)))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def pinned_model(source: Source, store: Store, *, code: bool) -> Path:
+    """The local folder of a source, which is what its digest says, if it has one.
+
+    Raises:
+        InputError, StorageError: as `Store.model` does.
+        StorageError: it is something else now.
+    """
+    where = where_of(source.name)
+    if source.digest is None:
+        return store.model(source.uri, where=where)
+    with _once_right():
+        folder = store.model(source.uri, where=where)
+    if _digest_if_whole(folder, code) != source.digest:
+        raise StorageError.at(where, f"{source.uri} {_CHANGED}")
+    return folder
+
+
+def pinned_file(uri: str, digest: str | None, store: Store, where: str) -> tuple[Path, str]:
+    """The local path of a data set and its digest, which is `digest` unless that is None. Raises as `pinned_model`."""
+    with nullcontext() if digest is None else _once_right():
+        path = store.file(uri, where=where)
+    found = f"sha256:{sha256_of(path)}"
+    if digest is not None and found != digest:
+        raise StorageError.at(where, f"{uri} {_CHANGED}")
+    return path, found
+
+
+@contextmanager
+def _once_right() -> Iterator[None]:
+    """What was right when it was prepared and is wrong now has changed since: the manifest cannot."""
+    try:
+        yield
+    except InputError as error:
+        problems = [p.model_copy(update={"message": f"{p.message}; it {_CHANGED}"}) for p in error.problems]
+        raise StorageError("; ".join(f"{p.path}: {p.message}" for p in problems), *problems) from error
+
+
+def _digest_if_whole(folder: Path, code: bool) -> str | None:
+    try:
+        return content_digest(folder, code=code)
+    except (OSError, ValueError):  # a shard is missing, or there are none
+        return None

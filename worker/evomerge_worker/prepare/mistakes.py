@@ -34,4 +34,5 @@ class Mistakes:
             once = dict.fromkeys(self.found)
             raise InputError(*sorted(once, key=lambda problem: place.get(problem.path, len(place))))
         if self._passing:
-            raise StorageError("; ".join(str(error) for error in self._passing))
+            problems = [problem for error in self._passing for problem in error.problems]
+            raise StorageError("; ".join(str(error) for error in self._passing), *problems)

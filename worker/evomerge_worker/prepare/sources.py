@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from evomerge_contract.report import PreparedSource, Problem
 from evomerge_contract.task import Source
-from evomerge_worker.errors import InputError
+from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.prepare.config import read_config
-from evomerge_worker.prepare.content import content_digest
+from evomerge_worker.prepare.content import content_digest, pinned_model
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.vocabulary import check_rows, read_vocabulary
 from evomerge_worker.shards import Checkpoint, where_of
 from evomerge_worker.shards.dtypes import NAMES
+from evomerge_worker.shards.index import shard_files
 from evomerge_worker.store import Store
 
 _SHOWN = 3
@@ -43,7 +45,8 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
     folder: Path | None = None
     config = checkpoint = vocabulary = None
     with mistakes.collected():
-        folder = store.model(source.uri, where=where)
+        folder = pinned_model(source, store, code=code)
+        _check_arrived(source.uri, folder, where)
     if folder is None:
         return Opened(source.name)
     with mistakes.collected():
@@ -59,20 +62,38 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
     return Opened(source.name, config, checkpoint, vocabulary)
 
 
-def pin(checkpoint: Checkpoint, *, code: bool) -> PreparedSource:
-    """The source as found, after a look at every weight.
+def _check_arrived(uri: str, folder: Path, where: str) -> None:
+    """Refuse a model on a server with shards that are missing or torn: an upload may still be on its way.
+
+    Raises:
+        StorageError: it is so.
+    """
+    if uri.startswith("file:"):
+        return  # nobody waits for these: opening the checkpoint tells all that is wrong with it
+    for name in shard_files(folder)[0]:
+        try:
+            safe_open(folder / name, framework="pt")
+        except (SafetensorError, OSError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            reason = "is missing" if missing else f"is truncated or no safetensors file ({error})"
+            raise StorageError.at(where, f"{uri}: {name} {reason}; put it there again") from error
+
+
+def pin(checkpoint: Checkpoint, digest: str | None, *, code: bool) -> PreparedSource:
+    """The source as found, after a look at every weight unless it has been compared with its `digest`.
 
     Raises:
         InputError: weights that are NaN or infinite, by tensor.
     """
-    check_finite(checkpoint)
+    if digest is None:
+        check_finite(checkpoint)
     elements: Counter[torch.dtype] = Counter()
     for name in checkpoint.names:
         if checkpoint.dtype(name).is_floating_point:
             elements[checkpoint.dtype(name)] += math.prod(checkpoint.shape(name))
     return PreparedSource(
         name=checkpoint.name,
-        digest=content_digest(checkpoint.folder, code=code),
+        digest=digest or content_digest(checkpoint.folder, code=code),
         bytes=checkpoint.bytes,
         dtype=NAMES[elements.most_common(1)[0][0]],
         parameters=elements.total(),

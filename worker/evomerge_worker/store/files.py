@@ -9,7 +9,7 @@ from evomerge_worker.store.wanted import check_listing
 
 def model_folder(uri: str, where: str) -> Path:
     """The folder that `uri` names, after a look at the names in it."""
-    folder = _path(uri, where)
+    folder = path_of(uri, where)
     if folder.is_file():
         raise InputError.at(where, f"{uri} is a file; a model is a folder with config.json and *.safetensors")
     try:
@@ -23,7 +23,7 @@ def model_folder(uri: str, where: str) -> Path:
 
 def single_file(uri: str, where: str) -> Path:
     """The file that `uri` names."""
-    path = _path(uri, where)
+    path = path_of(uri, where)
     if path.is_dir():
         raise InputError.at(where, f"{uri} is a folder; a file is needed")
     try:
@@ -35,7 +35,12 @@ def single_file(uri: str, where: str) -> Path:
         raise InputError.at(where, f"{uri} may not be read ({error.strerror})") from error
 
 
-def _path(uri: str, where: str) -> Path:
+def path_of(uri: str, where: str) -> Path:
+    """The path that `uri` names.
+
+    Raises:
+        InputError: it is not absolute.
+    """
     parts = urlsplit(uri)
     path = Path(unquote(parts.path))
     if parts.netloc not in ("", "localhost") or not path.is_absolute():

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -11,40 +12,46 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,  # httpx's own: the root of what a connection can raise
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 
+from evomerge_contract.base import digest_of
 from evomerge_worker.errors import InputError, StorageError
-from evomerge_worker.store.wanted import CODE, UNWANTED, WANTED, check_listing
+from evomerge_worker.store.cache import Arrived, cached_folder
+from evomerge_worker.store.wanted import check_listing, wanted
 
 _URI = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<commit>.*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SUBFOLDERS = "*/*"
 
 
 def fetch_model(uri: str, where: str, cache: Path, *, code: bool) -> Path:
-    """The local snapshot of the model; without any request where it is there already.
+    """The cached copy of the model; without any request where it is there already.
 
     A token for private and gated models is taken from the ambient settings (HF_TOKEN).
     """
     repo, commit = _split(uri, where)
-    with _explained(uri, where):
-        folder = Path(
-            snapshot_download(
-                repo,
-                revision=commit,
-                cache_dir=cache,
-                allow_patterns=list(WANTED + CODE if code else WANTED),
-                ignore_patterns=[*UNWANTED, _SUBFOLDERS],
-            )
-        )
-        try:
-            check_listing(uri, where, [p.name for p in folder.iterdir()] if folder.exists() else [])
-        except InputError:
-            check_listing(uri, where, HfApi().list_repo_files(repo, revision=commit))  # what was left out says more
-            raise
-    return folder
+
+    @lru_cache(1)
+    def listed() -> dict[str, int]:
+        """The files that are needed, with their sizes in bytes."""
+        with _explained(uri, where):
+            tree = HfApi().list_repo_tree(repo, revision=commit, recursive=True)
+            sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+        check_listing(uri, where, sizes)
+        return {name: sizes[name] for name in wanted(sizes, code=code)}
+
+    def fill(part: Path, _: Arrived) -> None:
+        names = list(listed())
+        with _explained(uri, where):
+            snapshot_download(repo, revision=commit, local_dir=part, allow_patterns=names)
+        if torn := [name for name, size in listed().items() if (part / name).stat().st_size != size]:
+            raise StorageError.at(where, f"{uri}: {torn[0]} did not come whole; try again")
+
+    key = digest_of({"hub": constants.ENDPOINT, "repo": repo, "commit": commit, "code": code}).removeprefix("sha256:")
+    return cached_folder(cache, key, lambda: sum(listed().values()), fill)
 
 
 def _split(uri: str, where: str) -> tuple[str, str]:
@@ -68,29 +75,27 @@ def _explained(uri: str, where: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise InputError.at(where, f"{uri} is gated: accept its terms at the hub and set HF_TOKEN") from error
+        raise StorageError.at(where, f"{uri} is gated: accept its terms at the hub and set HF_TOKEN") from error
     except RevisionNotFoundError as error:
         raise InputError.at(where, f"{uri}: the model has no such commit") from error
     except RepositoryNotFoundError as error:
-        raise InputError.at(
-            where, f"{uri} does not exist, or is private: check the name, or set HF_TOKEN to a token that may read it"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        if constants.is_offline_mode():
-            raise InputError.at(where, f"{uri} is not in the cache, and HF_HUB_OFFLINE forbids to get it") from error
-        raise _unreachable(uri, error.__cause__ or error) from error
+        advice = "check the name, or set HF_TOKEN to a token that may read it"
+        raise StorageError.at(where, f"{uri} does not exist, or is private: {advice}") from error
+    except OfflineModeIsEnabled as error:
+        raise StorageError.at(where, f"{uri} is not in the cache, and HF_HUB_OFFLINE forbids to get it") from error
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
-            raise InputError.at(where, f"{uri} may not be read with this HF_TOKEN: {_first_line(error)}") from error
-        raise _unreachable(uri, error) from error
+            message = f"{uri} may not be read with this HF_TOKEN: {_first_line(error)}"
+            raise StorageError.at(where, message) from error
+        raise _unreachable(uri, where, error) from error
+    except LocalEntryNotFoundError as error:  # snapshot_download's word for a hub that went away
+        raise _unreachable(uri, where, error.__cause__ or error) from error
     except (HTTPError, ConnectionError) as error:
-        raise _unreachable(uri, error) from error
-    except OSError as error:
-        raise StorageError(f"{uri} could not be written to the cache: {error}") from error
+        raise _unreachable(uri, where, error) from error
 
 
-def _unreachable(uri: str, error: BaseException) -> StorageError:
-    return StorageError(f"{uri} could not be read from {constants.ENDPOINT}: {_first_line(error)}")
+def _unreachable(uri: str, where: str, error: BaseException) -> StorageError:
+    return StorageError.at(where, f"{uri} could not be read from {constants.ENDPOINT}: {_first_line(error)}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge_contract.manifest import Storage
-from evomerge_worker.errors import InputError
+from evomerge_worker.durable import write_durably
+from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.store import files
 
 if TYPE_CHECKING:
@@ -13,16 +14,17 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """Brings what a URI names to this machine.
+    """Brings what a URI names to this machine, and small results away from it.
 
-    `cache` is the folder that downloads are kept in; it may be shared by any number of processes of one machine.
-    With `trust_remote_code` the Python files of a model are brought along too, else never.
+    `cache` is the folder that downloads are kept in; any number of processes may share it, and what this process has
+    pulled stays there until it ends. With `trust_remote_code` the Python files of a model are brought along too, else
+    never.
     """
 
     def __init__(self, storage: Storage, cache: Path, *, trust_remote_code: bool = False) -> None:
         self._storage = storage
-        self._cache = cache
         self._code = trust_remote_code
+        self.cache = cache
 
     def model(self, uri: str, *, where: str = "uri") -> Path:
         """The local folder of a model: config, safetensors, tokenizer. Nobody may write into it.
@@ -30,41 +32,77 @@ class Store:
         `where` is the path that problems are reported at.
 
         Raises:
-            InputError: the URI is wrong, nothing fit is there, or the credentials do not open it.
-            StorageError: the server or the disk failed; trying again can help.
+            InputError: the URI is wrong, or what is there is no model.
+            StorageError: nothing is there, the credentials do not open it, the server or the disk failed.
         """
-        match _scheme(uri, where):
+        match scheme_of(uri, where):
             case "file":
                 return files.model_folder(uri, where)
             case "s3":
-                from evomerge_worker.store import s3
+                from evomerge_worker.store import s3_source
 
-                return s3.fetch_model(self._s3, uri, where, self._cache / "s3", code=self._code)
+                return s3_source.fetch_model(self.s3, uri, where, self.cache, code=self._code)
             case _:
                 from evomerge_worker.store import hub
 
-                return hub.fetch_model(uri, where, self._cache / "hub", code=self._code)
+                return hub.fetch_model(uri, where, self.cache, code=self._code)
 
     def file(self, uri: str, *, where: str = "uri") -> Path:
         """The local path of a single file, a data set for one. Errors as `model` raises them."""
-        match _scheme(uri, where):
+        match scheme_of(uri, where):
             case "file":
                 return files.single_file(uri, where)
             case "s3":
-                from evomerge_worker.store import s3
+                from evomerge_worker.store import s3_source
 
-                return s3.fetch_file(self._s3, uri, where, self._cache / "s3")
+                return s3_source.fetch_file(self.s3, uri, where, self.cache)
             case _:
                 raise InputError.at(where, f"{uri}: hf:// names models only; give data as file:// or s3://")
 
+    def read(self, uri: str, *, where: str = "uri") -> bytes | None:
+        """The content of a small file, never from the cache; None where there is none.
+
+        Raises:
+            StorageError: whether there is one cannot be told.
+        """
+        if scheme_of(uri, where) == "s3":
+            from evomerge_worker.store import s3_object
+
+            return s3_object.read(self.s3, uri, where)
+        try:
+            return files.path_of(uri, where).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError.at(where, f"{uri} could not be read: {error.strerror}") from error
+
+    def write(self, uri: str, content: bytes, *, where: str = "uri") -> None:
+        """Write a small file, so that it is there whole, or as it was before.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if scheme_of(uri, where) == "s3":
+            from evomerge_worker.store import s3_object
+
+            s3_object.write(self.s3, uri, content, where)
+        else:
+            write_durably(files.path_of(uri, where), content)
+
     @cached_property
-    def _s3(self) -> "S3Client":
+    def s3(self) -> "S3Client":
+        """The S3 client of these settings."""
         from evomerge_worker.store import s3
 
         return s3.connect(self._storage.s3)
 
 
-def _scheme(uri: str, where: str) -> str:
+def scheme_of(uri: str, where: str) -> str:
+    """`file`, `s3` or `hf`.
+
+    Raises:
+        InputError: it is something else.
+    """
     scheme = uri.partition(":")[0]
     if scheme not in ("file", "s3", "hf"):
         raise InputError.at(

@@ -46,40 +46,47 @@ def companions(folder: Path, *, code: bool) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _matches(path.name, patterns) and path.is_file())
 
 
+class LackingError(InputError):
+    """Files are missing that would make a checkpoint of what is there."""
+
+
 def check_listing(uri: str, where: str, names: Iterable[str]) -> None:
     """Refuse what cannot be a Hugging Face checkpoint, going by its file names (one level of subfolders included).
 
     Raises:
-        InputError: with the reason.
+        LackingError: files are missing.
+        InputError: it is something else.
     """
     found = sorted(names)
     root = [n for n in found if "/" not in n]
     if "config.json" not in root:
-        raise InputError.at(where, f"{uri} {_without_config(found)}")
+        raise _without_config(uri, where, found)
     if not any(_matches(n, ("*.safetensors",)) and not _matches(n, UNWANTED) for n in root):
-        raise InputError.at(where, f"{uri} {_without_weights(root)}")
+        raise _without_weights(uri, where, root)
 
 
-def _without_config(found: list[str]) -> str:
+def _without_config(uri: str, where: str, found: list[str]) -> InputError:
     if not found:
-        return "is empty or does not exist"
+        return LackingError.at(where, f"{uri} is empty or does not exist")
     if "adapter_config.json" in found:
-        return "is an adapter, not a whole model; merge it into its model first"
+        return InputError.at(where, f"{uri} is an adapter, not a whole model; merge it into its model first")
     deeper = [n for n in found if n.endswith("/config.json")]
     if deeper:
         folder = deeper[0].removesuffix("config.json")
-        return f"has no config.json, but its folder {folder} has one; is the path one level too high?"
-    return "has no config.json; it must be the folder of a Hugging Face checkpoint"
+        message = f"has no config.json, but its folder {folder} has one; is the path one level too high?"
+        return InputError.at(where, f"{uri} {message}")
+    return LackingError.at(where, f"{uri} has no config.json; it must be the folder of a Hugging Face checkpoint")
 
 
-def _without_weights(root: list[str]) -> str:
+def _without_weights(uri: str, where: str, root: list[str]) -> InputError:
     pickles = [n for n in root if _matches(n, _PICKLES)]
     if pickles:
-        return (
+        message = (
             f"has its weights only as pickles ({pickles[0]}), which can run any code when they are loaded and are "
             "never read; convert them to safetensors"
         )
-    return "has no *.safetensors files"
+        return InputError.at(where, f"{uri} {message}")
+    return LackingError.at(where, f"{uri} has no *.safetensors files")
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -1,0 +1,138 @@
+"""The note: what a worker pod tells by its termination message, at most 4,000 bytes of strict JSON.
+
+`{"crc32": "...", "notes": [...]}`, in canonical form, holds one entry a task, in the order of the tasks. `t` is the
+beginning of the task's digest, `p` the seconds of pull, load, merge, evaluate and total (null: there was no such
+phase), and then one of
+    s    an evaluation's scores, in the order of its objectives
+    z    the result of another task: its JSON, deflated, in base64
+    r, m reason and message of a failure
+The durable report holds all the rest.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, FiniteFloat
+
+from evomerge_contract.base import Contract, canonical_json
+from evomerge_contract.candidate import FailureReason
+from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, PrepareResult, Report
+from evomerge_contract.task import EvaluateTask, Task
+
+NOTE_BYTES = 4000
+"""The kubelet keeps 4,096 bytes of a termination message."""
+PHASES = ("pull", "load", "merge", "evaluate", "total")
+_DIGEST_CHARACTERS = 12
+_ENTRY_BYTES = 240
+_RESULTS: dict[str, type[PrepareResult | ConcludeResult | ExportResult]] = {
+    "prepare": PrepareResult,
+    "conclude": ConcludeResult,
+    "export": ExportResult,
+}
+_INFLATED_BYTES = 1 << 24
+
+
+class NoteTooLongError(ValueError):
+    """A result does not fit into a note."""
+
+
+class _Entry(Contract):
+    t: str
+    p: Annotated[list[FiniteFloat | None], Field(min_length=len(PHASES), max_length=len(PHASES))]
+    s: list[FiniteFloat] | None = None
+    z: str | None = None
+    r: FailureReason | None = None
+    m: str | None = None
+
+
+def write_note(tasks: Sequence[Task], reports: Sequence[Report]) -> str:
+    """The note on `reports`, the answers to `tasks` one by one.
+
+    Raises:
+        NoteTooLongError: a result is larger than a note.
+    """
+    room = (NOTE_BYTES - 100) // len(tasks)
+    entries = [_entry(task, report, room) for task, report in zip(tasks, reports, strict=True)]
+    note = _text(entries)
+    if len(note.encode()) > NOTE_BYTES:
+        raise NoteTooLongError(
+            f"the result takes {len(note.encode())} bytes of a termination message, and {NOTE_BYTES} is all it can hold"
+        )
+    return note
+
+
+def read_note(text: str, tasks: Sequence[Task]) -> list[Report] | None:
+    """The reports that a note tells of `tasks`, without items; None when it is not a note on exactly these.
+
+    Anything but the very text that `write_note` gave is no note: cut, added to or changed by somebody.
+    """
+    try:
+        notes = json.loads(text)["notes"]
+        if _text(notes) != text:
+            return None
+        entries = [_Entry.model_validate(entry) for entry in notes]
+        if len(entries) != len(tasks):
+            return None
+        return [_report(task, entry) for task, entry in zip(tasks, entries, strict=True)]
+    except (ValueError, KeyError, TypeError, RecursionError, zlib.error):
+        return None
+
+
+def _entry(task: Task, report: Report, room: int) -> dict[str, Any]:
+    head: dict[str, Any] = {"t": _short(task), "p": [_milliseconds(report.seconds.get(phase)) for phase in PHASES]}
+    if report.reason is not None:
+        return head | {"r": report.reason, "m": _cut(report.message or "", room - _ENTRY_BYTES // 2)}
+    if isinstance(task, EvaluateTask) and report.evaluate is not None:
+        return head | {"s": [report.evaluate.scores[o.name] for o in task.objectives]}
+    result = getattr(report, task.kind)
+    return head | {"z": base64.b64encode(zlib.compress(canonical_json(_lean(result)).encode(), 9)).decode()}
+
+
+def _lean(result: PrepareResult | ConcludeResult | ExportResult) -> dict[str, Any]:
+    """A result as what the planner needs: an export's files are named by its own manifest."""
+    if isinstance(result, ExportResult):
+        return result.model_copy(update={"files": {}}).wire()
+    return result.wire()
+
+
+def _report(task: Task, entry: _Entry) -> Report:
+    if entry.t != _short(task):
+        raise ValueError("a note on another task")
+    seconds = {phase: value for phase, value in zip(PHASES, entry.p, strict=True) if value is not None}
+    fields: dict[str, Any] = {"task": task.digest, "kind": task.kind, "seconds": seconds, "trace": task.trace}
+    if entry.r is not None:
+        return Report(outcome="Failed", reason=entry.r, message=entry.m, **fields)
+    if isinstance(task, EvaluateTask):
+        if entry.s is None or len(entry.s) != len(task.objectives):
+            raise ValueError("a note without the scores")
+        scores = {o.name: s for o, s in zip(task.objectives, entry.s, strict=True)}
+        return Report(outcome="Succeeded", evaluate=EvaluateResult(scores=scores), **fields)
+    if entry.z is None:
+        raise ValueError("a note without the result")
+    inflated = zlib.decompressobj().decompress(base64.b64decode(entry.z, validate=True), _INFLATED_BYTES)
+    result = _RESULTS[task.kind].model_validate_json(inflated)
+    return Report(outcome="Succeeded", **{task.kind: result}, **fields)
+
+
+def _text(notes: Any) -> str:
+    """The one text of the notes, with their checksum."""
+    text = canonical_json(notes)
+    return f'{{"crc32":"{zlib.crc32(text.encode()):08x}","notes":{text}}}'
+
+
+def _short(task: Task) -> str:
+    return task.digest.removeprefix("sha256:")[:_DIGEST_CHARACTERS]
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _cut(message: str, room: int) -> str:
+    """As much of the message as takes `room` bytes of JSON."""
+    while message and len(canonical_json(message).encode()) > room:
+        message = message[: max(0, len(message) - 16)]
+    return message

@@ -1,0 +1,167 @@
+"""The session's process, as its supervisor sees it."""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from pydantic import ValidationError
+
+from evomerge_contract.candidate import FailureReason
+from evomerge_contract.report import Report
+from evomerge_contract.task import EvaluateTask, Task
+from evomerge_worker.endings import EXIT_TRY_AGAIN
+from evomerge_worker.oom import oom_kills
+from evomerge_worker.progress import Progress, parse
+
+START_SECONDS = 600
+READY = b"ready"
+"""The session's first line."""
+_DYING_SECONDS = 5.0
+_PARENT_CHECK_SECONDS = 1.0
+_LINE_BYTES = 1 << 26
+"""No report is longer; a session that prints without end is no reason to run out of memory."""
+
+
+class Child:
+    """The session's process and its pipes; started anew whenever it is gone.
+
+    `hear` is told the session's process id and progress.
+    """
+
+    def __init__(self, command: Sequence[str], hear: Callable[[int, Progress], None]) -> None:
+        self._command = command
+        self._hear = hear
+        self._parent = os.getppid()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pending, self._ready = b"", False
+        self._start()
+
+    def run(self, task: Task) -> Report:
+        """The session's report on `task`, or a failure report in its stead."""
+        started, kills = time.monotonic(), oom_kills()
+        child = self._child if self._child is not None and self._child.poll() is None else self._start()
+        limit = f"the session was not ready after {START_SECONDS} s"
+        try:
+            if not self._ready:
+                # The imports are no task's fault: its clock starts when the session can work.
+                self._ready = self._line(child, started + START_SECONDS) == READY
+            limit = f"took longer than {task.timeout_seconds} s"
+            line = self._exchange(child, task) if self._ready else b""
+        except TimeoutError:
+            self.close()
+            return failure(task, "TimedOut", limit, started)
+        except BrokenPipeError:
+            line = b""
+        if not line:
+            death = _death(child, kills)
+            self.close()
+            return failure(task, *death, started)
+        report = _answer(line, task)
+        if report is None:
+            self.close()
+            return failure(task, "Garbage", f"the session printed {line[:80]!r} instead of a report", started)
+        return report
+
+    def close(self) -> None:
+        """End the session at once."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it for longer than we can wait
+            child.wait(timeout=_DYING_SECONDS)
+        for pipe in (child.stdin, child.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.close()
+        self._pending, self._ready = b"", False
+        self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self._child
+
+    def _exchange(self, child: subprocess.Popen[bytes], task: Task) -> bytes:
+        """Send the task and return the line that comes back; empty when the child ended first."""
+        if child.stdin is None:
+            return b""
+        child.stdin.write(task.model_dump_json(exclude_none=True, by_alias=True).encode() + b"\n")
+        child.stdin.flush()
+        deadline = time.monotonic() + task.timeout_seconds
+        while (progress := parse(line := self._line(child, deadline))) is not None:
+            self._hear(child.pid, progress)
+        return line
+
+    def _line(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
+        """The next line of the child, or what is too long for one; empty when it ended first."""
+        if child.stdout is None:
+            return b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._pending and len(self._pending) < _LINE_BYTES:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                if not selector.select(min(left, _PARENT_CHECK_SECONDS)):
+                    self._leave_with_parent()
+                    continue
+                data = os.read(child.stdout.fileno(), 1 << 16)
+                if not data:
+                    return b""
+                self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line
+
+    def _leave_with_parent(self) -> None:
+        """Whoever started us is gone (killed, perhaps): nobody wants the rest, so free the machine."""
+        if os.getppid() != self._parent:
+            self.close()
+            sys.exit(EXIT_TRY_AGAIN)
+
+
+def failure(task: Task, reason: FailureReason, message: str, started: float | None = None) -> Report:
+    """The report on a task that its session could not report on; `started` is a time of the monotonic clock."""
+    return Report(
+        task=task.digest,
+        kind=task.kind,
+        outcome="Failed",
+        reason=reason,
+        message=message,
+        seconds={} if started is None else {"total": time.monotonic() - started},
+        host=os.uname().nodename,
+        trace=task.trace,
+    )
+
+
+def _answer(line: bytes, task: Task) -> Report | None:
+    """The report that a line is, if it is one on `task`: with the result of its kind, or with a reason."""
+    try:
+        report = Report.model_validate_json(line)
+    except ValidationError:
+        return None
+    if (report.task, report.kind) != (task.digest, task.kind):
+        return None
+    if report.outcome == "Failed":
+        return report if report.reason is not None else None
+    if getattr(report, task.kind) is None:
+        return None
+    if isinstance(task, EvaluateTask) and report.evaluate is not None:
+        return report if all(o.name in report.evaluate.scores for o in task.objectives) else None
+    return report
+
+
+def _death(child: subprocess.Popen[bytes], kills: int | None) -> tuple[FailureReason, str]:
+    """Why the session is gone; `kills` is how many had been killed for memory when it began its task."""
+    try:
+        code = child.wait(timeout=_DYING_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "Garbage", "the session closed its output without a report"
+    if code == -signal.SIGKILL and kills is not None and (oom_kills() or 0) > kills:
+        return "OutOfMemory", "memory did not suffice: the kernel ended the session"
+    # Elsewhere the exit alone cannot tell: the kernel's out-of-memory killer sends SIGKILL, and so do people.
+    return "Crashed", f"the session was ended by signal {-code}" if code < 0 else f"the session ended with exit {code}"

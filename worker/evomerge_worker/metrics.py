@@ -1,0 +1,62 @@
+"""A worker's metrics, served to Prometheus while it works."""
+
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from socket import has_dualstack_ipv6
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from evomerge_contract.candidate import Outcome
+from evomerge_worker.tally import Tally
+
+PHASES = ("pull", "load", "merge", "evaluate")
+"""Every series is there from the beginning, at 0."""
+
+
+def serve_metrics(tally: Tally, port: str) -> None:
+    """Serve what `tally` says at `port`, for as long as the process lives, in a thread of its own.
+
+    A port that cannot be had is told on standard error and costs no more than the metrics.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Figures(tally))
+    try:
+        start_http_server(int(port), "::" if has_dualstack_ipv6() else "0.0.0.0", registry)  # noqa: S104
+    except (OSError, OverflowError, ValueError) as error:
+        sys.stderr.write(f"evomerge-worker: no metrics at port {port}: {error}\n")
+
+
+class _Figures(Collector):
+    """What a tally says, as Prometheus reads it."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterable[Metric]:
+        tally, seconds = self._tally, self._tally.seconds
+        yield GaugeMetricFamily("evomerge_worker_tasks", "Tasks that this worker was given.", tally.tasks)
+        yield _labelled(
+            "evomerge_worker_tasks_done",
+            "Tasks that this worker has reported.",
+            "outcome",
+            {outcome: tally.outcomes[outcome] for outcome in get_args(Outcome)},
+        )
+        yield GaugeMetricFamily("evomerge_worker_items_done", "Items that this worker has scored.", tally.items)
+        yield _labelled(
+            "evomerge_worker_phase_seconds",
+            "Seconds that this worker has spent in a phase, the running one included.",
+            "phase",
+            dict.fromkeys(PHASES, 0.0) | dict(seconds),
+        )
+        yield _labelled("evomerge_build_info", "The version, always 1.", "version", {version("evomerge"): 1})
+
+
+def _labelled(name: str, text: str, label: str, values: dict[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

@@ -1,0 +1,52 @@
+"""Models and data at `s3://`: what is needed of them is listed, then pulled into the cache or found there.
+
+A cache entry is named by server, URI, and name, ETag and size of every object: what changes there has another name.
+"""
+
+from pathlib import Path
+
+from evomerge_contract.base import digest_of
+from evomerge_worker.errors import InputError, StorageError
+from evomerge_worker.store.cache import Arrived, cached_folder
+from evomerge_worker.store.pull import Place, pull
+from evomerge_worker.store.s3 import Object, S3Client, explained, listing, single, split, split_prefix
+from evomerge_worker.store.wanted import LackingError, check_listing, wanted
+
+
+def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bool) -> Path:
+    """The cached copy of the model under `uri`; one LIST where it is there already."""
+    bucket, prefix = split_prefix(uri, where)
+    with explained(uri, where, client):
+        found = listing(client, bucket, prefix)
+        try:
+            check_listing(uri, where, found)
+        except LackingError:
+            try:
+                check_listing(uri, where, listing(client, bucket, prefix, deep=True))  # subfolders say more
+            except LackingError as error:
+                raise StorageError(str(error), *error.problems) from error  # they may be put there
+        needed = {name: found[name] for name in wanted(found, code=code)}
+        return _cached(client, uri, needed, Place(bucket, prefix, where), cache)
+
+
+def fetch_file(client: S3Client, uri: str, where: str, cache: Path) -> Path:
+    """The cached copy of the object `uri`; one LIST where it is there already."""
+    bucket, key = split(uri, where)
+    if not key or key.endswith("/"):
+        raise InputError.at(where, f"{uri} names no file: write s3://bucket/path/to/file")
+    folder, slash, name = key.rpartition("/")
+    with explained(uri, where, client):
+        found = single(client, bucket, key)
+        if found is None:
+            raise StorageError.at(where, f"{uri} does not exist at {client.meta.endpoint_url}")
+        return _cached(client, uri, {name: found}, Place(bucket, folder + slash, where), cache) / name
+
+
+def _cached(client: S3Client, uri: str, objects: dict[str, Object], place: Place, cache: Path) -> Path:
+    identity = {"server": client.meta.endpoint_url, "uri": uri, "objects": objects}
+    key = digest_of(identity).removeprefix("sha256:")
+
+    def fill(part: Path, arrived: Arrived) -> None:
+        pull(client, place, objects, part, arrived)
+
+    return cached_folder(cache, key, lambda: sum(found.size for found in objects.values()), fill)
