@@ -7,15 +7,17 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist loadfile
+CLUSTER_ARGS ?= tests/cluster --durations=8
 VENV := .venv
 BIN := $(VENV)/bin
+LAB := $(BIN)/python tests/cluster/lab
 ORACLE := .venv-mergekit
 EVOLVE := .venv-mergekit-evolve
 export UV_PYTHON_DOWNLOADS := never
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart quickstart-models test test-unit test-parity test-run bench lint format constraints clean
+.PHONY: quickstart quickstart-models test test-unit test-parity test-run test-cluster cluster-up cluster-down bench lint format crds constraints clean
 
 quickstart: $(VENV)/.ready
 	$(BIN)/evomerge run examples/quickstart/evomerge.yaml
@@ -25,7 +27,9 @@ quickstart-models: $(VENV)/.ready
 	$(BIN)/python examples/quickstart/train.py
 
 test: $(VENV)/.ready-dev $(ORACLE)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/pytest --cov --durations=8 $(PYTEST_ARGS)
+	$(LAB) check
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity tests/run --cov --durations=8 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(LAB) test $(CLUSTER_ARGS)
 
 test-unit: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)
@@ -35,6 +39,18 @@ test-parity: $(VENV)/.ready-dev $(ORACLE)/.ready
 
 test-run: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/run $(PYTEST_ARGS)
+
+# On a Kubernetes of its own (Linux, root), or on the one whose kubectl context EVOMERGE_TEST_CONTEXT names.
+test-cluster: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(LAB) test $(CLUSTER_ARGS)
+
+# To work on the operator: bring the cluster up once, then `make test-cluster CLUSTER_ARGS=tests/cluster/test_one.py`
+# uses it, and `.venv/bin/python tests/cluster/lab exec kubectl …` looks into it.
+cluster-up: $(VENV)/.ready-dev
+	$(LAB) up
+
+cluster-down: $(VENV)/.ready-dev
+	$(LAB) down
 
 bench: $(VENV)/.ready-dev $(ORACLE)/.ready $(EVOLVE)/.ready
 	for script in pipeline_share search_busy merge merge_vs_mergekit candidates_per_hour quickstart_margin; do \
@@ -51,6 +67,10 @@ lint: $(VENV)/.ready-dev
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# crds/ and the chart's copy of it, from the contract.
+crds: $(VENV)/.ready
+	$(BIN)/python -m evomerge_operator.crd
 
 # A plain list of exact versions without any index address, so that every set-up gets the same ones.
 constraints: $(BIN)/uv

@@ -31,8 +31,8 @@ def load_manifest(path: Path) -> EvoMerge:
     return parse_manifest(document, source=str(path), folder=path.resolve().parent)
 
 
-def parse_manifest(document: dict[str, Any], *, source: str, folder: Path) -> EvoMerge:
-    """Validate a manifest that has been read from `source`; relative URIs are relative to `folder`."""
+def parse_manifest(document: dict[str, Any], *, source: str, folder: Path | None) -> EvoMerge:
+    """Validate a manifest that has been read from `source`; relative URIs are relative to `folder`, if given."""
     problems: list[Problem] = []
     try:
         manifest = EvoMerge.model_validate(document)
@@ -46,7 +46,7 @@ def parse_manifest(document: dict[str, Any], *, source: str, folder: Path) -> Ev
     problems += broken_rules(manifest.spec)
     if problems:
         raise InputError(source, problems)
-    return _with_absolute_uris(manifest, folder)
+    return manifest if folder is None else _with_absolute_uris(manifest, folder)
 
 
 def _without(document: dict[str, Any], unknown: list[tuple[int | str, ...]]) -> dict[str, Any]:

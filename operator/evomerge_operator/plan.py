@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from evomerge_contract.candidate import Candidate, FailureReason, Genome
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import ConcludeResult, Report, fitness_of
+from evomerge_contract.report import ConcludeResult, Report, RunReport, fitness_of
 from evomerge_contract.task import CardFacts, ConcludeTask, EvaluateTask, ExportTask, Finalist
 from evomerge_operator.errors import RunError
-from evomerge_operator.prepared import LONG_SECONDS, Run, common_fields, data_digests
+from evomerge_operator.prepared import LONG_SECONDS, Run, common_fields, data_digests, identity
 from evomerge_operator.rules import RESERVED_STAGE
 
 BASELINES = RESERVED_STAGE
@@ -137,10 +137,18 @@ def replay_problem(run: Run, candidates: Sequence[Candidate]) -> str | None:
         found = Key(candidate.stage, candidate.index)
         if found != key:
             return f"holds {found.stage} {found.index} where {key.stage} {key.index} should be"
-        if candidate.algorithm != run.search.version:
-            return f"was begun with {candidate.algorithm}, this version has {run.search.version}"
-        if candidate.genome is not None and run.space.decode(candidate.genome).digest != candidate.recipe_digest:
-            return f"holds a genome at {key.stage} {key.index} that decodes to another recipe than it did"
+        problem = candidate_problem(run, candidate)
+        if problem:
+            return problem
+    return None
+
+
+def candidate_problem(run: Run, candidate: Candidate) -> str | None:
+    """What keeps a line of the log from being this run's: another algorithm, or a genome that means another recipe."""
+    if candidate.algorithm != run.search.version:
+        return f"was begun with {candidate.algorithm}, this version has {run.search.version}"
+    if candidate.genome is not None and run.space.decode(candidate.genome).digest != candidate.recipe_digest:
+        return f"holds a genome at {candidate.stage} {candidate.index} that decodes to another recipe than it did"
     return None
 
 
@@ -210,12 +218,22 @@ def winner_recipe(run: Run, finished: Mapping[Key, Candidate], conclusion: Concl
     return run.space.decode(finished[Key(run.stage, conclusion.winner)].genome or ())
 
 
-def export_task(run: Run, finished: Mapping[Key, Candidate], conclusion: ConcludeResult, out: str) -> ExportTask:
-    """Write the winner to the folder `out`."""
+def export_task(
+    run: Run,
+    finished: Mapping[Key, Candidate],
+    conclusion: ConcludeResult,
+    out: str,
+    *,
+    facts: str | None = None,
+    recipe_text: str | None = None,
+) -> ExportTask:
+    """Write the winner to the folder `out`; with `facts` and `recipe_text` the log, report and recipe as well."""
     stage = run.manifest.spec.stages[0]
     return ExportTask(
         **common_fields(run) | {"timeout_seconds": LONG_SECONDS},
         out=out,
+        facts=facts,
+        recipe_text=recipe_text,
         recipe=winner_recipe(run, finished, conclusion),
         mask_seed=stage.search.seed,
         card=CardFacts(
@@ -228,6 +246,32 @@ def export_task(run: Run, finished: Mapping[Key, Candidate], conclusion: Conclud
             data=data_digests(run.prepared),
             conclusion=conclusion,
         ),
+    )
+
+
+def start_of(run: Run, key: Key, genome: Genome | None) -> Start:
+    """The start of a candidate that was asked for before; a baseline has no genome."""
+    recipe = run.baselines[key.index].recipe if genome is None else run.space.decode(genome)
+    return _start(run, key, recipe, genome)
+
+
+def run_report(
+    run: Run,
+    finished: Mapping[Key, Candidate],
+    conclusion: ConcludeResult | None = None,
+    recipe: Recipe | None = None,
+) -> RunReport:
+    """Everything that the report page and the log show."""
+    return RunReport(
+        run=run.manifest.metadata.name,
+        identity=identity(run.manifest, run.prepared),
+        manifest=run.manifest.wire(),
+        prepared=run.prepared,
+        genes=[g.name for g in run.space.genes],
+        baselines=[c for k, c in sorted(finished.items()) if k.stage == BASELINES],
+        candidates=[c for k, c in sorted(finished.items()) if k.stage == run.stage],
+        conclusion=conclusion,
+        recipe=recipe,
     )
 
 

@@ -39,11 +39,12 @@ class Run:
         return self.manifest.spec.stages[0].search.candidates
 
 
-def prepare_task(manifest: EvoMerge, report_dir: str) -> PrepareTask:
-    """The first task of a run."""
+def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | None = None) -> PrepareTask:
+    """The first task of a run; with what is `known` of an earlier one, a look whether all is as it was."""
     spec = manifest.spec
     return PrepareTask(
-        sources=_sources(manifest, {}),
+        sources=_sources(manifest, {s.name: s.digest for s in known.sources} if known else {}),
+        data=data_digests(known) if known else None,
         storage=spec.storage,
         trust_remote_code=spec.trust_remote_code,
         threads=spec.evaluation.threads,

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
+from evomerge_contract.manifest import BASE, EvoMerge
 from evomerge_contract.recipe import Recipe
 
 
@@ -20,6 +23,17 @@ def portable_recipe(recipe: Recipe, uris: Mapping[str, str], folder: Path) -> Re
     if "base_model" in plain:
         plain["base_model"] = places[plain["base_model"]]
     return Recipe.model_validate(plain)
+
+
+def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:
+    """The recipe as YAML that can be rerun from `folder`: names of models replaced by where they lie."""
+    spec = manifest.spec
+    uris = {m.name: m.uri for m in spec.models} | ({BASE: spec.base.uri} if spec.base else {})
+    plain = portable_recipe(recipe, uris, folder).plain()
+    seed = f" --seed {spec.stages[0].search.seed}" if "dare" in recipe.merge_method else ""
+    return f"# evomerge merge{seed} recipe.yaml OUT\n" + yaml.safe_dump(
+        plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
+    )
 
 
 def _place(uri: str, folder: Path) -> str:

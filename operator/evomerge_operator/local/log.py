@@ -7,18 +7,15 @@ report lies durably in the run's directory and is found again.)
 
 import json
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 
 from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate
+from evomerge_contract.log import BEGINNING, LOG_NAME, log_line, parse_line
 from evomerge_operator.errors import RunError
 
-LOG_NAME = "log.jsonl"
-
-
-_BEGINNING = b'{"crc32":"'
+__all__ = ["LOG_NAME", "RunLog", "read_log"]
 
 
 class RunLog:
@@ -53,7 +50,7 @@ class RunLog:
         self._file.close()
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(_line(entry))
+        self._file.write(log_line(entry))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -70,11 +67,6 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[Candidate]]:
     return entries[0]["run"], [Candidate.model_validate(e["candidate"]) for e in entries[1:]]
 
 
-def _line(entry: dict[str, Any]) -> bytes:
-    text = canonical_json(entry)
-    return f'{{"crc32":"{zlib.crc32(text.encode()):08x}","entry":{text}}}\n'.encode()
-
-
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The valid entries and the number of bytes they take; a torn last line is left out.
 
@@ -87,9 +79,9 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     position = 0
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
-        entry = _parse(line)
+        entry = parse_line(line)
         if entry is None:
-            if number == len(lines) and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]:
+            if number == len(lines) and line[: len(BEGINNING)] == BEGINNING[: len(line)]:
                 break
             raise RunError(
                 f"{path}, line {number}: the log is damaged or is none (a checksum does not match); "
@@ -98,16 +90,6 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
         entries.append(entry)
         position += len(line)
     return entries, position
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        entry = json.loads(line)["entry"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return entry if isinstance(entry, dict) and _line(entry) == line else None
 
 
 def _refuse_other_run(path: Path, found: Any, wanted: dict[str, Any]) -> None:

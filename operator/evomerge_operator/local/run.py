@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import yaml
-
 from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
@@ -23,7 +21,7 @@ from evomerge_operator.local.log import RunLog
 from evomerge_operator.local.worker_command import render_report
 from evomerge_operator.plan import Key, Start, State
 from evomerge_operator.prepared import Run, identity, make_run, prepare_task
-from evomerge_operator.recipes import portable_recipe
+from evomerge_operator.recipes import recipe_text
 
 
 class Executor(Protocol):
@@ -263,29 +261,9 @@ def _write_facts(
     recipe: Recipe | None = None,
 ) -> RunReport:
     """Write run.json: what the report shows."""
-    facts = RunReport(
-        run=run.manifest.metadata.name,
-        manifest=run.manifest.wire(),
-        prepared=run.prepared,
-        genes=[g.name for g in run.space.genes],
-        baselines=[c for k, c in sorted(finished.items()) if k.stage == plan.BASELINES],
-        candidates=[c for k, c in sorted(finished.items()) if k.stage == run.stage],
-        conclusion=conclusion,
-        recipe=recipe,
-    )
+    facts = plan.run_report(run, finished, conclusion, recipe)
     _write(directory.facts, canonical_json(facts.wire()))
     return facts
-
-
-def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:
-    """The recipe as YAML that can be rerun from `folder`: names of models replaced by where they lie."""
-    spec = manifest.spec
-    uris = {m.name: m.uri for m in spec.models} | ({BASE: spec.base.uri} if spec.base else {})
-    plain = portable_recipe(recipe, uris, folder).plain()
-    seed = f" --seed {spec.stages[0].search.seed}" if "dare" in recipe.merge_method else ""
-    return f"# evomerge merge{seed} recipe.yaml OUT\n" + yaml.safe_dump(
-        plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
-    )
 
 
 def _write(path: Path, text: str) -> None:
@@ -309,10 +287,10 @@ def carry_out(executor: Executor, task: Task) -> Report:
 
 def error_of(report: Report, doing: str, manifest: EvoMerge, source: str | None = None) -> EvoMergeError:
     """What a report that no further attempt can mend means for the run; `source` is the manifest's file."""
+    problems = [Problem(path=field_of(p.path, manifest.spec), message=p.message) for p in report.problems]
     if report.reason == "InvalidInput":
-        problems = [Problem(path=field_of(p.path, manifest.spec), message=p.message) for p in report.problems]
         return InputError(source or manifest.metadata.name, problems)
-    message = f"{doing}: {report.message} ({report.reason})"
     if report.reason == "TryAgain":
-        return TryAgainError(f"{message}; the same command goes on later")
-    return RunError(message)
+        told = "; ".join(f"{p.path}: {p.message}" for p in problems) or report.message
+        return TryAgainError(f"{doing}: {told}; mend that, and the same command goes on later")
+    return RunError(f"{doing}: {report.message} ({report.reason})")

@@ -1,0 +1,141 @@
+"""One loop an EvoMerge: woken by news of it, and by its own tick, it reconciles; errors make it wait and look anew."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from evomerge_operator import metrics
+from evomerge_operator.kube.errors import ConflictError, GoneError, KubeError, NotLeaderError, UnavailableError
+from evomerge_operator.kube.objects import UID_LABEL
+from evomerge_operator.services.decide import has_ended
+from evomerge_operator.services.known import Known
+from evomerge_operator.services.publish import publish
+from evomerge_operator.services.reconcile import Reconciler
+
+TICK_SECONDS = 5.0
+STUCK_SECONDS = 300.0
+"""A look that takes longer means that the loop is dead."""
+_GATHER_SECONDS = 0.05  # news come in bursts
+_ERROR_SECONDS = (1.0, 30.0)
+_log = logging.getLogger(__name__)
+Document = dict[str, Any]
+
+
+class Controller:
+    """All EvoMerges that are watched."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+        self._known: dict[str, Known] = {}
+        self._wakes: dict[str, asyncio.Event] = {}
+        self._loops: dict[str, asyncio.Task[None]] = {}
+        self._since: dict[str, float] = {}  # when the looks that are under way began
+
+    def saw_evomerge(self, document: Document, *, deleted: bool) -> None:
+        """News of an EvoMerge."""
+        uid = document["metadata"]["uid"]
+        if deleted:
+            self._forget(uid)
+            return
+        known = self._known.get(uid)
+        if known is None:
+            self._known[uid] = Known.of(document)
+            self._wakes[uid] = asyncio.Event()
+            self._wakes[uid].set()
+            self._loops[uid] = asyncio.create_task(self._follow(uid))
+            return
+        generation = known.generation
+        known.saw_evomerge(document)
+        if known.generation != generation or "deletionTimestamp" in document["metadata"]:
+            self._wakes[uid].set()
+
+    def saw_job(self, job: Document, *, deleted: bool) -> None:
+        """News of a Job."""
+        known = self._parent(job)
+        if known is not None:
+            known.saw_job(job, deleted=deleted)
+            self._wakes[known.parent.uid].set()
+
+    def saw_pod(self, pod: Document, *, deleted: bool) -> None:
+        """News of a pod."""
+        known = self._parent(pod)
+        if known is not None:
+            known.saw_pod(pod, deleted=deleted)
+            self._wakes[known.parent.uid].set()
+
+    async def beat(self) -> None:
+        """Say that the loops are alive, for as long as none of them is stuck."""
+        while True:
+            oldest = min(self._since.values(), default=time.monotonic())
+            if time.monotonic() - oldest < STUCK_SECONDS:
+                metrics.HEARTBEAT.set_to_current_time()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def stop(self) -> None:
+        """End all loops; a write that is under way is finished or torn, as by a crash."""
+        loops = list(self._loops.values())
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+
+    def _parent(self, child: Document) -> Known | None:
+        return self._known.get((child["metadata"].get("labels") or {}).get(UID_LABEL, ""))
+
+    def _forget(self, uid: str) -> None:
+        known = self._known.pop(uid, None)
+        self._wakes.pop(uid, None)
+        loop = self._loops.pop(uid, None)
+        if loop is not None and loop is not asyncio.current_task():
+            loop.cancel()
+        if known is not None:
+            metrics.forget(known.parent.namespace, known.parent.name)
+
+    async def _follow(self, uid: str) -> None:
+        known, wake = self._known[uid], self._wakes[uid]
+        pause = 0.0
+        while uid in self._known:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), TICK_SECONDS)
+            await asyncio.sleep(max(pause, _GATHER_SECONDS))
+            wake.clear()
+            try:
+                pause = await self._look(known, pause)
+            except GoneError:
+                self._forget(uid)
+                return
+            except NotLeaderError as error:
+                _log.warning("%s: %s", known.parent.name, error)
+                return
+
+    async def _look(self, known: Known, pause: float) -> float:
+        """One look; returns how long to wait before the next, after an error."""
+        uid = known.parent.uid
+        self._since[uid] = time.monotonic()
+        try:
+            with metrics.RECONCILE_SECONDS.time():
+                await self._reconciler.reconcile(known, datetime.now(UTC))
+            if has_ended(known):
+                known.rest()
+            publish(known)
+            return 0.0
+        except (GoneError, NotLeaderError):
+            raise
+        except ConflictError as error:
+            _log.info("%s/%s: %s; looking again", known.parent.namespace, known.parent.name, error)
+            known.doubt()
+        except UnavailableError as error:
+            _log.warning("%s/%s: %s", known.parent.namespace, known.parent.name, error)
+        except KubeError as error:
+            metrics.RECONCILE_ERRORS.inc()
+            _log.error("%s/%s: %s", known.parent.namespace, known.parent.name, error)
+        except Exception:
+            metrics.RECONCILE_ERRORS.inc()
+            _log.exception("%s/%s: an error of the operator's own", known.parent.namespace, known.parent.name)
+            known.doubt()
+        finally:
+            del self._since[uid]
+        low, high = _ERROR_SECONDS
+        return min(high, max(low, 2 * pause))

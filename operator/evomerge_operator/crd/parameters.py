@@ -1,0 +1,116 @@
+"""What a merge method asks of its parameters, and a parameter of itself."""
+
+from evomerge_contract.methods import METHODS
+from evomerge_operator.crd.cel import Rule, names_in, rule
+
+_TRUTHS = "['true', 'false']"
+
+
+def space_rules() -> list[Rule]:
+    """What a method asks of its parameters."""
+    switches = sorted({name for method in METHODS.values() for name in method.switches})
+    per_model = sorted({name for method in METHODS.values() for name in method.per_model})
+    return [
+        *_known_parameters(),
+        *_needed_parameters(),
+        *_ranges(),
+        rule(
+            f"self.parameters.all(k, !(k in {names_in(switches)}) || "
+            f"(has(self.parameters[k].value) && self.parameters[k].value in {_TRUTHS}))",
+            f'{", ".join(switches)} are switches: give value "true" or "false"',
+            field=".parameters",
+        ),
+        rule(
+            f"self.parameters.all(k, k in {names_in(switches)} || "
+            f"!has(self.parameters[k].value) || !(self.parameters[k].value in {_TRUTHS}))",
+            'a parameter that is no switch takes a number as its value, not "true" or "false"',
+            field=".parameters",
+        ),
+        rule(
+            f"self.parameters.all(k, !self.parameters[k].sumsToOne || k in {names_in(per_model)})",
+            f"only per-model parameters ({', '.join(per_model)}) can sum to one; the others have one value",
+            field=".parameters",
+        ),
+        rule(
+            "self.parameters.exists(k, !has(self.parameters[k].value))",
+            "all parameters are fixed: nothing is left to search; give at least one min and max",
+            field=".parameters",
+        ),
+    ]
+
+
+def _known_parameters() -> list[Rule]:
+    methods: dict[tuple[str, ...], list[str]] = {}
+    for name, method in METHODS.items():
+        methods.setdefault((*method.real, *method.switches), []).append(name)
+    return [
+        rule(
+            f"!(self.method in {names_in(names)}) || self.parameters.all(k, k in {names_in(known)})",
+            f"{', '.join(names)}: the parameters allowed are {', '.join(known)}",
+            field=".parameters",
+        )
+        for known, names in methods.items()
+    ]
+
+
+def _needed_parameters() -> list[Rule]:
+    methods: dict[str, list[str]] = {}
+    for name, method in METHODS.items():
+        for parameter in method.real:
+            if parameter not in method.defaults:
+                methods.setdefault(parameter, []).append(name)
+    return [
+        rule(
+            f"!(self.method in {names_in(names)}) || '{parameter}' in self.parameters",
+            f"{', '.join(names)}: the parameter {parameter} is missing (give min and max, or value)",
+            field=".parameters",
+        )
+        for parameter, names in methods.items()
+    ]
+
+
+def _ranges() -> list[Rule]:
+    """A parameter has the same range in every method that knows it."""
+    ranges = {name: allowed for method in METHODS.values() for name, allowed in method.real.items()}
+    made = []
+    for name, allowed in ranges.items():
+        for bound, sign, said in ((allowed.low, ">=", "below"), (allowed.high, "<=", "above")):
+            if bound is None:
+                continue
+            checks = [
+                f"(!has(self.parameters['{name}'].{field}) || {_skip(name, field)}"
+                f"double(self.parameters['{name}'].{field}) {sign} {bound})"
+                for field in ("min", "max", "value")
+            ]
+            made.append(
+                rule(
+                    f"!('{name}' in self.parameters) || ({' && '.join(checks)})",
+                    f"{name} is {said} {bound:g}, the {'smallest' if said == 'below' else 'largest'} {name}",
+                    field=".parameters",
+                )
+            )
+    return made
+
+
+def _skip(name: str, field: str) -> str:
+    return f"self.parameters['{name}'].value in {_TRUTHS} || " if field == "value" else ""
+
+
+PARAMETER_RULES = [
+    rule(
+        "!has(self.value) || !(has(self.min) || has(self.max) || has(self.start) || self.sumsToOne)",
+        "min, max, start and sumsToOne have no meaning beside value; a parameter is fixed or searched, not both",
+    ),
+    rule("has(self.value) || (has(self.min) && has(self.max))", "min or max is missing; give min and max, or value"),
+    rule(
+        "!has(self.min) || !has(self.max) || double(self.min) < double(self.max)",
+        "max must be above min",
+        words="'max \"' + self.max + '\" must be above min \"' + self.min + '\"'",
+    ),
+    rule(
+        "!has(self.start) || !has(self.min) || !has(self.max) || "
+        "(double(self.min) <= double(self.start) && double(self.start) <= double(self.max))",
+        "start must lie between min and max",
+        words="'start \"' + self.start + '\" is not between min \"' + self.min + '\" and max \"' + self.max + '\"'",
+    ),
+]

@@ -1,0 +1,160 @@
+"""What the API server checks beyond the schema, in CEL: what may never change, and what fields must be to each other.
+
+The words are those of `evomerge_operator.rules`, which knows all of it and more (a regular expression's syntax). What
+is here is refused at `kubectl apply`; the rest becomes a condition.
+"""
+
+from evomerge_contract.manifest import BASE, SPLITS
+from evomerge_contract.methods import METHODS
+from evomerge_operator.crd.cel import Rule, names_in, rule
+from evomerge_operator.crd.parameters import PARAMETER_RULES, space_rules
+from evomerge_operator.rules import RESERVED_STAGE, REST
+
+NAME_CHARACTERS = 30
+_IMMUTABLE = ("models", "base", "trustRemoteCode", "evaluation", "stages", "export")
+
+
+def _unchanged(field: str) -> Rule:
+    """Set, changed and removed are all refused: without has() a removal would pass unseen."""
+    return rule(
+        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        f"{field} cannot change once a search has begun: delete this EvoMerge, or make one of another name",
+        field=f".{field}",
+    )
+
+
+def _in_s3(what: str, where: str) -> Rule:
+    return rule(
+        "self.matches('^s3://[^/]+/.')",
+        f"{what} must lie at {where}: a cluster reaches no file:// and no relative path",
+    )
+
+
+_MODEL_URI = rule(
+    "self.matches('^s3://[^/]+/.') || self.matches('^hf://[^/@]+/[^/@]+@[0-9a-f]{40}$')",
+    "a model must lie at s3://bucket/folder or hf://org/name@commit (all 40 digits of the commit): "
+    "a cluster reaches no file:// and no relative path",
+)
+
+
+def _spec() -> list[Rule]:
+    with_base = [name for name, method in METHODS.items() if method.needs_base]
+    rules = [_unchanged(field) for field in _IMMUTABLE]
+    rules.append(
+        rule(
+            f"has(self.base) || self.stages.all(s, !(s.parameterSpace.method in {names_in(with_base)}))",
+            f"{', '.join(with_base)} need a base; add spec.base or choose {_others(with_base)}",
+        )
+    )
+    for name, method in METHODS.items():
+        if method.models is not None:
+            rules.append(
+                rule(
+                    f"self.models.size() == {method.models} || self.stages.all(s, s.parameterSpace.method != '{name}')",
+                    f"{name} merges exactly {method.models} models",
+                    field=".models",
+                )
+            )
+    rules.append(
+        rule(
+            "self.stages.all(s, s.parameterSpace.parameters.all(k, "
+            "!s.parameterSpace.parameters[k].sumsToOne || "
+            "!has(s.parameterSpace.parameters[k].min) || !has(s.parameterSpace.parameters[k].max) || "
+            "(double(s.parameterSpace.parameters[k].min) * double(self.models.size()) <= 1.0 && "
+            "double(s.parameterSpace.parameters[k].max) * double(self.models.size()) >= 1.0)))",
+            "sumsToOne: as many values as there are models cannot sum to one between this min and max",
+            field=".stages",
+        )
+    )
+    return rules
+
+
+def _others(names: list[str]) -> str:
+    return " or ".join(name for name in METHODS if name not in names)
+
+
+_GROUPS = [
+    rule(
+        "[has(self.layers), has(self.everyLayer), has(self.components), has(self.patterns)].exists_one(given, given)",
+        "exactly one of layers, everyLayer, components and patterns is to be given",
+    )
+]
+
+_CACHE = [
+    rule(
+        "[has(self.persistentVolumeClaim), has(self.emptyDir), has(self.hostPath)].filter(given, given).size() <= 1",
+        "at most one of persistentVolumeClaim, emptyDir and hostPath is to be given",
+    )
+]
+
+
+def _distinct(what: str) -> Rule:
+    return rule("self.all(a, self.exists_one(b, a.name == b.name))", f"the names of {what} must differ")
+
+
+def _disjoint() -> list[Rule]:
+    pairs = [(a, b) for i, a in enumerate(SPLITS) for b in SPLITS[i + 1 :]]
+    return [
+        rule(f"self.{a} != self.{b}", f"{b} is the file of {a} too; the three splits must be disjoint", field=f".{b}")
+        for a, b in pairs
+    ]
+
+
+EVOMERGE_ROOT = [
+    rule(
+        f"self.metadata.name.size() <= {NAME_CHARACTERS}",
+        f"metadata.name may have at most {NAME_CHARACTERS} characters: the names of Jobs and candidates begin with it",
+    ),
+    rule(
+        "!self.metadata.name.contains('.')",
+        "metadata.name may have no dot: it becomes a label and a part of other names; use hyphens",
+    ),
+]
+
+_SPACE = "stages[].parameterSpace"
+EVOMERGE_SPEC: dict[str, list[Rule]] = {
+    "": _spec(),
+    "models": [_distinct("models")],
+    "models[].name": [rule(f"self != '{BASE}'", f'"{BASE}" means spec.base; choose another name')],
+    "models[].uri": [_MODEL_URI],
+    "base.uri": [_MODEL_URI],
+    "storage.s3.endpoint": [
+        rule("self.matches('^https?://[^/]')", "an endpoint begins with https:// or http:// and names a server")
+    ],
+    "evaluation.objectives": [_distinct("objectives")],
+    "evaluation.objectives[].weight": [rule("double(self) > 0.0", "a weight must be above 0")],
+    "evaluation.objectives[].jsonl": _disjoint(),
+    **{f"evaluation.objectives[].jsonl.{split}": [_in_s3("items", "s3://bucket/key")] for split in SPLITS},
+    "stages[].name": [
+        rule(f"self != '{RESERVED_STAGE}'", f'"{RESERVED_STAGE}" means the baselines; choose another name')
+    ],
+    _SPACE: space_rules(),
+    f"{_SPACE}.groups": _GROUPS,
+    f"{_SPACE}.groups.patterns": [_distinct("patterns")],
+    f"{_SPACE}.groups.patterns[].name": [
+        rule(f"self != '{REST}'", f'"{REST}" means what no pattern matches; choose another name')
+    ],
+    f"{_SPACE}.parameters{{}}": PARAMETER_RULES,
+    "worker.cache": _CACHE,
+    "export.uri": [_in_s3("an export", "s3://bucket/folder")],
+}
+
+CANDIDATE_SPEC: dict[str, list[Rule]] = {
+    "": [
+        rule("self == oldSelf", "a candidate never changes once it is made"),
+        rule("has(self.name) != has(self.genome)", "a candidate has a genome, a baseline has a name"),
+    ],
+}
+CANDIDATE_STATUS: dict[str, list[Rule]] = {
+    "": [
+        rule(
+            "has(self.outcome) == has(oldSelf.outcome) && (!has(self.outcome) || self.outcome == oldSelf.outcome)"
+            " || !has(oldSelf.outcome)",
+            "an outcome that was told never changes",
+        ),
+        rule(
+            "has(self.fitness) == (has(self.outcome) && self.outcome == 'Succeeded')",
+            "a fitness is there exactly when the candidate succeeded",
+        ),
+    ],
+}

@@ -1,0 +1,1 @@
+"""Everything that speaks to Kubernetes, and the forms it speaks in."""

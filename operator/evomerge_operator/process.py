@@ -1,0 +1,166 @@
+"""`evomerge-operator`: the process. It waits for the API server, wins the Lease, and watches until that is over."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from evomerge_operator import metrics
+from evomerge_operator.controller import Controller
+from evomerge_operator.handlers import watch
+from evomerge_operator.kube.client import Client
+from evomerge_operator.kube.errors import KubeError
+from evomerge_operator.kube.gateway import Gateway
+from evomerge_operator.kube.jobs import Defaults, template_of
+from evomerge_operator.kube.lease import Lease
+from evomerge_operator.services.reconcile import Reconciler
+
+_ALIVE_SECONDS = 60.0
+_RETRY_SECONDS = 2.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The operator's settings, all from the environment."""
+
+    namespaces: tuple[str, ...]
+    """Those that are watched; none: all."""
+    lease: str
+    lease_namespace: str
+    identity: str
+    port: int
+    defaults: Defaults
+
+    @classmethod
+    def read(cls) -> "Settings":
+        """The settings in this process's environment.
+
+        Raises:
+            ValueError: one is wrong, in words.
+        """
+        environ = os.environ
+        image = environ.get("EVOMERGE_WORKER_IMAGE", "")
+        if not image:
+            raise ValueError("EVOMERGE_WORKER_IMAGE must name the worker's image")
+        return cls(
+            namespaces=tuple(filter(None, environ.get("EVOMERGE_NAMESPACES", "").split(","))),
+            lease=environ.get("EVOMERGE_LEASE", "evomerge-operator"),
+            lease_namespace=environ.get("POD_NAMESPACE", "default"),
+            identity=environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
+            port=int(environ.get("EVOMERGE_PORT", "8080")),
+            defaults=Defaults(image=image, template=template_of(environ.get("EVOMERGE_WORKER_TEMPLATE", ""))),
+        )
+
+
+def main() -> None:
+    """The console command."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        settings = Settings.read()
+    except ValueError as error:
+        sys.stderr.write(f"evomerge-operator: {error}\n")
+        sys.exit(2)
+    sys.exit(asyncio.run(_run(settings)))
+
+
+async def _run(settings: Settings) -> int:
+    """0 when a signal ended it, 1 when the watch or the Lease was lost: the next start looks at everything anew."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    runner = await _serve(settings.port)
+    work = asyncio.create_task(_lead(settings))
+    stop = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+            _log.error("the watch or the Lease is lost; ending, to begin anew")
+            return 1
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+        return 0
+    finally:
+        await runner.cleanup()
+
+
+async def _lead(settings: Settings) -> None:
+    """Wait for the API server and the Lease, then work until the Lease or the watch is lost."""
+    client = await Client.connect()
+    lease = Lease(client, settings.lease_namespace, settings.lease, settings.identity)
+    gateway = Gateway(client, lease)
+    try:
+        await _until_served(gateway)
+        _log.info("waiting for the Lease %s/%s", settings.lease_namespace, settings.lease)
+        await lease.win()
+        metrics.LEADER.set(1)
+        _log.info("leading as %s", settings.identity)
+        controller = Controller(Reconciler(gateway, settings.defaults))
+        tasks = {
+            asyncio.create_task(lease.keep()),
+            asyncio.create_task(watch(controller, settings.namespaces)),
+            asyncio.create_task(controller.beat()),
+        }
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            metrics.LEADER.set(0)
+            for task in tasks:
+                task.cancel()
+            await controller.stop()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await lease.release()
+    finally:
+        await client.close()
+
+
+async def _until_served(gateway: Gateway) -> None:
+    """Until the API server answers and knows our kinds: a chart brings them at the same time as this process."""
+    while True:
+        try:
+            if await gateway.served():
+                return
+            _log.info("the EvoMerge kinds are not served yet")
+        except KubeError as error:
+            _log.warning("%s", error)
+        metrics.HEARTBEAT.set_to_current_time()
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _serve(port: int) -> web.AppRunner:
+    """Metrics, and health that means something: a leader whose loops stand still is not alive."""
+    app = web.Application()
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/healthz", _health)
+    app.router.add_get("/readyz", _ready)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner
+
+
+async def _metrics(_: web.Request) -> web.Response:
+    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _health(_: web.Request) -> web.Response:
+    leading = metrics.value(metrics.LEADER) == 1
+    age = time.time() - metrics.value(metrics.HEARTBEAT)
+    if leading and age > _ALIVE_SECONDS:
+        return web.Response(status=503, text=f"the reconcile loop has not been alive for {age:.0f} s\n")
+    return web.Response(text="ok\n")
+
+
+async def _ready(_: web.Request) -> web.Response:
+    return web.Response(text="ok\n")

@@ -1,0 +1,40 @@
+"""What is known of an EvoMerge, as metrics."""
+
+from collections import Counter
+from typing import get_args
+
+from evomerge_contract.candidate import Outcome
+from evomerge_contract.status import Phase
+from evomerge_operator import metrics
+from evomerge_operator.kube.jobs import gpus
+from evomerge_operator.plan import BASELINES
+from evomerge_operator.services.known import Known
+
+
+def publish(known: Known) -> None:
+    """Set every series of an EvoMerge to what is known now."""
+    parent, manifest, search = known.parent, known.manifest, known.search
+    if manifest is None:
+        return
+    spec, stage = manifest.spec, manifest.spec.stages[0]
+    labels = (parent.namespace, parent.name, stage.name)
+    for phase in get_args(Phase):
+        metrics.PHASE.labels(*labels, phase).set(phase == known.status.phase)
+    metrics.BUDGET.labels(*labels).set(stage.search.candidates)
+    metrics.RUNNING.labels(*labels).set(len(known.jobs))
+    metrics.DISRUPTIONS.labels(*labels).set(known.disruptions)
+    metrics.DISRUPTIONS_BUDGET.labels(*labels).set(spec.budget.disruptions)
+    metrics.FAILURES_BUDGET.labels(*labels).set(spec.budget.failures)
+    metrics.GPUS.labels(*labels).set(gpus(spec.worker))
+    if search is None:
+        return
+    of_stage = [c for key, c in search.finished.items() if key.stage != BASELINES]
+    outcomes = Counter(c.outcome for c in of_stage)
+    for outcome in get_args(Outcome):
+        metrics.CANDIDATES.labels(*labels, outcome).set(outcomes[outcome])
+    metrics.WORKER_SECONDS.labels(*labels).set(sum(c.seconds.get("total", 0.0) for c in search.finished.values()))
+    best, source = search.best(), search.best_source()
+    if best is not None:
+        metrics.BEST.labels(*labels).set(best)
+    if source is not None:
+        metrics.BEST_SOURCE.labels(*labels).set(source)

@@ -1,0 +1,259 @@
+"""One look at an EvoMerge and what follows from it: observe, settle, decide, act, say how it stands."""
+
+import hashlib
+import json
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+from evomerge_contract.report import PrepareResult
+from evomerge_contract.status import EvoMergeStatus
+from evomerge_operator.errors import InputError
+from evomerge_operator.kube.errors import GoneError, RefusedError
+from evomerge_operator.kube.gateway import Gateway
+from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
+from evomerge_operator.manifest import parse_manifest
+from evomerge_operator.prepared import make_run
+from evomerge_operator.services import decide
+from evomerge_operator.services.act import start_candidates, start_step
+from evomerge_operator.services.decide import Decision, Fail
+from evomerge_operator.services.known import Known
+from evomerge_operator.services.search import Search
+from evomerge_operator.services.settle import (
+    LOCK_KEY,
+    PROBE_SECONDS,
+    count_wait,
+    end_job,
+    lock_name,
+    settle,
+    write_status,
+)
+from evomerge_operator.services.standing import not_started, only_figures, status_of
+from evomerge_operator.services.tasks import report_dir, step_task
+
+RESYNC = timedelta(seconds=60)
+_LOOK_CLOSER = timedelta(seconds=10)
+_FIGURES = timedelta(seconds=1)
+_BACKOFF_SECONDS = (30.0, 600.0)
+_log = logging.getLogger(__name__)
+Document = dict[str, Any]
+
+
+class Reconciler:
+    """Carries an EvoMerge a step further each time."""
+
+    def __init__(self, gateway: Gateway, defaults: Defaults) -> None:
+        self._gateway = gateway
+        self._defaults = defaults
+
+    async def reconcile(self, known: Known, now: datetime) -> None:
+        """Look, settle what has ended, do the next thing, write the status.
+
+        Raises:
+            KubeError: the API server refused or did not answer; the next look begins where this one ended.
+        """
+        before = known.status
+        decision = await self._decide(known, now)
+        if isinstance(decision, decide.Rest):
+            await self._end_jobs(known)
+            return
+        if isinstance(decision, decide.Delete):
+            await self._gateway.delete_evomerge(known.document)
+            return
+        refused = await self._act(known, decision, now)
+        await self._look_closer(known, now)
+        status = refused or status_of(known, decision, now)
+        if only_figures(before, status) and known.written_at is not None and now - known.written_at < _FIGURES:
+            return
+        await write_status(known, self._gateway, status)
+        known.written_at = now
+        await self._say(known, before, now)
+
+    async def _decide(self, known: Known, now: datetime) -> Decision:
+        if known.observed_at is None or now - known.observed_at > RESYNC:
+            await self._observe(known, now)
+        if decide.has_ended(known):
+            return decide.decide(known, now)
+        problem = self._read_manifest(known) or await self._load(known)
+        if problem is not None:
+            return problem
+        verdict = await settle(known, self._gateway, now)
+        if verdict is not None and verdict.reason != decide.STORAGE:
+            return Fail(verdict.reason, verdict.message)
+        if verdict is not None:
+            known.probe_at = now + timedelta(seconds=PROBE_SECONDS)
+            changes = {"reason": verdict.reason, "message": verdict.message}
+            await write_status(known, self._gateway, known.status.model_copy(update=changes))
+        problem = await self._load(known)  # prepare may just have ended
+        return problem or decide.decide(known, now)
+
+    async def _observe(self, known: Known, now: datetime) -> None:
+        """What a watch may have missed: the resource itself, its Jobs and its pods."""
+        known.saw_evomerge(await self._gateway.evomerge(known.parent.namespace, known.parent.name))
+        if known.document["metadata"]["uid"] != known.parent.uid:
+            raise GoneError(f"{known.parent.name} is another one now")
+        known.observed(await self._gateway.jobs(known.parent), await self._gateway.pods(known.parent), now)
+
+    def _read_manifest(self, known: Known) -> Fail | None:
+        if known.manifest is not None:
+            return None
+        metadata = {key: known.document["metadata"][key] for key in ("name", "namespace")}
+        document = {key: known.document[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": metadata}
+        try:
+            manifest = parse_manifest(document, source=known.parent.name, folder=None)
+        except InputError as error:
+            return Fail("InvalidManifest", "; ".join(f"{p.path}: {p.message}" for p in error.problems))
+        refusal = decide.refusal(manifest)
+        if refusal is not None:
+            return Fail("InvalidManifest", refusal)
+        known.manifest = manifest
+        if known.status.phase == "Failed" and known.status.observed_generation != known.generation:
+            known.status = _forgiven(known.status)
+        if known.search is not None:
+            known.search = None  # its tasks carry the manifest's settings
+        return None
+
+    async def _load(self, known: Known) -> Fail | None:
+        """The lock and the search, where there is one."""
+        if known.manifest is None or known.manifest.spec.export is None:
+            return None
+        if known.prepared is None:
+            known.prepared = await self._lock(known)
+        if known.prepared is None or known.search is not None:
+            return None
+        try:
+            run = make_run(known.manifest, known.prepared, report_dir(known.manifest.spec.export.uri, known.parent))
+        except InputError as error:
+            return Fail("InvalidManifest", "; ".join(f"{p.path}: {p.message}" for p in error.problems))
+        search = Search(run)
+        too_large = decide.log_too_large(search)
+        if too_large is not None:
+            return Fail("LogTooLarge", too_large)
+        try:
+            async for document in self._gateway.candidates(known.parent):
+                search.take(document)
+        except ValueError as error:
+            return Fail("LogDamaged", f"a MergeCandidate cannot be read: {error}")
+        problem = search.problem()
+        if problem is not None:
+            return Fail("LogDamaged", f"the search log {problem}")
+        known.search = search
+        return None
+
+    async def _lock(self, known: Known) -> PrepareResult | None:
+        try:
+            lock = await self._gateway.config_map(known.parent.namespace, lock_name(known))
+        except GoneError:
+            return None
+        if not known.parent.owns(lock):
+            return None
+        return PrepareResult.model_validate_json(lock["data"][LOCK_KEY])
+
+    async def _act(self, known: Known, decision: Decision, now: datetime) -> EvoMergeStatus | None:
+        """Carry out the decision; a status instead of the usual one when the API server refuses what we ask."""
+        if isinstance(decision, Fail | decide.Suspend):
+            await self._end_jobs(known)
+            return None
+        await self._end_late(known, now)
+        try:
+            if isinstance(decision, decide.RunStep):
+                if decision.step == decide.PREPARE and known.prepared is None:
+                    await self._check_template(known)
+                await start_step(known, decision.step, self._gateway, self._defaults)
+            elif isinstance(decision, decide.StartCandidates) and known.search is not None:
+                await start_candidates(known, known.search, decision.batches, self._gateway, self._defaults)
+        except RefusedError as error:
+            known.starts_at = now + timedelta(seconds=PROBE_SECONDS)
+            usual = status_of(known, decision, now)
+            return usual.model_copy(update={"phase": "Waiting", "reason": "JobRefused", "message": str(error)[:4000]})
+        return None
+
+    async def _check_template(self, known: Known) -> None:
+        """Ask whether a worker's Job would be accepted, before anything has been paid for."""
+        if known.manifest is None:
+            return
+        attempt = Attempt(step="check", kind="evaluate", indices=(), attempts=(1,))
+        tasks = [step_task(known, decide.PREPARE)]
+        await self._gateway.check_job(make_job(known.parent, known.manifest.spec, attempt, tasks, self._defaults))
+
+    async def _end_jobs(self, known: Known) -> None:
+        for job in list(known.jobs.values()):
+            await end_job(known, self._gateway, job)
+
+    async def _end_late(self, known: Known, now: datetime) -> None:
+        """Give back the slots of pods that have not started in time, and wait longer before the next."""
+        if known.manifest is None:
+            return
+        limit = timedelta(seconds=known.manifest.spec.worker.start_seconds)
+        waiting = {job.name for job in not_started(known)}
+        late = [
+            job for job in known.jobs.values() if job.name in waiting and not job.queued and now - job.created > limit
+        ]
+        if len(waiting) < len(known.jobs):
+            known.start_backoff = 0.0
+        for job in late:
+            _log.warning("%s has not started in %s; its slot is given back", job.name, limit)
+            await count_wait(known, self._gateway, job)
+            await end_job(known, self._gateway, job)
+        if late:
+            low, high = _BACKOFF_SECONDS
+            known.start_backoff = min(high, max(low, 2 * known.start_backoff))
+            known.starts_at = now + timedelta(seconds=known.start_backoff)
+
+    async def _look_closer(self, known: Known, now: datetime) -> None:
+        """Ask for the Events of Jobs without pods and of pods that do not get on: no status holds their reason."""
+        if known.looked_closer_at is not None and now - known.looked_closer_at < _LOOK_CLOSER:
+            return
+        known.looked_closer_at = now
+        stuck = [job for job in not_started(known) if now - job.created > _LOOK_CLOSER and not job.queued]
+        for job in stuck[:3]:
+            pod = known.pods.get(job.name)
+            if pod is not None and pod.hindrance is not None:
+                continue
+            uid = pod.uid if pod is not None else job.uid
+            events = await self._gateway.events_about(known.parent.namespace, uid)
+            warnings = [e for e in events if e.get("type") == "Warning"]
+            if warnings:
+                known.trouble[uid] = (warnings[-1].get("reason") or "Warning", warnings[-1].get("message") or "")
+
+    async def _say(self, known: Known, before: EvoMergeStatus, now: datetime) -> None:
+        """An Event for every change of phase or reason; one that says the same again is counted."""
+        after = known.status
+        if (before.phase, before.reason) == (after.phase, after.reason):
+            return
+        await self._gateway.post_event(_event(known, after, now))
+
+
+def _event(known: Known, status: EvoMergeStatus, now: datetime) -> Document:
+    parent = known.parent
+    reason, message = status.reason or status.phase or "", status.message or f"{status.phase}"
+    same = hashlib.sha256(json.dumps([parent.uid, status.phase, reason, message]).encode()).hexdigest()[:16]
+    time = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{parent.name}.{same}", "namespace": parent.namespace},
+        "involvedObject": {
+            "apiVersion": known.document["apiVersion"],
+            "kind": "EvoMerge",
+            "name": parent.name,
+            "namespace": parent.namespace,
+            "uid": parent.uid,
+        },
+        "type": "Warning" if status.phase in ("Failed", "Waiting") else "Normal",
+        "reason": reason,
+        "message": message[:1000],
+        "source": {"component": "evomerge-operator"},
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    }
+
+
+def _forgiven(status: EvoMergeStatus) -> EvoMergeStatus:
+    """After an end and an edit: steps may fail anew, and their attempts keep counting."""
+    steps = {
+        name: c.model_copy(update={"failures": 0, "waits": c.waits + c.failures}) for name, c in status.steps.items()
+    }
+    changes = {"steps": steps, "phase": None, "reason": None, "message": None, "finished_at": None}
+    return status.model_copy(update=changes)

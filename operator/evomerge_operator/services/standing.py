@@ -1,0 +1,157 @@
+"""How an EvoMerge stands, in the words of its status: phase, conditions, figures, and why it stands still."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from evomerge_contract.status import Condition, ConditionType, EvoMergeStatus, Phase
+from evomerge_operator.kube.pods import JobView
+from evomerge_operator.services.decide import (
+    EXPORT,
+    PREPARE,
+    Decision,
+    Fail,
+    Suspend,
+    seconds_active,
+    waits_for_storage,
+)
+from evomerge_operator.services.known import Known
+
+_QUIET = timedelta(seconds=10)
+"""A pod may take so long to be scheduled before anybody is told."""
+_SHOWN = 400
+
+
+def not_started(known: Known) -> list[JobView]:
+    """Jobs whose pod has not begun to work."""
+    return [job for job in known.jobs.values() if _started(known, job) is None]
+
+
+def _started(known: Known, job: JobView) -> datetime | None:
+    pod = known.pods.get(job.name)
+    return pod.started if pod is not None else None
+
+
+def hindrance(known: Known, now: datetime) -> tuple[str, str] | None:
+    """The commonest reason why pods do not start, and how many it holds up."""
+    found: Counter[tuple[str, str]] = Counter()
+    for job in not_started(known):
+        if now - job.created < _QUIET:
+            continue
+        pod = known.pods.get(job.name)
+        said = pod.hindrance if pod is not None else None
+        said = said or known.trouble.get(pod.uid if pod is not None else job.uid)
+        if job.queued:
+            said = ("Queued", "the queue has not admitted the Job yet")
+        if said is not None:
+            found[said] += 1
+    if not found:
+        return None
+    (reason, message), count = found.most_common(1)[0]
+    return reason, f"{count} pod{'s' if count > 1 else ''} cannot start: {message[:_SHOWN]}"
+
+
+def status_of(known: Known, decision: Decision, now: datetime) -> EvoMergeStatus:
+    """The status that follows from what is known and decided; figures and conditions are made anew."""
+    phase, reason, message = _phase(known, decision, now)
+    before, search = known.status, known.search
+    ended = phase in ("Succeeded", "Failed")
+    working = not ended and phase != "Suspended"
+    stage = search.run.stage if search else None
+    return EvoMergeStatus(
+        observed_generation=known.generation,
+        phase=phase,
+        stage=stage,
+        reason=reason,
+        message=message,
+        candidates=f"{search.done}/{search.run.candidates}" if search else None,
+        done=search.done if search else 0,
+        best=_figure(search.best() if search else None),
+        best_source=_figure(search.best_source() if search else None),
+        conditions=_conditions(known, phase, reason, message, now),
+        conclusion=before.conclusion,
+        exported=before.exported,
+        active_seconds=before.active_seconds if working and before.active_since else seconds_active(known, now),
+        active_since=(before.active_since or now) if working else None,
+        finished_at=(before.finished_at or now) if ended else None,
+        steps=before.steps,
+    )
+
+
+_FIGURES = {"candidates": None, "done": 0, "best": None, "best_source": None}
+
+
+def only_figures(before: EvoMergeStatus, after: EvoMergeStatus) -> bool:
+    """Whether no more than the figures of the search differ: those need not be written at every candidate."""
+    return before.model_copy(update=_FIGURES) == after.model_copy(update=_FIGURES)
+
+
+def _phase(known: Known, decision: Decision, now: datetime) -> tuple[Phase, str | None, str | None]:
+    """Phase, reason and message. What ended before stays as it ended."""
+    before = known.status
+    if isinstance(decision, Fail):
+        return "Failed", decision.reason, decision.message
+    if isinstance(decision, Suspend):
+        return "Suspended", "Suspended", "spec.suspend is set; unset it to go on"
+    if before.exported is not None:
+        return "Succeeded", None, _result(known)
+    if waits_for_storage(known):
+        return "Waiting", before.reason, before.message
+    stuck = hindrance(known, now)
+    if stuck is not None and len(not_started(known)) == len(known.jobs):
+        return "Waiting", *stuck
+    reason, message = stuck if stuck is not None else (None, None)
+    return _working_phase(known), reason, message
+
+
+def _working_phase(known: Known) -> Phase:
+    if known.prepared is None or any(j.attempt.kind == PREPARE for j in known.jobs.values()):
+        return "Preparing"
+    if known.status.conclusion is not None or any(j.attempt.kind == EXPORT for j in known.jobs.values()):
+        return "Exporting"
+    return "Concluding" if known.search is not None and known.search.complete else "Searching"
+
+
+def _result(known: Known) -> str:
+    conclusion = known.status.conclusion
+    if conclusion is None:
+        return "the winner is exported"
+    scores = {row.name: row.score for row in conclusion.test}
+    winner, source = _figure(scores.get("winner")), _figure(scores.get(conclusion.best_source))
+    if conclusion.beats_best_source:
+        return f"the winner scores {winner} on test items, the best source ({conclusion.best_source}) {source}"
+    return (
+        f"nothing beat the best source for certain: the winner scores {winner} on test items, "
+        f"{conclusion.best_source} {source}"
+    )
+
+
+def _conditions(known: Known, phase: Phase, reason: str | None, message: str | None, now: datetime) -> list[Condition]:
+    standing = phase in ("Waiting", "Suspended", "Failed")
+    accepted = reason not in ("InvalidManifest", "PodTemplateRefused")
+    prepared = known.prepared is not None
+    why, words = reason or phase, message or ""
+    made: list[tuple[ConditionType, bool, str, str]] = [
+        ("Accepted", accepted, "Accepted" if accepted else why, "" if accepted else words),
+        ("Prepared", prepared, "Prepared" if prepared else why, "" if prepared else words),
+        ("Progressing", not standing and phase != "Succeeded", why, words),
+        ("Complete", phase == "Succeeded", why, words),
+    ]
+    return [_condition(known, *parts, now) for parts in made]
+
+
+def _condition(known: Known, kind: ConditionType, true: bool, reason: str, message: str, now: datetime) -> Condition:
+    status = "True" if true else "False"
+    before = next((c for c in known.status.conditions if c.type == kind), None)
+    changed = before is None or before.status != status
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:4000],
+        last_transition_time=now if changed or before is None else before.last_transition_time,
+        observed_generation=known.generation,
+    )
+
+
+def _figure(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4g}"
