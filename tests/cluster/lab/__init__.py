@@ -1,0 +1,1 @@
+"""A real one-node Kubernetes for tests, in a sandbox of its own. `python tests/cluster/lab` says what it can do."""

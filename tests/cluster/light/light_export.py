@@ -1,0 +1,51 @@
+"""The light worker's export: small files in the place of a checkpoint, and all else as a real export has it."""
+
+import gzip
+import hashlib
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from evomerge_contract.base import canonical_json
+from evomerge_contract.log import LOG_NAME, log_line
+from evomerge_contract.report import EXPORT_MARK, RunReport
+from evomerge_contract.task import ExportTask
+from evomerge_worker.store import Store
+
+
+def export(task: ExportTask, store: Store) -> dict[str, str]:
+    """Write the files to the task's folder, the one that says that it is complete as the last; their digests."""
+    files = _files(task)
+    for name, content in files.items():
+        store.write(f"{task.out.rstrip('/')}/{name}", content, where="export")
+    manifest = {name: {"size": len(content), "sha256": _sha256(content)} for name, content in files.items()}
+    mark = canonical_json({"files": manifest}).encode()
+    store.write(f"{task.out.rstrip('/')}/{EXPORT_MARK}", mark, where="export")
+    return {name: f"sha256:{_sha256(content)}" for name, content in (files | {EXPORT_MARK: mark}).items()}
+
+
+def _files(task: ExportTask) -> dict[str, bytes]:
+    recipe = task.recipe_text or canonical_json(task.recipe.plain())
+    files = {
+        "config.json": b"{}\n",
+        "model.safetensors": canonical_json(task.recipe.plain()).encode(),
+        "README.md": f"# {task.card.run}\n".encode(),
+        "recipe.yaml": recipe.encode(),
+    }
+    return files if task.facts is None else files | _run_files(Path(unquote(urlsplit(task.facts).path)))
+
+
+def _run_files(folder: Path) -> dict[str, bytes]:
+    """Log, page and facts of the run, from the parts of one gzip stream."""
+    parts = sorted(path for path in folder.iterdir() if path.is_file())
+    content = gzip.decompress(b"".join(path.read_bytes() for path in parts))
+    facts = RunReport.model_validate_json(content)
+    log = [{"run": facts.identity}, *({"candidate": c.wire()} for c in (*facts.baselines, *facts.candidates))]
+    return {
+        LOG_NAME: b"".join(map(log_line, log)),
+        "report.html": f"<!doctype html><title>{facts.run}</title>\n".encode(),
+        "run.json": content,
+    }
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,101 @@
+"""A worker without torch, for tests in which only the operator is on trial.
+
+With arguments it is `evomerge-worker` as it ships, whose session is this file; without any it is that session. Tasks,
+reports, notes, storage, metrics and the end by signals are therefore the real thing; the models are made up: a source
+is its URI, and a recipe's score is a smooth function of its numbers.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import light_answers
+import light_export
+import light_faults
+
+from evomerge_contract.manifest import SplitName
+from evomerge_contract.recipe import Recipe
+from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
+from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, Task
+from evomerge_worker import progress, session, supervisor
+from evomerge_worker.conclude import conclude
+from evomerge_worker.evaluate.metrics import aggregate
+from evomerge_worker.store import Store, default_cache
+from evomerge_worker.store.reports import earlier_report, keep_report
+
+
+class LightPipeline:
+    """Carries out tasks as the real pipeline does, with made-up figures."""
+
+    def __init__(self) -> None:
+        self._faults = light_faults.Faults(reports_at=os.dup(1))
+        self._seconds: dict[str, float] = {}
+
+    def carry_out(self, task: Task) -> Report:
+        """The report on `task`, durable before it is returned."""
+        started = time.monotonic()
+        self._seconds = {}
+        store = Store(task.storage, default_cache())
+        if not isinstance(task, PrepareTask | ExportTask):
+            found = earlier_report(task, store)
+            if found is not None:
+                return found.model_copy(update={"trace": task.trace})
+        with self._phase("pull"):
+            self._faults.befall(task)
+        report = self._report(task, store)
+        seconds = self._seconds | {"total": time.monotonic() - started}
+        report = report.model_copy(update={"seconds": {k: round(v, 6) for k, v in seconds.items()}})
+        keep_report(task, report, store)
+        return report
+
+    def _report(self, task: Task, store: Store) -> Report:
+        report = Report(
+            task=task.digest, kind=task.kind, outcome="Succeeded", host=os.uname().nodename, trace=task.trace
+        )
+        match task:
+            case PrepareTask():
+                return report.model_copy(update={"prepare": light_answers.prepare(task)})
+            case EvaluateTask():
+                items = self._score(task, task.recipe, task.split)
+                scores = {o.name: aggregate(o.metric, items[o.name]) for o in task.objectives}
+                return report.model_copy(update={"evaluate": EvaluateResult(scores=scores, items=items)})
+            case ConcludeTask():
+                result = conclude(task, lambda recipe, split: self._score(task, recipe, split))
+                return report.model_copy(update={"conclude": result})
+            case ExportTask():
+                return report.model_copy(
+                    update={"export": ExportResult(out=task.out, files=light_export.export(task, store))}
+                )
+
+    def _score(self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
+        scores = {}
+        with self._phase("evaluate"):
+            for objective in task.objectives:
+                scores[objective.name] = light_answers.score(recipe, objective, split)
+                progress.items(len(scores[objective.name]))
+        return scores
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        outer = progress.phase(name)
+        try:
+            yield
+        finally:
+            progress.phase(outer)
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def main() -> None:
+    """Be the worker or, without arguments, its session."""
+    if sys.argv[1:]:
+        light_faults.befall_the_pod(sys.argv[1:])
+        supervisor.main(session=(sys.executable, __file__))
+    else:
+        session.serve(LightPipeline)
+
+
+if __name__ == "__main__":
+    main()
