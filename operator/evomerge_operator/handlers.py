@@ -59,6 +59,8 @@ async def watch(controller: Controller, namespaces: Sequence[str]) -> None:
     await kopf.operator(
         registry=make_registry(controller),
         standalone=True,
+        # Kopf's own asks for the user's name, and a container's user has none.
+        identity="evomerge-operator",  # type: ignore[arg-type]
         clusterwide=not namespaces,
         namespaces=namespaces,
     )

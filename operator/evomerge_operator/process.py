@@ -84,7 +84,8 @@ async def _run(settings: Settings) -> int:
     try:
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
-            work.result()
+            if work.result():
+                return 0
             _log.error("the watch or the Lease is lost; ending, to begin anew")
             return 1
         work.cancel()
@@ -95,8 +96,9 @@ async def _run(settings: Settings) -> int:
         await runner.cleanup()
 
 
-async def _lead(settings: Settings) -> None:
-    """Wait for the API server and the Lease, then work until the Lease or the watch is lost."""
+async def _lead(settings: Settings) -> bool:
+    """Wait for the API server and the Lease, then work until the Lease or the watch is lost; whether a signal ended the
+    watch, for Kopf takes over the signals' handlers."""
     client = await Client.connect()
     lease = Lease(client, settings.lease_namespace, settings.lease, settings.identity)
     gateway = Gateway(client, lease)
@@ -108,12 +110,16 @@ async def _lead(settings: Settings) -> None:
         _log.info("leading as %s", settings.identity)
         controller = Controller(Reconciler(gateway, settings.defaults))
         tasks = {
-            asyncio.create_task(lease.keep()),
-            asyncio.create_task(watch(controller, settings.namespaces)),
-            asyncio.create_task(controller.beat()),
+            asyncio.create_task(lease.keep(), name="Lease"),
+            watching := asyncio.create_task(watch(controller, settings.namespaces), name="watch"),
+            asyncio.create_task(controller.beat(), name="heartbeat"),
         }
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                if error := task.exception():
+                    _log.error("the %s ended by an error", task.get_name(), exc_info=error)
+            return watching in ended and watching.exception() is None
         finally:
             metrics.LEADER.set(0)
             for task in tasks:
