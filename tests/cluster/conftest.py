@@ -101,7 +101,7 @@ def helm(cluster: Cluster) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def installed(cluster: Cluster, helm: Callable[..., str], images: Images) -> Release:
-    """The chart as a person installs it, with two operators, which serve the namespace `evomerge`. It brings the CRDs."""
+    """The chart as a person installs it, with two operators that serve the namespace `evomerge`; it brings the CRDs."""
     return Release.install(cluster, helm, images, RELEASE, values={"replicas": 2, "namespaces": [RELEASE]})
 
 
