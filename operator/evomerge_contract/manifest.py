@@ -234,6 +234,24 @@ class Cache(Contract):
     host_path: HostPath | None = None
 
 
+class PodMetadata(Contract):
+    """What a pod's metadata may be given."""
+
+    labels: dict[str, Annotated[str, StringConstraints(max_length=63)]] = Field(
+        {}, max_length=64, description="Go onto the Jobs too: a Kueue queue name, for one."
+    )
+    annotations: dict[str, Annotated[str, StringConstraints(max_length=65_536)]] = Field(
+        {}, max_length=64, description="For sidecars, admission webhooks and the like."
+    )
+
+
+class PodTemplate(Contract):
+    """A PodTemplateSpec merged over the operator's own; the container is named worker."""
+
+    metadata: PodMetadata = PodMetadata()
+    spec: dict[str, Any] = Field({}, description="Any field of a PodSpec; lists of named things are merged by name.")
+
+
 class Worker(Contract):
     """How workers run; never part of a run's identity. All but the timeout is for clusters."""
 
@@ -245,11 +263,7 @@ class Worker(Contract):
     resources: Resources = Resources()
     candidates_per_pod: int = Field(1, ge=1, le=16, description="Candidates that share a pod's start and imports.")
     cache: Cache = Cache()
-    pod_template: dict[str, Any] = Field(
-        {},
-        description="A PodTemplateSpec (metadata, spec) merged over the operator's own; the container is named worker. "
-        "Its labels go onto the Jobs too (a Kueue queue name, for one).",
-    )
+    pod_template: PodTemplate = PodTemplate()
 
 
 class Export(Contract):

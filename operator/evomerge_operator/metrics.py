@@ -2,11 +2,13 @@
 
 from importlib.metadata import version
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # as many series again, that nobody looks at
 _SEARCH = ("namespace", "name", "stage")
 
 CANDIDATES = Gauge("evomerge_search_candidates", "Finished candidates, by outcome.", (*_SEARCH, "outcome"))
+FAILURES = Gauge("evomerge_search_failed_candidates", "Failed candidates, by reason.", (*_SEARCH, "reason"))
 BUDGET = Gauge("evomerge_search_budget_candidates", "Candidates that the search may have in all.", _SEARCH)
 RUNNING = Gauge("evomerge_search_running", "Worker pods at work or on their way.", _SEARCH)
 BEST = Gauge("evomerge_search_best_fitness", "The best fitness so far, on search items.", _SEARCH)
@@ -35,6 +37,7 @@ BUILD_INFO.labels(version("evomerge")).set(1)
 
 _OF_A_SEARCH = (
     CANDIDATES,
+    FAILURES,
     BUDGET,
     RUNNING,
     BEST,

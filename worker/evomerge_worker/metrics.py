@@ -7,7 +7,7 @@ from socket import has_dualstack_ipv6
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Metric, start_http_server
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from evomerge_contract.candidate import Outcome
@@ -39,24 +39,21 @@ class _Figures(Collector):
     def collect(self) -> Iterable[Metric]:
         tally, seconds = self._tally, self._tally.seconds
         yield GaugeMetricFamily("evomerge_worker_tasks", "Tasks that this worker was given.", tally.tasks)
-        yield _labelled(
-            "evomerge_worker_tasks_done",
-            "Tasks that this worker has reported.",
-            "outcome",
-            {outcome: tally.outcomes[outcome] for outcome in get_args(Outcome)},
+        done = CounterMetricFamily(
+            "evomerge_worker_tasks_done", "Tasks that this worker has reported.", labels=["outcome"]
         )
-        yield GaugeMetricFamily("evomerge_worker_items_done", "Items that this worker has scored.", tally.items)
-        yield _labelled(
+        for outcome in get_args(Outcome):
+            done.add_metric([outcome], tally.outcomes[outcome])
+        yield done
+        yield CounterMetricFamily("evomerge_worker_items_done", "Items that this worker has scored.", tally.items)
+        spent = CounterMetricFamily(
             "evomerge_worker_phase_seconds",
             "Seconds that this worker has spent in a phase, the running one included.",
-            "phase",
-            dict.fromkeys(PHASES, 0.0) | dict(seconds),
+            labels=["phase"],
         )
-        yield _labelled("evomerge_build_info", "The version, always 1.", "version", {version("evomerge"): 1})
-
-
-def _labelled(name: str, text: str, label: str, values: dict[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family
+        for phase, value in (dict.fromkeys(PHASES, 0.0) | dict(seconds)).items():
+            spent.add_metric([phase], value)
+        yield spent
+        build = GaugeMetricFamily("evomerge_build_info", "1, with the version.", labels=["version"])
+        build.add_metric([version("evomerge")], 1)
+        yield build

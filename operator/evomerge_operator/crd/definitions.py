@@ -89,7 +89,7 @@ def _definition(kind: str, short: str, columns: list[Column], schema: Schema) ->
                 "plural": f"{singular}s",
                 "singular": singular,
                 "shortNames": [short],
-                "categories": ["evomerge"],
+                "categories": ["evolution"],  # not "evomerge": kubectl takes a category before a kind of that name
             },
             "versions": [
                 {

@@ -2,12 +2,13 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge_contract.manifest import Cache, EvoMergeSpec, Worker
+from pydantic import ValidationError
+
+from evomerge_contract.manifest import Cache, EvoMergeSpec, PodTemplate, Worker
 from evomerge_contract.task import Task
 from evomerge_operator.kube.objects import (
     ATTEMPTS,
@@ -94,9 +95,10 @@ def make_job(
         "spec": _pod_spec(spec, attempt.name(parent), digest, defaults, inline, facts)
         | {"activeDeadlineSeconds": seconds},
     }
-    template = merged(merged(own, defaults.template), spec.worker.pod_template)
+    template = merged(merged(own, defaults.template), spec.worker.pod_template.wire())
     metadata = parent.metadata(attempt.name(parent), **labels)
-    metadata["labels"] = (template["metadata"].get("labels") or {}) | metadata["labels"]
+    # Ours last: by them Jobs and pods are found again.
+    metadata["labels"] = template["metadata"]["labels"] = template["metadata"]["labels"] | metadata["labels"]
     metadata["annotations"] = {
         DIGEST: digest,
         INDICES: ",".join(map(str, attempt.indices)),
@@ -276,7 +278,8 @@ def template_of(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is none.
     """
-    template = json.loads(text or "{}")
-    if not isinstance(template, dict) or template.keys() - {"metadata", "spec"}:
-        raise ValueError("EVOMERGE_WORKER_TEMPLATE must be a PodTemplateSpec as JSON: metadata and spec")
-    return template
+    try:
+        return PodTemplate.model_validate_json(text or "{}").wire()
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"EVOMERGE_WORKER_TEMPLATE must be a pod template as JSON, but {wrong}") from error

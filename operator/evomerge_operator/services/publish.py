@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import get_args
 
-from evomerge_contract.candidate import Outcome
+from evomerge_contract.candidate import FailureReason, Outcome
 from evomerge_contract.status import Phase
 from evomerge_operator import metrics
 from evomerge_operator.kube.jobs import gpus
@@ -12,15 +12,16 @@ from evomerge_operator.services.known import Known
 
 
 def publish(known: Known) -> None:
-    """Set every series of an EvoMerge to what is known now."""
+    """Set every series of an EvoMerge to what is known now; of one that cannot be read, or ended before we began, the
+    phase alone."""
     parent, manifest, search = known.parent, known.manifest, known.search
-    if manifest is None:
-        return
-    spec, stage = manifest.spec, manifest.spec.stages[0]
-    labels = (parent.namespace, parent.name, stage.name)
+    labels = (parent.namespace, parent.name, known.document["spec"]["stages"][0]["name"])
     for phase in get_args(Phase):
         metrics.PHASE.labels(*labels, phase).set(phase == known.status.phase)
-    metrics.BUDGET.labels(*labels).set(stage.search.candidates)
+    if manifest is None:
+        return
+    spec = manifest.spec
+    metrics.BUDGET.labels(*labels).set(spec.stages[0].search.candidates)
     metrics.RUNNING.labels(*labels).set(len(known.jobs))
     metrics.DISRUPTIONS.labels(*labels).set(known.disruptions)
     metrics.DISRUPTIONS_BUDGET.labels(*labels).set(spec.budget.disruptions)
@@ -32,6 +33,9 @@ def publish(known: Known) -> None:
     outcomes = Counter(c.outcome for c in of_stage)
     for outcome in get_args(Outcome):
         metrics.CANDIDATES.labels(*labels, outcome).set(outcomes[outcome])
+    reasons = Counter(c.reason for c in of_stage)
+    for reason in get_args(FailureReason):
+        metrics.FAILURES.labels(*labels, reason).set(reasons[reason])
     metrics.WORKER_SECONDS.labels(*labels).set(sum(c.seconds.get("total", 0.0) for c in search.finished.values()))
     best, source = search.best(), search.best_source()
     if best is not None:

@@ -98,14 +98,19 @@ def _told(
     if report is None or report.reason in ("InvalidInput", "TryAgain"):
         counted = "disruptions" if isinstance(ending, Disrupted) else "waits"
         return _counted(before, counted)
-    waited = {"wait": (pod.started - job.created).total_seconds()} if pod and pod.started else {}
-    candidate = plan.settle(
-        search.run, search.state(set()), start, report.model_copy(update={"seconds": report.seconds | waited})
-    )
+    seconds = report.seconds | _waited(job, pod)
+    candidate = plan.settle(search.run, search.state(set()), start, report.model_copy(update={"seconds": seconds}))
     if candidate is None:
         _log.info("%s failed (%s: %s); it is tried once more", job.name, report.reason, report.message)
         return _counted(before, "failures")
     return finished_status(candidate, before, search.run.report_dir)
+
+
+def _waited(job: JobView, pod: PodView | None) -> dict[str, float]:
+    """How long a candidate waited for its pod; those of one pod share the wait."""
+    if pod is None or pod.started is None:
+        return {}
+    return {"wait": round((pod.started - job.created).total_seconds() / len(job.attempt.indices), 3)}
 
 
 async def count_wait(known: Known, gateway: Gateway, job: JobView) -> None:
