@@ -37,6 +37,7 @@ class Condition(Contract):
 class StepCounters(Contract):
     """The ended attempts of a step that is no candidate (prepare, conclude, export), by what ended them."""
 
+    succeeded: int = Field(0, ge=0, description="Attempts that ended well.")
     failures: int = Field(0, ge=0, description="Attempts that failed by themselves.")
     disruptions: int = Field(0, ge=0, description="Attempts whose pod was lost.")
     waits: int = Field(0, ge=0, description="Attempts that asked to be made again later.")

@@ -122,7 +122,7 @@ class Search:
     def describe(self) -> str:
         """All that a person would look at, for the message of a test that fails."""
         options = [f"--namespace={self.namespace}"]
-        looks = [("describe", "evomerge", self.name), ("get", "emc"), ("get", "jobs,pods"), ("get", "events")]
+        looks = [("describe", "evomerge", self.name), ("get", "emc"), ("get", "jobs,pods")]
         said = []
         for look in looks:
             try:

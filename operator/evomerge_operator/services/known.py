@@ -131,7 +131,7 @@ class Known:
     def ended_attempts(self, step: str) -> int:
         """How many attempts of a step have ended."""
         counters = self.counters(step)
-        return counters.failures + counters.disruptions + counters.waits
+        return counters.succeeded + counters.failures + counters.disruptions + counters.waits
 
     @property
     def disruptions(self) -> int:

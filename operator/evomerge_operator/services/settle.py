@@ -150,11 +150,20 @@ async def _settle_step(
         changes["message"] = f"{step}: {ending.message} ({ending.reason})"
     if isinstance(ending, Waits):
         known.probe_at = now + timedelta(seconds=PROBE_SECONDS)
-    counter = {Failed: "failures", Disrupted: "disruptions"}.get(type(ending), "waits")
+    counter = _COUNTERS[type(ending)]
     counters = known.counters(step)
     counters = counters.model_copy(update={counter: getattr(counters, counter) + 1})
     await write_status(known, gateway, known.status.model_copy(update=changes | _step(known, step, counters)))
     return verdict
+
+
+_COUNTERS: dict[type[Ending], str] = {
+    Reported: "succeeded",
+    Failed: "failures",
+    Disrupted: "disruptions",
+    Waits: "waits",
+    Wrong: "failures",
+}
 
 
 def _step_ending(known: Known, step: str, pod: PodView | None) -> Ending:

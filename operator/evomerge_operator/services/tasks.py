@@ -48,4 +48,4 @@ def step_task(known: Known, step: str) -> Task:
     recipe = plan.winner_recipe(search.run, search.finished, conclusion)
     text = recipe_text(recipe, manifest, Path("/"))
     out = manifest.spec.export.uri
-    return plan.export_task(search.run, search.finished, conclusion, out, facts=f"file://{FACTS}", recipe_text=text)
+    return plan.export_task(search.run, search.finished, conclusion, out, facts=FACTS, recipe_text=text)

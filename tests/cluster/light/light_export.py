@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from evomerge_contract.base import canonical_json
 from evomerge_contract.log import LOG_NAME, log_line
@@ -31,7 +30,7 @@ def _files(task: ExportTask) -> dict[str, bytes]:
         "README.md": f"# {task.card.run}\n".encode(),
         "recipe.yaml": recipe.encode(),
     }
-    return files if task.facts is None else files | _run_files(Path(unquote(urlsplit(task.facts).path)))
+    return files if task.facts is None else files | _run_files(Path(task.facts))
 
 
 def _run_files(folder: Path) -> dict[str, bytes]:
