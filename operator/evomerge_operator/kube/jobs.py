@@ -69,8 +69,27 @@ def tasks_config_map(parent: Parent, attempt: Attempt, text: str) -> Document | 
     """The ConfigMap for tasks that are too long for an annotation."""
     if len(text.encode()) <= _ANNOTATION_BYTES:
         return None
-    metadata = parent.metadata(attempt.name(parent)) | {"annotations": {DIGEST: digest_of_text(text)}}
+    digest = digest_of_text(text)
+    metadata = parent.metadata(_named(attempt.name(parent), digest)) | {"annotations": {DIGEST: digest}}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": {_FILE: text}}
+
+
+def facts_config_map(parent: Parent, number: int, part: str) -> Document:
+    """The ConfigMap of one part of the run report, for the export."""
+    digest = digest_of_text(part)
+    metadata = parent.metadata(_named(f"{parent.prefix}-facts-{number:04d}", digest))
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata | {"annotations": {DIGEST: digest}},
+        "immutable": True,
+        "binaryData": {f"{number:04d}.gz": part},
+    }
+
+
+def _named(name: str, digest: str) -> str:
+    """A name of this very content: what was left by a crash before the manifest was edited is not in its way."""
+    return f"{name}-{digest.removeprefix('sha256:')[:8]}"
 
 
 def make_job(
@@ -84,16 +103,16 @@ def make_job(
     """The Job of an attempt; `facts` names ConfigMaps that are to lie in /facts."""
     text = tasks_text(tasks)
     digest = digest_of_text(text)
+    config_map = tasks_config_map(parent, attempt, text)
+    long = config_map["metadata"]["name"] if config_map is not None else None
     labels = {"app.kubernetes.io/name": "evomerge-worker", STAGE_LABEL: attempt.step, TASK_LABEL: attempt.kind}
-    inline = tasks_config_map(parent, attempt, text) is None
     seconds = sum(task.timeout_seconds for task in tasks) + _START_SECONDS
     own = {
         "metadata": {
             "labels": parent.labels | labels,
-            "annotations": {TASKS: text} if inline else {},
+            "annotations": {} if long else {TASKS: text},
         },
-        "spec": _pod_spec(spec, attempt.name(parent), digest, defaults, inline, facts)
-        | {"activeDeadlineSeconds": seconds},
+        "spec": _pod_spec(spec, long, digest, defaults, facts) | {"activeDeadlineSeconds": seconds},
     }
     template = merged(merged(own, defaults.template), spec.worker.pod_template.wire())
     metadata = parent.metadata(attempt.name(parent), **labels)
@@ -103,7 +122,7 @@ def make_job(
         DIGEST: digest,
         INDICES: ",".join(map(str, attempt.indices)),
         ATTEMPTS: ",".join(map(str, attempt.attempts)),
-        CONFIG_MAPS: ",".join([*([] if inline else [attempt.name(parent)]), *facts]),
+        CONFIG_MAPS: ",".join([*([long] if long else []), *facts]),
     }
     return {
         "apiVersion": "batch/v1",
@@ -149,11 +168,11 @@ def _name_key(items: list[Any]) -> str | None:
 
 
 def _pod_spec(
-    spec: EvoMergeSpec, config_map: str, digest: str, defaults: Defaults, inline: bool, facts: Sequence[str]
+    spec: EvoMergeSpec, config_map: str | None, digest: str, defaults: Defaults, facts: Sequence[str]
 ) -> Document:
     worker, s3 = spec.worker, spec.storage.s3
     volumes: list[Document] = [
-        {"name": "task", **_task_volume(inline, config_map)},
+        {"name": "task", **_task_volume(config_map)},
         {"name": "cache", **_cache_volume(worker.cache)},
         {"name": "tmp", "emptyDir": {}},
     ]
@@ -206,8 +225,8 @@ def _pod_spec(
     }
 
 
-def _task_volume(inline: bool, config_map: str) -> Document:
-    if not inline:
+def _task_volume(config_map: str | None) -> Document:
+    if config_map is not None:
         return {"configMap": {"name": config_map}}
     field = {"fieldPath": f"metadata.annotations['{TASKS}']"}
     return {"downwardAPI": {"items": [{"path": _FILE, "fieldRef": field}]}}

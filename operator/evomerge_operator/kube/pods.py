@@ -36,6 +36,8 @@ class JobView:
     attempt: Attempt
     digest: str
     created: datetime
+    began: datetime
+    """Since when its pod may start: a queue may have held it back before."""
     queued: bool
     """A queue holds it back: its time has not begun."""
     finished: bool
@@ -81,14 +83,16 @@ def view_job(job: Document) -> JobView:
     """
     metadata, status = job["metadata"], job.get("status") or {}
     conditions = {c["type"] for c in status.get("conditions") or () if c.get("status") == "True"}
-    queued = QUEUE_LABEL in metadata["labels"] and bool(job["spec"].get("suspend"))
+    # Between a queue's word and the Job controller's deed there is no start time either.
+    held = bool(job["spec"].get("suspend")) or "startTime" not in status
     return JobView(
         name=metadata["name"],
         uid=metadata["uid"],
         attempt=attempt_of(job),
         digest=metadata["annotations"][DIGEST],
         created=time_of(metadata["creationTimestamp"]),
-        queued=queued,
+        began=time_of(status.get("startTime") or metadata["creationTimestamp"]),
+        queued=QUEUE_LABEL in metadata["labels"] and held,
         finished=bool(conditions & {"Complete", "Failed"}),
         config_maps=tuple(filter(None, metadata["annotations"].get(CONFIG_MAPS, "").split(","))),
     )

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import gzip
 from collections.abc import Sequence
-from typing import Any
 
 from evomerge_contract.base import canonical_json
 from evomerge_contract.status import CandidateSpec
@@ -12,8 +11,7 @@ from evomerge_contract.task import Task
 from evomerge_operator import plan
 from evomerge_operator.kube.candidates import candidate_document, genome_text
 from evomerge_operator.kube.gateway import Gateway
-from evomerge_operator.kube.jobs import Attempt, Defaults, digest_of_text, make_job, tasks_config_map, tasks_text
-from evomerge_operator.kube.objects import DIGEST
+from evomerge_operator.kube.jobs import Attempt, Defaults, facts_config_map, make_job, tasks_config_map, tasks_text
 from evomerge_operator.plan import BASELINES, Start
 from evomerge_operator.services.decide import EXPORT
 from evomerge_operator.services.known import Known
@@ -22,7 +20,6 @@ from evomerge_operator.services.tasks import step_task
 
 _PART_BYTES = 700_000
 """Of a ConfigMap's binary content: base64 makes it a third longer, and the store takes 1.5 MB."""
-Document = dict[str, Any]
 
 
 async def start_candidates(
@@ -99,9 +96,7 @@ async def _facts(known: Known, gateway: Gateway) -> list[str]:
     names = []
     for number, begin in enumerate(range(0, len(packed), _PART_BYTES)):
         part = base64.b64encode(packed[begin : begin + _PART_BYTES]).decode()
-        name = f"{known.parent.prefix}-facts-{number:04d}"
-        metadata = known.parent.metadata(name) | {"annotations": {DIGEST: digest_of_text(part)}}
-        config_map: Document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True}
-        await gateway.create_config_map(config_map | {"binaryData": {f"{number:04d}.gz": part}}, known.parent)
-        names.append(name)
+        config_map = facts_config_map(known.parent, number, part)
+        await gateway.create_config_map(config_map, known.parent)
+        names.append(config_map["metadata"]["name"])
     return names

@@ -1,5 +1,6 @@
 """What is known of one EvoMerge: the newest that the API server said, and what was found out from it."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -99,8 +100,8 @@ class Known:
         if pod is not None:
             self.trouble.pop(pod.uid, None)
 
-    def observed(self, jobs: list[Document], pods: list[Document], now: datetime) -> None:
-        """Take over complete lists: what is not in them is gone."""
+    def observed(self, jobs: list[Document], pods: list[Document], before: Set[str], now: datetime) -> None:
+        """Take over complete lists: what was there `before` (UIDs of pods) and is not in them is gone."""
         found = {job["metadata"]["name"] for job in jobs}
         self.deleted &= {job["metadata"]["uid"] for job in jobs}
         self.gone |= self.jobs.keys() - found
@@ -108,7 +109,7 @@ class Known:
             self.saw_job(job, deleted=False)
         there = {pod["metadata"]["uid"] for pod in pods}
         for name, view in self.pods.items():
-            if view.uid not in there and not view.ended:
+            if view.uid in before - there and not view.ended:
                 self.gone.add(name)
         for pod in pods:
             self.saw_pod(pod, deleted=False)

@@ -92,7 +92,8 @@ class Reconciler:
         known.saw_evomerge(await self._gateway.evomerge(known.parent.namespace, known.parent.name))
         if known.document["metadata"]["uid"] != known.parent.uid:
             raise GoneError(f"{known.parent.name} is another one now")
-        known.observed(await self._gateway.jobs(known.parent), await self._gateway.pods(known.parent), now)
+        before = {pod.uid for pod in known.pods.values()}
+        known.observed(await self._gateway.jobs(known.parent), await self._gateway.pods(known.parent), before, now)
 
     def _read_manifest(self, known: Known) -> Fail | None:
         if known.manifest is not None:
@@ -187,7 +188,7 @@ class Reconciler:
         limit = timedelta(seconds=known.manifest.spec.worker.start_seconds)
         waiting = {job.name for job in not_started(known)}
         late = [
-            job for job in known.jobs.values() if job.name in waiting and not job.queued and now - job.created > limit
+            job for job in known.jobs.values() if job.name in waiting and not job.queued and now - job.began > limit
         ]
         if len(waiting) < len(known.jobs):
             known.start_backoff = 0.0
@@ -205,7 +206,7 @@ class Reconciler:
         if known.looked_closer_at is not None and now - known.looked_closer_at < _LOOK_CLOSER:
             return
         known.looked_closer_at = now
-        stuck = [job for job in not_started(known) if now - job.created > _LOOK_CLOSER and not job.queued]
+        stuck = [job for job in not_started(known) if now - job.began > _LOOK_CLOSER and not job.queued]
         for job in stuck[:3]:
             pod = known.pods.get(job.name)
             if pod is not None and pod.hindrance is not None:

@@ -35,7 +35,7 @@ def hindrance(known: Known, now: datetime) -> tuple[str, str] | None:
     """The commonest reason why pods do not start, and how many it holds up."""
     found: Counter[tuple[str, str]] = Counter()
     for job in not_started(known):
-        if now - job.created < _QUIET:
+        if now - job.began < _QUIET:
             continue
         pod = known.pods.get(job.name)
         said = pod.hindrance if pod is not None else None
@@ -50,12 +50,17 @@ def hindrance(known: Known, now: datetime) -> tuple[str, str] | None:
     return reason, f"{count} pod{'s' if count > 1 else ''} cannot start: {message[:_SHOWN]}"
 
 
+def _is_queued(known: Known) -> bool:
+    """Whether a queue holds back all there is to do: that time is not the search's."""
+    return bool(known.jobs) and all(job.queued for job in known.jobs.values())
+
+
 def status_of(known: Known, decision: Decision, now: datetime) -> EvoMergeStatus:
     """The status that follows from what is known and decided; figures and conditions are made anew."""
     phase, reason, message = _phase(known, decision, now)
     before, search = known.status, known.search
     ended = phase in ("Succeeded", "Failed")
-    working = not ended and phase != "Suspended"
+    working = not ended and phase != "Suspended" and not _is_queued(known)
     stage = search.run.stage if search else None
     return EvoMergeStatus(
         observed_generation=known.generation,
