@@ -8,7 +8,7 @@ from evomerge_contract.manifest import EvoMergeSpec
 from evomerge_contract.methods import METHODS
 from evomerge_contract.status import CandidateSpec, CandidateStatus, EvoMergeStatus
 from evomerge_operator.crd.cel import Rule, attach
-from evomerge_operator.crd.rules import CANDIDATE_SPEC, CANDIDATE_STATUS, EVOMERGE_ROOT, EVOMERGE_SPEC
+from evomerge_operator.crd.rules import CANDIDATE_ROOT, CANDIDATE_SPEC, CANDIDATE_STATUS, EVOMERGE_ROOT, EVOMERGE_SPEC
 from evomerge_operator.crd.schema import Schema, structural
 
 GROUP = "evomerge.dev"
@@ -44,7 +44,10 @@ def definitions() -> dict[str, dict[str, Any]]:
             "EvoMerge", "em", _EVOMERGE_COLUMNS, _root(_EVOMERGE, _evomerge_spec(), _evomerge_status(), EVOMERGE_ROOT)
         ),
         f"{GROUP}_mergecandidates.yaml": _definition(
-            "MergeCandidate", "emc", _CANDIDATE_COLUMNS, _root(_CANDIDATE, _candidate_spec(), _candidate_status(), [])
+            "MergeCandidate",
+            "emc",
+            _CANDIDATE_COLUMNS,
+            _root(_CANDIDATE, _candidate_spec(), _candidate_status(), CANDIDATE_ROOT),
         ),
     }
 
@@ -115,13 +118,12 @@ def _root(description: str, spec: Schema, status: Schema, rules: list[Rule]) -> 
         "properties": {
             "apiVersion": {"type": "string", "description": "The group and version of this schema."},
             "kind": {"type": "string", "description": "The kind of this object."},
-            "metadata": {"type": "object"},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},  # a rule may blame it
             "spec": spec,
             "status": status,
         },
     }
-    if rules:
-        root["x-kubernetes-validations"] = rules
+    attach(root, {"": rules})
     return root
 
 

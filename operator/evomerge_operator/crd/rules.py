@@ -104,10 +104,12 @@ EVOMERGE_ROOT = [
     rule(
         f"self.metadata.name.size() <= {NAME_CHARACTERS}",
         f"metadata.name may have at most {NAME_CHARACTERS} characters: the names of Jobs and candidates begin with it",
+        field=".metadata.name",
     ),
     rule(
         "!self.metadata.name.contains('.')",
         "metadata.name may have no dot: it becomes a label and a part of other names; use hyphens",
+        field=".metadata.name",
     ),
 ]
 
@@ -139,6 +141,13 @@ EVOMERGE_SPEC: dict[str, list[Rule]] = {
     "export.uri": [_in_s3("an export", "s3://bucket/folder")],
 }
 
+CANDIDATE_ROOT = [
+    rule(
+        "!has(oldSelf.status) || !has(oldSelf.status.outcome) || (has(self.status) && self.status == oldSelf.status)",
+        "what a finished candidate came to never changes",
+        field=".status",
+    )
+]
 CANDIDATE_SPEC: dict[str, list[Rule]] = {
     "": [
         rule("self == oldSelf", "a candidate never changes once it is made"),
@@ -147,11 +156,6 @@ CANDIDATE_SPEC: dict[str, list[Rule]] = {
 }
 CANDIDATE_STATUS: dict[str, list[Rule]] = {
     "": [
-        rule(
-            "has(self.outcome) == has(oldSelf.outcome) && (!has(self.outcome) || self.outcome == oldSelf.outcome)"
-            " || !has(oldSelf.outcome)",
-            "an outcome that was told never changes",
-        ),
         rule(
             "has(self.fitness) == (has(self.outcome) && self.outcome == 'Succeeded')",
             "a fitness is there exactly when the candidate succeeded",
