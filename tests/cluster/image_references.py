@@ -33,7 +33,9 @@ class Images:
 
     @property
     def wanted_worker(self) -> str:
-        """What the real worker will be called, whether it is there already or not."""
+        """The real worker, or what it will be called while it is being built."""
+        if not (self._marks / "building-worker").exists():
+            return self._reference("worker")
         from lab.images import reference
 
         return reference("worker")
