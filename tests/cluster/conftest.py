@@ -1,7 +1,5 @@
 """What the cluster's tests share. They run inside the cluster's sandbox: `make test-cluster`."""
 
-import json
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +15,24 @@ from image_references import Images
 from kubernetes_cluster import Cluster, find_cluster
 from operator_process import OperatorProcess
 from prometheus_server import Prometheus, running_prometheus
-from releases import RELEASE, Release
+from releases import RELEASE, Release, helm_runner
 from s3 import S3Process, S3Server, running_s3
 from searches import BUCKET, Search, light_manifest
+
+LAST = "test_rights.py"
+"""Looks at what all other tests have done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that look at what the others did at the end."""
+    items.sort(key=lambda item: item.path.name == LAST)
+
+
+@pytest.fixture(scope="session")
+def whole_suite(request: pytest.FixtureRequest) -> bool:
+    """Whether every file of the cluster's tests takes part in this run."""
+    there = {path.name for path in Path(__file__).parent.glob("test_*.py")}
+    return there == {item.path.name for item in request.session.items if item.path.parent == Path(__file__).parent}
 
 
 @pytest.fixture(scope="session")
@@ -65,10 +78,7 @@ def s3(s3_process: S3Process) -> S3Server:
 @pytest.fixture
 def s3_secret(cluster: Cluster, namespace: str, s3: S3Server) -> str:
     """The name of a Secret in the test's namespace with the S3 server's keys."""
-    keys = {name: s3.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    metadata = {"name": "s3-credentials", "namespace": namespace}
-    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys})
-    return "s3-credentials"
+    return _s3_secret(cluster, namespace, s3)
 
 
 @pytest.fixture
@@ -85,24 +95,15 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[Mapping[str, Any]], Prometh
 @pytest.fixture(scope="session")
 def helm(cluster: Cluster) -> Callable[..., str]:
     """Runs helm on the cluster; its output. The test fails with its words when it fails."""
-
-    def run(*arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
-        command = ["helm", f"--kubeconfig={cluster.kubeconfig}", *(str(a) for a in arguments)]
-        stdin = None
-        if values is not None:
-            command, stdin = [*command, "--values=-"], json.dumps(values)
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True)
-        if done.returncode:
-            pytest.fail(f"helm {' '.join(command[2:])}: {done.stderr.strip()}")
-        return done.stdout
-
-    return run
+    return helm_runner(cluster)
 
 
 @pytest.fixture(scope="session")
 def installed(cluster: Cluster, helm: Callable[..., str], images: Images) -> Release:
     """The chart as a person installs it, with two operators that serve the namespace `evomerge`; it brings the CRDs."""
-    return Release.install(cluster, helm, images, RELEASE, values={"replicas": 2, "namespaces": [RELEASE]})
+    tolerations = [{"key": "evomerge.dev/test", "operator": "Exists"}]
+    values = {"replicas": 2, "namespaces": [RELEASE], "tolerations": tolerations}
+    return Release.install(cluster, helm, images, RELEASE, values=values)
 
 
 @pytest.fixture
@@ -124,6 +125,16 @@ def light_search(
         return Search.apply(cluster, light_manifest(name, namespace, images.light_worker, s3, **settings))
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, images: Images, s3: S3Server, installed: Release) -> Search:
+    """A search as `light_search` makes it, that nothing disturbs: what others are compared with. It may still run."""
+    s3.make_bucket(BUCKET)
+    _s3_secret(cluster, RELEASE, s3)
+    return Search.apply(
+        cluster, light_manifest(f"undisturbed-{uuid.uuid4().hex[:8]}", RELEASE, images.light_worker, s3)
+    )
 
 
 @pytest.fixture
@@ -155,6 +166,13 @@ def operator_process(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[...,
     yield start
     for operator in started:
         operator.kill()
+
+
+def _s3_secret(cluster: Cluster, namespace: str, s3: S3Server) -> str:
+    keys = {name: s3.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    metadata = {"name": "s3-credentials", "namespace": namespace}
+    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys})
+    return "s3-credentials"
 
 
 def _fresh_namespace(cluster: Cluster) -> Iterator[str]:

@@ -1,9 +1,13 @@
 """The chart, installed."""
 
+import json
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from image_references import Images
 from kubernetes_cluster import Cluster
@@ -37,6 +41,22 @@ class Release:
         """`helm upgrade --install` with further values; returns when its operators are ready."""
         options = [f"--namespace={self.namespace}", "--wait", "--timeout=3m"]
         self.helm("upgrade", "--install", RELEASE, CHART, *options, values={**self.values, **values})
+
+
+def helm_runner(cluster: Cluster) -> Callable[..., str]:
+    """Runs helm on the cluster; its output. The test fails with its words when it fails."""
+
+    def run(*arguments: str | Path, values: Mapping[str, Any] | None = None) -> str:
+        command = ["helm", f"--kubeconfig={cluster.kubeconfig}", *(str(a) for a in arguments)]
+        stdin = None
+        if values is not None:
+            command, stdin = [*command, "--values=-"], json.dumps(values)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+        if done.returncode:
+            pytest.fail(f"helm {' '.join(command[2:])}: {done.stderr.strip()}")
+        return done.stdout
+
+    return run
 
 
 def image_values(images: Images) -> dict[str, Any]:
