@@ -26,9 +26,12 @@ from bad_manifests import (
     good_candidate,
     good_evomerge,
 )
+from image_references import Images
 from kubernetes_cluster import Cluster, KubectlError
 from releases import Release
+from s3 import S3Server
 from schema_breaks import Break, breaks
+from searches import BUCKET, Search, light_manifest
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +190,51 @@ def test_kubectl_explains_every_field(cluster: Cluster, there: str) -> None:
     assert "The pool that is merged." in cluster.kubectl("explain", "evomerge.spec")
     assert "The most, as in nvidia.com/gpu" in cluster.kubectl("explain", "em.spec.worker.resources.limits")
     assert "Higher is better." in cluster.kubectl("explain", "emc.status.fitness")
+
+
+_NEEDS_THE_OPERATOR: dict[str, tuple[dict[str, Any], str]] = {
+    "extract": (
+        {"spec.evaluation.objectives.0.extract": "[0-9"},
+        'spec.evaluation.objectives[0].extract: "[0-9" is not a regular expression: '
+        "unterminated character set at position 0",
+    ),
+    "regex": (
+        {"spec.stages.0.parameterSpace.groups": {"patterns": [{"name": "mlp", "regex": "mlp("}]}},
+        'spec.stages[0].parameterSpace.groups.patterns[0].regex: "mlp(" is not a regular expression: '
+        "missing ), unterminated subpattern at position 3",
+    ),
+    "nothing": (
+        {"spec.stages.0.parameterSpace.groups": {"patterns": [{"name": "eyes", "regex": "vision"}]}},
+        'spec.stages[0].parameterSpace.groups: pattern eyes: no tensor is left that "vision" matches',
+    ),
+    "blocks": (
+        {"spec.stages.0.parameterSpace.groups": {"layers": 5}},
+        "spec.stages[0].parameterSpace.groups: 5 is more blocks than the models have layers (4)",
+    ),
+}
+"""Changes of a manifest that pass the API server, and what is said of each."""
+
+
+@pytest.mark.usefixtures("operator", "s3_secret")
+def test_what_only_the_operator_can_refuse_is_a_condition_with_the_reason(
+    cluster: Cluster, images: Images, namespace: str, s3: S3Server
+) -> None:
+    s3.make_bucket(BUCKET)
+    for name, (changes, _) in _NEEDS_THE_OPERATOR.items():
+        cluster.apply(changed(light_manifest(name, namespace, images.light_worker, s3), changes))
+    for name, (_, words) in _NEEDS_THE_OPERATOR.items():
+        search = Search(cluster, namespace, name)
+        status = search.fails(30)
+        accepted = next(c for c in status["conditions"] if c["type"] == "Accepted")
+        assert (accepted["status"], accepted["reason"], accepted["message"]) == ("False", "InvalidManifest", words)
+        assert accepted["observedGeneration"] == 1
+        assert search.children("jobs,mergecandidates") == []
+    events = cluster.get("events", f"--namespace={namespace}", "--field-selector=reason=InvalidManifest")["items"]
+    said = sorted((event["involvedObject"]["name"], event["type"], event["message"]) for event in events)
+    assert said == sorted((name, "Warning", words) for name, (_, words) in _NEEDS_THE_OPERATOR.items())
+    lines = cluster.kubectl("get", "em", f"--namespace={namespace}", "--no-headers").splitlines()
+    assert [line.split()[:2] for line in lines] == [[name, "Failed"] for name in sorted(_NEEDS_THE_OPERATOR)]
+    assert all("InvalidManifest" in line for line in lines)
 
 
 def _try_edit(api: ApiServer, document: dict[str, Any], changes: Any) -> Answer:
