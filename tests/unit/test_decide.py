@@ -1,0 +1,226 @@
+"""What happens next for an EvoMerge, decided from what is known of it."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from evomerge_contract.candidate import Candidate
+from evomerge_contract.report import ConcludeResult, EvaluateResult, Report
+from evomerge_contract.status import CandidateStatus
+from evomerge_operator import plan
+from evomerge_operator.kube.candidates import candidate_document, finished_status
+from evomerge_operator.plan import BASELINES, Key, Start
+from evomerge_operator.services.act import _spec
+from evomerge_operator.services.decide import (
+    Delete,
+    Fail,
+    Rest,
+    RunStep,
+    StartCandidates,
+    Suspend,
+    Wait,
+    decide,
+    refusal,
+)
+from evomerge_operator.services.known import Known
+from kube_documents import NOW, evomerge, job, known_of, manifest_of, time
+
+CONCLUSION = ConcludeResult(winner=0, select=[], test=[], test_items=10, best_source="a", beats_best_source=False)
+
+
+def searching(status: dict[str, Any] | None = None, **spec: Any) -> Known:
+    return known_of(evomerge(status, **spec), searching=True)
+
+
+def asked(known: Known, count: int) -> list[Start]:
+    """The next starts, taken over as MergeCandidates."""
+    assert known.search is not None
+    starts = plan.next_starts(known.search.run, known.search.state(set()), count)
+    for start in starts:
+        if start.key not in known.search.open:
+            known.search.take(stored(known, start, {}))
+    return starts
+
+
+def stored(known: Known, start: Start, status: dict[str, Any]) -> dict[str, Any]:
+    """The MergeCandidate of a start, as the API server has it."""
+    assert known.search is not None
+    made = candidate_document(known.parent, _spec(known.search, start))
+    made["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+    return made | {"status": status}
+
+
+def finish(known: Known, start: Start, score: float | None = 0.5) -> None:
+    """Tell the end of a start: its score, or that it failed."""
+    search = known.search
+    assert search is not None
+    fields: dict[str, Any] = {"outcome": "Failed", "reason": "Error", "message": "no"}
+    if score is not None:
+        fields = {"outcome": "Succeeded", "evaluate": EvaluateResult(scores={"sums": score})}
+    report = Report(task=start.task.digest, kind="evaluate", **fields)
+    state = plan.State(search.finished, search.genomes, search.fitness, {start.key: 1}, set())
+    candidate = plan.settle(search.run, state, start, report)
+    assert isinstance(candidate, Candidate)
+    search.take(stored(known, start, finished_status(candidate, CandidateStatus(), "s3://out").wire()))
+
+
+def finish_all(known: Known, score: float | None = 0.5) -> None:
+    while starts := asked(known, 4):
+        for start in starts:
+            finish(known, start, 0.5 if start.key.stage == BASELINES else score)
+
+
+@pytest.mark.parametrize(
+    ("status", "spec", "expected"),
+    [
+        ({}, {"suspend": True}, Suspend()),
+        ({"phase": "Succeeded", "exported": "s3://out/tiny"}, {"suspend": True}, Rest()),
+        ({"phase": "Failed", "observedGeneration": 1}, {}, Rest()),
+        ({"phase": "Failed", "observedGeneration": 0}, {}, RunStep("prepare")),  # edited since
+        ({"phase": "Succeeded", "finishedAt": time(-60)}, {"ttlSecondsAfterFinished": 60}, Delete()),
+        ({"phase": "Succeeded", "finishedAt": time(-59)}, {"ttlSecondsAfterFinished": 60}, Rest()),
+        ({"phase": "Succeeded", "finishedAt": time(-59)}, {}, Rest()),
+        ({}, {}, RunStep("prepare")),
+    ],
+)
+def test_before_and_after_the_search(status: dict[str, Any], spec: dict[str, Any], expected: object) -> None:
+    assert decide(known_of(evomerge(status, **spec)), NOW) == expected
+
+
+def test_what_is_being_deleted_is_left_alone() -> None:
+    made = evomerge()
+    made["metadata"]["deletionTimestamp"] = time(0)
+    assert decide(known_of(made), NOW) == Rest()
+
+
+@pytest.mark.parametrize(
+    ("status", "spec", "reason"),
+    [
+        ({"activeSeconds": 50, "activeSince": time(-10)}, {"budget": {"deadline": "1m"}}, "DeadlineExceeded"),
+        ({"activeSeconds": 60}, {"budget": {"deadline": "1m"}}, "DeadlineExceeded"),
+        ({"activeSeconds": 49, "activeSince": time(-10)}, {"budget": {"deadline": "1m"}}, None),
+        ({"steps": {"prepare": {"disruptions": 4}}}, {"budget": {"disruptions": 3}}, "TooManyDisruptions"),
+        ({"steps": {"prepare": {"disruptions": 3}}}, {"budget": {"disruptions": 3}}, None),
+        ({"steps": {"export": {"failures": 2}}}, {}, "ExportFailed"),
+        ({"steps": {"conclude": {"failures": 1, "disruptions": 1, "waits": 9}}}, {}, None),
+    ],
+)
+def test_budgets_end_it_only_when_they_are_used_up(
+    status: dict[str, Any], spec: dict[str, Any], reason: str | None
+) -> None:
+    decision = decide(searching(status, **spec), NOW)
+    assert (decision.reason if isinstance(decision, Fail) else None) == reason
+
+
+def test_storage_that_is_away_makes_it_prepare_again_no_sooner_than_it_may_be_tried() -> None:
+    known = searching({"reason": "StorageUnavailable"})
+    known.probe_at = NOW + timedelta(seconds=30)
+    assert decide(known, NOW) == Wait()
+    assert decide(known, NOW + timedelta(seconds=30)) == RunStep("prepare")
+    known.saw_job(job(known, "prepare", None, 2), deleted=False)
+    assert decide(known, NOW + timedelta(seconds=30)) == Wait()
+
+
+def test_free_slots_are_filled_baselines_first() -> None:
+    known = searching(parallelism=4)
+    decision = decide(known, NOW)
+    assert isinstance(decision, StartCandidates)
+    assert [batch[0].key for batch in decision.batches] == [
+        *(Key(BASELINES, index) for index in range(3)),
+        Key("ps", 0),
+    ]
+    assert all(len(batch) == 1 for batch in decision.batches)
+
+
+def test_running_candidates_are_not_started_again_and_take_their_slots() -> None:
+    known = searching(parallelism=2)
+    asked(known, 1)
+    known.saw_job(job(known, BASELINES, 0), deleted=False)
+    decision = decide(known, NOW)
+    assert isinstance(decision, StartCandidates)
+    assert [batch[0].key for batch in decision.batches] == [Key(BASELINES, 1)]
+    known.saw_job(job(known, BASELINES, 1, uid="job-2"), deleted=False)
+    assert decide(known, NOW) == Wait()
+
+
+def test_lowered_parallelism_drains() -> None:
+    known = searching(parallelism=1)
+    for index in range(2):
+        known.saw_job(job(known, BASELINES, index, uid=f"job-{index}"), deleted=False)
+    assert decide(known, NOW) == Wait()
+
+
+def test_nothing_starts_while_starts_back_off() -> None:
+    known = searching()
+    known.starts_at = NOW + timedelta(seconds=1)
+    assert decide(known, NOW) == Wait()
+    assert isinstance(decide(known, NOW + timedelta(seconds=1)), StartCandidates)
+
+
+def test_candidates_of_one_stage_share_pods_and_one_that_failed_goes_alone() -> None:
+    known = searching(parallelism=3, worker={"candidatesPerPod": 4})
+    (first,) = asked(known, 1)
+    assert known.search is not None
+    known.search.take(stored(known, first, {"attempts": 1, "failures": 1}))
+    decision = decide(known, NOW)
+    assert isinstance(decision, StartCandidates)
+    assert [[(s.key.stage, s.key.index) for s in batch] for batch in decision.batches] == [
+        [(BASELINES, 0)],
+        [(BASELINES, 1), (BASELINES, 2)],
+        [("ps", 0), ("ps", 1), ("ps", 2), ("ps", 3)],
+    ]
+
+
+def test_all_sources_failing_ends_it_before_the_search_has_cost_anything() -> None:
+    known = searching()
+    for start in asked(known, 2):
+        finish(known, start, None)
+    decision = decide(known, NOW)
+    assert isinstance(decision, Fail)
+    assert decision.reason == "NoSourceScored"
+
+
+def test_more_failures_than_the_budget_end_it() -> None:
+    known = searching(budget={"failures": 1})
+    for start in asked(known, 6):
+        finish(known, start, 0.5 if start.key.stage == BASELINES or start.key.index == 0 else None)
+    decision = decide(known, NOW)
+    assert isinstance(decision, Fail)
+    assert decision.reason == "TooManyFailures"
+
+
+def test_a_search_without_any_score_has_nothing_to_conclude() -> None:
+    known = searching(budget={"failures": 100})
+    finish_all(known, None)
+    decision = decide(known, NOW)
+    assert isinstance(decision, Fail)
+    assert decision.reason == "NoCandidateScored"
+
+
+def test_a_complete_search_is_concluded_and_then_exported_one_job_at_a_time() -> None:
+    known = searching()
+    finish_all(known)
+    assert decide(known, NOW) == RunStep("conclude")
+    known.saw_job(job(known, "conclude", None), deleted=False)
+    assert decide(known, NOW) == Wait()
+    known.drop_job("tiny-11112222-conclude-a1")
+    known.status = known.status.model_copy(update={"conclusion": CONCLUSION})
+    assert decide(known, NOW) == RunStep("export")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({}, None),
+        ({"export": None}, "spec.export.uri is missing"),
+        (
+            {"models": [{"name": n, "uri": f"file:///models/{n}"} for n in "ab"]},
+            "file:///models/a is not on any server",
+        ),
+        ({"models": [{"name": n, "uri": f"hf://models/{n}"} for n in "ab"]}, None),
+    ],
+)
+def test_what_only_one_machine_can_run_is_refused(spec: dict[str, Any], words: str | None) -> None:
+    found = refusal(manifest_of(evomerge(**spec)))
+    assert (found is None) if words is None else (found is not None and found.startswith(words))

@@ -1,0 +1,119 @@
+"""The words of the status: phase, conditions, and why a search stands still."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from evomerge_operator.services.decide import Fail, Suspend, Wait
+from evomerge_operator.services.known import Known
+from evomerge_operator.services.standing import hindrance, only_figures, status_of
+from kube_documents import NOW, evomerge, job, known_of, pod, terminated
+
+LATER = NOW + timedelta(seconds=11)
+UNSCHEDULABLE = [
+    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes have a GPU"}
+]
+NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+STARTED = {"running": {"startedAt": "2030-01-01T12:00:05Z"}}
+
+
+def searching(*pods: dict[str, Any], **status: Any) -> Known:
+    """An EvoMerge with a Job for each of the pods."""
+    known = known_of(evomerge(status or None), searching=True)
+    for index, fields in enumerate(pods):
+        made = job(known, index=index, uid=f"job-{index}")
+        known.saw_job(made, deleted=False)
+        known.saw_pod(pod(made, uid=f"pod-{index}", **fields), deleted=False)
+    return known
+
+
+def test_the_commonest_hindrance_is_told_with_how_many_it_holds_up() -> None:
+    known = searching(
+        {"conditions": UNSCHEDULABLE}, {"conditions": UNSCHEDULABLE}, {"phase": "Pending", "worker": NO_IMAGE}
+    )
+    assert hindrance(known, LATER) == ("Unschedulable", "2 pods cannot start: 0/3 nodes have a GPU")
+
+
+@pytest.mark.parametrize(
+    ("fields", "now"),
+    [
+        ({"conditions": UNSCHEDULABLE}, NOW + timedelta(seconds=9)),  # a scheduler may take so long
+        ({"phase": "Running", "worker": STARTED}, LATER),
+        ({"phase": "Pending", "worker": {"waiting": {"reason": "ContainerCreating"}}}, LATER),
+        ({"phase": "Failed", "worker": terminated(1)}, LATER),
+    ],
+)
+def test_pods_that_start_or_have_started_are_no_hindrance(fields: dict[str, Any], now: datetime) -> None:
+    assert hindrance(searching(fields), now) is None
+
+
+def test_an_event_tells_what_no_status_does() -> None:
+    known = known_of(evomerge(), searching=True)
+    known.saw_job(job(known), deleted=False)
+    known.trouble["job-1"] = ("FailedCreate", "exceeded quota")
+    assert hindrance(known, LATER) == ("FailedCreate", "1 pod cannot start: exceeded quota")
+
+
+def test_a_queued_job_is_told_as_queued() -> None:
+    spec = {"worker": {"podTemplate": {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "gpus"}}}}}
+    known = known_of(evomerge(**spec), searching=True)
+    queued = job(known)
+    queued["spec"]["suspend"] = True
+    known.saw_job(queued, deleted=False)
+    assert hindrance(known, LATER) == ("Queued", "1 pod cannot start: the queue has not admitted the Job yet")
+
+
+def test_it_waits_only_when_no_pod_at_all_gets_on_but_says_why_some_do_not() -> None:
+    stuck, works = {"conditions": UNSCHEDULABLE}, {"phase": "Running", "worker": STARTED}
+    status = status_of(searching(stuck, works), Wait(), LATER)
+    assert (status.phase, status.reason) == ("Searching", "Unschedulable")
+    status = status_of(searching(stuck, stuck), Wait(), LATER)
+    assert (status.phase, status.reason) == ("Waiting", "Unschedulable")
+
+
+@pytest.mark.parametrize(
+    ("decision", "status", "expected"),
+    [
+        (Wait(), {}, "Searching"),
+        (Fail("TooManyFailures", "3 failed"), {}, "Failed"),
+        (Suspend(), {}, "Suspended"),
+        (Wait(), {"reason": "StorageUnavailable", "message": "no answer"}, "Waiting"),
+        (Wait(), {"exported": "s3://out/tiny"}, "Succeeded"),
+    ],
+)
+def test_the_phase_follows_from_the_decision_and_what_was_before(
+    decision: Any, status: dict[str, Any], expected: str
+) -> None:
+    assert status_of(searching(**status), decision, NOW).phase == expected
+
+
+def test_conditions_keep_the_time_of_their_last_change() -> None:
+    known = searching()
+    known.status = status_of(known, Wait(), NOW)
+    later = status_of(known, Fail("DeadlineExceeded", "72h"), LATER)
+    conditions = {c.type: (c.status, c.reason, c.last_transition_time) for c in later.conditions}
+    assert conditions == {
+        "Accepted": ("True", "Accepted", NOW),
+        "Prepared": ("True", "Prepared", NOW),
+        "Progressing": ("False", "DeadlineExceeded", LATER),
+        "Complete": ("False", "DeadlineExceeded", NOW),
+    }
+
+
+def test_the_clock_of_the_deadline_stands_still_while_suspended() -> None:
+    known = searching()
+    known.status = status_of(known, Wait(), NOW)
+    assert known.status.active_since == NOW
+    known.status = status_of(known, Suspend(), NOW + timedelta(seconds=30))
+    assert (known.status.active_since, known.status.active_seconds) == (None, 30)
+    known.status = status_of(known, Wait(), NOW + timedelta(hours=1))
+    assert (known.status.active_since, known.status.active_seconds) == (NOW + timedelta(hours=1), 30)
+    known.status = status_of(known, Fail("X", "x"), NOW + timedelta(hours=1, seconds=5))
+    assert (known.status.active_seconds, known.status.finished_at) == (35, NOW + timedelta(hours=1, seconds=5))
+
+
+def test_new_figures_alone_need_no_write() -> None:
+    before = status_of(searching(), Wait(), NOW)
+    assert only_figures(before, before.model_copy(update={"done": 3, "candidates": "3/8", "best": "0.5"}))
+    assert not only_figures(before, before.model_copy(update={"done": 3, "phase": "Concluding"}))
