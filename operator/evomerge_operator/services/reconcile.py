@@ -32,6 +32,7 @@ from evomerge_operator.services.standing import not_started, only_figures, statu
 from evomerge_operator.services.tasks import report_dir, step_task
 
 RESYNC = timedelta(seconds=60)
+_RESYNC_AT_REST = timedelta(minutes=10)  # searches that have ended may be many, and only their deletion can be missed
 _LOOK_CLOSER = timedelta(seconds=10)
 _FIGURES = timedelta(seconds=1)
 _BACKOFF_SECONDS = (30.0, 600.0)
@@ -70,7 +71,8 @@ class Reconciler:
         await self._say(known, before, now)
 
     async def _decide(self, known: Known, now: datetime) -> Decision:
-        if known.observed_at is None or now - known.observed_at > RESYNC:
+        at_rest = decide.has_ended(known) and not known.jobs
+        if known.observed_at is None or now - known.observed_at > (_RESYNC_AT_REST if at_rest else RESYNC):
             await self._observe(known, now)
         if decide.has_ended(known):
             return decide.decide(known, now)
