@@ -2,8 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +151,5 @@ class Pipeline:
             self._stores[key] = Store(task.storage, self._cache, trust_remote_code=task.trust_remote_code)
         return self._stores[key]
 
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        outer = progress.phase(name)
-        try:
-            yield
-        finally:
-            progress.phase(outer)
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
+    def _phase(self, name: str) -> AbstractContextManager[None]:
+        return progress.timed(name, self._seconds)

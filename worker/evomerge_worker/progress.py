@@ -7,7 +7,8 @@ is; they do nothing but count until the session calls `tell`.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from pydantic import Field, FiniteFloat, ValidationError
@@ -86,6 +87,18 @@ _meter = _Meter()  # of this process: a session carries out one task at a time
 def phase(name: str | None) -> str | None:
     """The session enters the phase `name` (None: none that counts); the phase that it was in."""
     return _meter.enter(name)
+
+
+@contextmanager
+def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Be in the phase `name`, and add how long to its seconds."""
+    started = time.monotonic()
+    outer = phase(name)
+    try:
+        yield
+    finally:
+        phase(outer)
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def items(count: float) -> None:

@@ -8,8 +8,7 @@ is its URI, and a recipe's score is a smooth function of its numbers.
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import light_answers
 import light_export
@@ -29,8 +28,9 @@ from evomerge_worker.store.reports import earlier_report, keep_report
 class LightPipeline:
     """Carries out tasks as the real pipeline does, with made-up figures."""
 
-    def __init__(self) -> None:
-        self._faults = light_faults.Faults(reports_at=os.dup(1))
+    def __init__(self, reports_at: int) -> None:
+        """`reports_at` is the descriptor that the supervisor listens at."""
+        self._faults = light_faults.Faults(reports_at)
         self._seconds: dict[str, float] = {}
 
     def carry_out(self, task: Task) -> Report:
@@ -77,15 +77,8 @@ class LightPipeline:
                 progress.items(len(scores[objective.name]))
         return scores
 
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        outer = progress.phase(name)
-        try:
-            yield
-        finally:
-            progress.phase(outer)
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
+    def _phase(self, name: str) -> AbstractContextManager[None]:
+        return progress.timed(name, self._seconds)
 
 
 def main() -> None:
@@ -94,7 +87,8 @@ def main() -> None:
         light_faults.befall_the_pod(sys.argv[1:])
         supervisor.main(session=(sys.executable, __file__))
     else:
-        session.serve(LightPipeline)
+        reports_at = os.dup(1)  # the session then keeps standard output to itself
+        session.serve(lambda: LightPipeline(reports_at))
 
 
 if __name__ == "__main__":
