@@ -43,9 +43,10 @@ def _write(
         if not self.fence.holds():
             raise NotLeaderError(f"{method.__name__}: the Lease is lost; nothing was written")
         failpoint(method.__name__, "before")
-        result = await method(self, *args, **kwargs)
-        failpoint(method.__name__, "after")
-        return result
+        try:
+            return await method(self, *args, **kwargs)
+        finally:  # also when news of it come before its answer, and nobody waits any more
+            failpoint(method.__name__, "after")
 
     return guarded
 
