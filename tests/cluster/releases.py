@@ -42,6 +42,10 @@ class Release:
         options = [f"--namespace={self.namespace}", "--wait", "--timeout=3m"]
         self.helm("upgrade", "--install", RELEASE, CHART, *options, values={**self.values, **values})
 
+    def uninstall(self) -> None:
+        """`helm uninstall`; returns when all of it is gone."""
+        self.helm("uninstall", RELEASE, f"--namespace={self.namespace}", "--wait", "--timeout=3m")
+
 
 def helm_runner(cluster: Cluster) -> Callable[..., str]:
     """Runs helm on the cluster; its output. The test fails with its words when it fails."""
