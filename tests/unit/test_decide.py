@@ -11,7 +11,7 @@ from evomerge_contract.status import CandidateStatus
 from evomerge_operator import plan
 from evomerge_operator.kube.candidates import candidate_document, finished_status
 from evomerge_operator.plan import BASELINES, Key, Start
-from evomerge_operator.services.act import _spec
+from evomerge_operator.services.act import candidate_spec
 from evomerge_operator.services.decide import (
     Delete,
     Fail,
@@ -46,7 +46,7 @@ def asked(known: Known, count: int) -> list[Start]:
 def stored(known: Known, start: Start, status: dict[str, Any]) -> dict[str, Any]:
     """The MergeCandidate of a start, as the API server has it."""
     assert known.search is not None
-    made = candidate_document(known.parent, _spec(known.search, start))
+    made = candidate_document(known.parent, candidate_spec(known.search, start))
     made["metadata"] |= {"uid": "u", "resourceVersion": "1"}
     return made | {"status": status}
 

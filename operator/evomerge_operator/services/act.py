@@ -6,6 +6,7 @@ import gzip
 from collections.abc import Sequence
 
 from evomerge_contract.base import canonical_json
+from evomerge_contract.report import ConcludeResult
 from evomerge_contract.status import CandidateSpec
 from evomerge_contract.task import Task
 from evomerge_operator import plan
@@ -16,6 +17,7 @@ from evomerge_operator.plan import BASELINES, Start
 from evomerge_operator.services.decide import EXPORT
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.search import Search
+from evomerge_operator.services.settle import together
 from evomerge_operator.services.tasks import step_task
 
 _PART_BYTES = 700_000
@@ -28,14 +30,11 @@ async def start_candidates(
     """Store every genome that was asked for, without a hole, before any Job of them begins."""
     for start in (start for batch in batches for start in batch):
         if start.key not in search.open:
-            spec = _spec(search, start)
+            spec = candidate_spec(search, start)
             search.take(await gateway.create_candidate(candidate_document(known.parent, spec), known.parent))
     attempts = [_attempt(search, batch) for batch in batches]
     tasks = [[start.task for start in batch] for batch in batches]
-    started = (start_job(known, a, t, gateway, defaults) for a, t in zip(attempts, tasks, strict=True))
-    errors = [e for e in await asyncio.gather(*started, return_exceptions=True) if e is not None]
-    if errors:
-        raise errors[0]
+    await together(start_job(known, a, t, gateway, defaults) for a, t in zip(attempts, tasks, strict=True))
 
 
 async def start_step(known: Known, step: str, gateway: Gateway, defaults: Defaults) -> None:
@@ -72,7 +71,8 @@ def _attempt(search: Search, batch: Sequence[Start]) -> Attempt:
     )
 
 
-def _spec(search: Search, start: Start) -> CandidateSpec:
+def candidate_spec(search: Search, start: Start) -> CandidateSpec:
+    """What a MergeCandidate says of a candidate that is asked for."""
     named = search.run.baselines[start.key.index] if start.key.stage == BASELINES else None
     return CandidateSpec(
         stage=start.key.stage,
@@ -90,9 +90,7 @@ async def _facts(known: Known, gateway: Gateway) -> list[str]:
     search, conclusion = known.search, known.status.conclusion
     if search is None or conclusion is None:
         return []
-    recipe = plan.winner_recipe(search.run, search.finished, conclusion)
-    report = plan.run_report(search.run, search.finished, conclusion, recipe)
-    packed = gzip.compress(canonical_json(report.wire()).encode(), mtime=0)
+    packed = await asyncio.to_thread(_packed, search, conclusion)  # seconds for a long log, and the Lease must be kept
     names = []
     for number, begin in enumerate(range(0, len(packed), _PART_BYTES)):
         part = base64.b64encode(packed[begin : begin + _PART_BYTES]).decode()
@@ -100,3 +98,9 @@ async def _facts(known: Known, gateway: Gateway) -> list[str]:
         await gateway.create_config_map(config_map, known.parent)
         names.append(config_map["metadata"]["name"])
     return names
+
+
+def _packed(search: Search, conclusion: ConcludeResult) -> bytes:
+    recipe = plan.winner_recipe(search.run, search.finished, conclusion)
+    report = plan.run_report(search.run, search.finished, conclusion, recipe)
+    return gzip.compress(canonical_json(report.wire()).encode(), mtime=0)

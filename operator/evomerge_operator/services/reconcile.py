@@ -1,5 +1,6 @@
 """One look at an EvoMerge and what follows from it: observe, settle, decide, act, say how it stands."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -133,15 +134,22 @@ class Reconciler:
         if too_large is not None:
             return Fail("LogTooLarge", too_large)
         try:
-            async for document in self._gateway.candidates(known.parent):
-                search.take(document)
+            problem = await self._read_log(known, search)
         except ValueError as error:
             return Fail("LogDamaged", f"a MergeCandidate cannot be read: {error}")
-        problem = search.problem()
         if problem is not None:
             return Fail("LogDamaged", f"the search log {problem}")
         known.search = search
         return None
+
+    async def _read_log(self, known: Known, search: Search) -> str | None:
+        """Take over all MergeCandidates; why they cannot be gone on with."""
+        async for document in self._gateway.candidates(known.parent):
+            problem = search.problem_of(search.take(document))
+            if problem is not None:
+                return problem
+            await asyncio.sleep(0)  # a long log must not keep the Lease from being renewed
+        return search.hole()
 
     async def _lock(self, known: Known) -> PrepareResult | None:
         try:

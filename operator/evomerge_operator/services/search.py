@@ -40,7 +40,7 @@ class Search:
     disruptions: dict[Key, int] = field(default_factory=dict)
     _asked: dict[int, Genome] = field(default_factory=dict)
 
-    def take(self, document: Document) -> None:
+    def take(self, document: Document) -> Key:
         """Take over a MergeCandidate as it is now; the genomes are as they were asked, never computed again.
 
         Raises:
@@ -61,26 +61,23 @@ class Search:
             self.open[key] = Open({"metadata": _identity(document["metadata"])}, status)
         else:
             self._finish(key, candidate)
+        return key
 
     def state(self, running: Set[Key]) -> State:
         """What the planner decides from. Failures count as attempts; what was lost or could not be read does not."""
         attempts = {key: candidate.status.failures for key, candidate in self.open.items()}
         return State(self.finished, self.genomes, self.fitness, attempts, running)
 
-    def problem(self) -> str | None:
-        """Why the log cannot be gone on with: a hole, or another version's."""
-        asked = len(self._asked) + len(self.genomes)
-        if len(self.genomes) < asked:
-            return f"lacks candidate {len(self.genomes)}, though later ones are there; somebody has deleted it"
-        keys = plan.log_order(self.run)
-        for key in keys:
-            if key.stage == BASELINES and key not in self.finished:
-                continue
-            if (candidate := self.finished.get(key)) is not None:
-                found = plan.candidate_problem(self.run, candidate)
-                if found:
-                    return found
-        return None
+    def problem_of(self, key: Key) -> str | None:
+        """Why a candidate's line of the log cannot be gone on with: it is another version's."""
+        candidate = self.finished.get(key)
+        return plan.candidate_problem(self.run, candidate) if candidate is not None else None
+
+    def hole(self) -> str | None:
+        """Why the log as a whole cannot be gone on with: candidates are missing."""
+        if not self._asked:
+            return None
+        return f"lacks candidate {len(self.genomes)}, though later ones are there; somebody has deleted it"
 
     @property
     def complete(self) -> bool:

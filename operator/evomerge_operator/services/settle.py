@@ -1,8 +1,11 @@
 """Telling: what an attempt's end means is stored in the MergeCandidate or the status, and only then its Job deleted."""
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar, cast
 
 from evomerge_contract.base import canonical_json
 from evomerge_contract.report import Report
@@ -22,6 +25,7 @@ from evomerge_operator.services.search import Search
 from evomerge_operator.services.tasks import step_tasks
 
 PROBE_SECONDS = 30
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 
@@ -34,20 +38,34 @@ class Verdict:
 
 
 async def settle(known: Known, gateway: Gateway, now: datetime) -> Verdict | None:
-    """Tell every attempt that has ended; returns the gravest of what they mean for the whole."""
-    verdicts = []
-    for job in list(known.jobs.values()):
-        pod = known.pods.get(job.name)
-        if not has_ended(job, pod, now, gone=job.name in known.gone):
-            continue
-        if job.attempt.indices:
-            verdict = await _settle_candidates(known, gateway, job, pod)
-        else:
-            verdict = await _settle_step(known, gateway, job, pod, now)
-        await end_job(known, gateway, job)
-        if verdict is not None:
-            verdicts.append(verdict)
+    """Tell every attempt that has ended, all at once; returns the gravest of what they mean for the whole."""
+    told = [_settle_job(known, gateway, job, now) for job in list(known.jobs.values()) if _can_tell(known, job, now)]
+    verdicts = [verdict for verdict in await together(told) if verdict is not None]
     return min(verdicts, key=lambda v: v.reason == STORAGE, default=None)  # wrong input before storage
+
+
+async def together(coroutines: Iterable[Awaitable[R]]) -> list[R]:
+    """Their results; if some fail, one of the errors, once all have ended: no write goes on behind the next look."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[R], results)
+
+
+def _can_tell(known: Known, job: JobView, now: datetime) -> bool:
+    ended = has_ended(job, known.pods.get(job.name), now, gone=job.name in known.gone)
+    return ended and (known.search is not None or not job.attempt.indices)
+
+
+async def _settle_job(known: Known, gateway: Gateway, job: JobView, now: datetime) -> Verdict | None:
+    pod = known.pods.get(job.name)
+    if known.search is not None and job.attempt.indices:
+        verdict = await _settle_candidates(known, known.search, gateway, job, pod)
+    else:
+        verdict = await _settle_step(known, gateway, job, pod, now)
+    await end_job(known, gateway, job)
+    return verdict
 
 
 async def end_job(known: Known, gateway: Gateway, job: JobView) -> None:
@@ -58,11 +76,10 @@ async def end_job(known: Known, gateway: Gateway, job: JobView) -> None:
     known.drop_job(job.name)
 
 
-async def _settle_candidates(known: Known, gateway: Gateway, job: JobView, pod: PodView | None) -> Verdict | None:
+async def _settle_candidates(
+    known: Known, search: Search, gateway: Gateway, job: JobView, pod: PodView | None
+) -> Verdict | None:
     """Tell each candidate of a Job that has not been told of this attempt yet."""
-    search = known.search
-    if search is None:
-        return None
     keys = [Key(job.attempt.step, index) for index in job.attempt.indices]
     starts = [plan.start_of(search.run, key, _genome(search, key)) for key in keys]
     ending = ending_of(pod, [start.task for start in starts])
