@@ -146,7 +146,7 @@ def operator(release: Release, operator_process: Callable[..., OperatorProcess],
 @pytest.fixture
 def operator_process(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., OperatorProcess]]:
     """Starts `evomerge-operator` here as a service account of the cluster: `operator_process("evomerge", NAMESPACE,
-    EVOMERGE_FAILPOINT=…)`. Every one is killed in the end."""
+    EVOMERGE_FAILPOINT=…)`. Every one is ended with the test."""
     started: list[OperatorProcess] = []
 
     def start(service_account: str, namespace: str, **environment: str) -> OperatorProcess:
@@ -165,7 +165,7 @@ def operator_process(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[...,
 
     yield start
     for operator in started:
-        operator.kill()
+        operator.end()
 
 
 def _s3_secret(cluster: Cluster, namespace: str, s3: S3Server) -> str:

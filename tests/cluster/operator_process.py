@@ -1,5 +1,6 @@
 """The operator as a process of this machine, with the rights of the chart's service account and no others."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = Path(sys.executable).parent / "evomerge-operator"
+COMMAND = (str(Path(sys.executable).parent / "evomerge-operator"),)
+_REPOSITORY = Path(__file__).parents[2]
+_COVERED = (sys.executable, "-m", "coverage", "run", f"--rcfile={_REPOSITORY / 'pyproject.toml'}", "--parallel-mode")
+"""How `make test` starts it: the lines that only a cluster reaches count too. Killed processes tell of none."""
 
 
 @dataclass
@@ -27,9 +31,11 @@ class OperatorProcess:
     def start(self) -> "OperatorProcess":
         """Start it (again); its output is added to the log."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        covered = os.environ.get("EVOMERGE_COVERAGE_FILE")
+        command = COMMAND if covered is None else (*_COVERED, f"--data-file={covered}", *COMMAND)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [COMMAND],
+                command,
                 env={**inherited, "EVOMERGE_PORT": str(self.port), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -71,6 +77,14 @@ class OperatorProcess:
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)
+
+    def end(self) -> None:
+        """SIGTERM, if it runs, and SIGKILL where that does not do it; returns when it is gone."""
+        if self._process is not None and self._process.poll() is None:
+            self.send(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+        self.kill()
 
     def kill(self) -> None:
         """SIGKILL, if it runs; returns when it is gone."""
