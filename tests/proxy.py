@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback for tests, which does to a server's answers what networks do: cut them, or change them."""
+"""A TCP proxy for tests, which does to a server's answers what networks do: cut them, or change them."""
 
 import socket
 import ssl
@@ -12,10 +12,13 @@ Spoil = Callable[[bytes], bytes | None]
 
 
 @contextmanager
-def proxy(endpoint: str, spoil: Spoil = lambda data: data, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """The endpoint of a proxy before the http:// server at `endpoint`, until the block ends; https:// with `tls`."""
+def proxy(
+    endpoint: str, spoil: Spoil = lambda data: data, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+) -> Iterator[str]:
+    """The endpoint, on this machine's `address`, of a proxy before the http:// server at `endpoint`, until the block
+    ends; https:// with `tls`."""
     host, _, port = urlsplit(endpoint).netloc.partition(":")
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((address, 0))
     listener.settimeout(0.1)
     over = threading.Event()
 
@@ -36,7 +39,7 @@ def proxy(endpoint: str, spoil: Spoil = lambda data: data, tls: ssl.SSLContext |
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     try:
-        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{'http' if tls is None else 'https'}://{address}:{listener.getsockname()[1]}"
     finally:
         over.set()
         thread.join()

@@ -26,16 +26,18 @@ def light_manifest(
     candidates: int = 4,
     parallelism: int = 3,
     faults: Mapping[str, str] | None = None,
+    pulls: bool = False,
     **spec: Any,
 ) -> dict[str, Any]:
     """An EvoMerge of two made-up models for the light worker; `spec` replaces or adds fields of its spec.
 
-    It wants a Secret `s3-credentials` in the namespace. `faults`: see light_faults.
+    It wants a Secret `s3-credentials` in the namespace. `faults`: see light_faults; `pulls`: see light_pull.
     """
     worker = {"image": image, "resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "256Mi"}}}
-    if faults:
-        container = {"name": "worker", "env": [{"name": "LIGHT_FAULTS", "value": json.dumps(faults)}]}
-        worker["podTemplate"] = {"spec": {"containers": [container]}}
+    env = [{"name": "LIGHT_FAULTS", "value": json.dumps(faults)}] if faults else []
+    env += [{"name": "LIGHT_PULL", "value": "yes"}] if pulls else []
+    if env:
+        worker["podTemplate"] = {"spec": {"containers": [{"name": "worker", "env": env}]}}
     jsonl = {split: f"s3://data/{split}.jsonl" for split in ("search", "select", "test")}
     defaults: dict[str, Any] = {
         "models": [{"name": model, "uri": f"s3://models/{model}"} for model in ("one", "two")],

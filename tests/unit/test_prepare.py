@@ -11,8 +11,9 @@ import torch
 from evomerge_contract.manifest import S3, Storage
 from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import StorageError
-from evomerge_worker.prepare import content_digest, prepare
+from evomerge_worker.prepare import prepare
 from evomerge_worker.store import Store
+from evomerge_worker.store.pinned import content_digest
 from evomerge_worker.store.wanted import companions
 from prepare_tasks import GOOD, Lines, Tiny, changed_config, changed_weights, mistakes_of, prepare_folders
 from s3 import S3Server, s3_server

@@ -212,7 +212,9 @@ def test_a_prefix_one_level_too_high_is_a_mistake(settings: Storage, mine: str, 
 
 def test_a_prefix_with_nothing_under_it_may_be_filled_later(settings: Storage, mine: str, tmp_path: Path) -> None:
     message = disturbance(Store(settings, tmp_path / "cache").model, f"s3://{mine}/min")
-    assert message == f"s3://{mine}/min is empty or does not exist"
+    assert message == (
+        f"s3://{mine}/min is empty or does not exist; put it there, or name the right place in a new run"
+    )
 
 
 def test_a_missing_bucket_may_be_made_later(settings: Storage, tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_name_that_no_bucket_can_have_is_a_mistake(settings: Storage, tmp_path
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("AWS_ACCESS_KEY_ID", "nobody", "refuses the S3 credentials (InvalidAccessKeyId)"),
+        ("AWS_ACCESS_KEY_ID", "nobody", "refuses the S3 credentials (InvalidAccessKeyId); mend them: on a cluster, in the Secret"),
         ("AWS_SECRET_ACCESS_KEY", "guessed", "refuses the S3 credentials (SignatureDoesNotMatch)"),
     ],
 )
@@ -244,7 +246,7 @@ def test_credentials_without_the_right_to_read_are_refused(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.stranger)
     message = disturbance(Store(settings, tmp_path / "cache").model, f"s3://{mine}/mine")
-    assert "the S3 credentials may not list and read it (AccessDenied)" in message
+    assert "the S3 credentials may not list and read it (AccessDenied); give them that right, or use others" in message
 
 
 def test_without_credentials_the_variables_to_set_are_named(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from evomerge_contract.candidate import FailureReason
+from evomerge_contract.manifest import BASE
 from evomerge_contract.report import Problem
 
 
@@ -64,6 +65,11 @@ class CandidateError(WorkerError):
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def where_of(source: str) -> str:
+    """The path at which problems with the source of that name are reported."""
+    return BASE if source == BASE else f"models.{source}"
 
 
 def _told(problems: Sequence[Problem]) -> str:

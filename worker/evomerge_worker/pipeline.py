@@ -23,9 +23,9 @@ from evomerge_worker.export import export
 from evomerge_worker.families.live import LiveModel
 from evomerge_worker.merge import anchor_of
 from evomerge_worker.prepare import prepare
-from evomerge_worker.prepare.content import pinned_file, pinned_model
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store import Store
+from evomerge_worker.store.pinned import pinned_file, pinned_model
 from evomerge_worker.store.reports import earlier_report, keep_report
 
 

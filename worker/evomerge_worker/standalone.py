@@ -13,7 +13,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import Problem, RunReport
 from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
-from evomerge_worker.errors import InputError, WorkerError
+from evomerge_worker.errors import InputError, WorkerError, where_of
 
 if TYPE_CHECKING:
     from evomerge_worker.shards import Checkpoint
@@ -72,7 +72,6 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
     from evomerge_worker.prepare.fit import check_fit
     from evomerge_worker.prepare.mistakes import Mistakes
     from evomerge_worker.prepare.sources import check_finite, open_source
-    from evomerge_worker.shards import where_of
     from evomerge_worker.store import Store, default_cache
 
     models, store, mistakes = models_of(recipe), Store(Storage(), default_cache()), Mistakes()

@@ -2,7 +2,7 @@
 
 With arguments it is `evomerge-worker` as it ships, whose session is this file; without any it is that session. Tasks,
 reports, notes, storage, metrics and the end by signals are therefore the real thing; the models are made up: a source
-is its URI, and a recipe's score is a smooth function of its numbers.
+is its URI (see light_pull for when it is not), and a recipe's score is a smooth function of its numbers.
 """
 
 import os
@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 import light_answers
 import light_export
 import light_faults
+import light_pull
 
 from evomerge_contract.manifest import SplitName
 from evomerge_contract.recipe import Recipe
@@ -44,6 +45,8 @@ class LightPipeline:
                 return found.model_copy(update={"trace": task.trace})
         with self._phase("pull"):
             self._faults.befall(task)
+            if light_pull.is_wanted() and not isinstance(task, PrepareTask):
+                light_pull.pull(task, store)
         report = self._report(task, store)
         seconds = self._seconds | {"total": time.monotonic() - started}
         report = report.model_copy(update={"seconds": {k: round(v, 6) for k, v in seconds.items()}})
@@ -56,7 +59,9 @@ class LightPipeline:
         )
         match task:
             case PrepareTask():
-                return report.model_copy(update={"prepare": light_answers.prepare(task)})
+                made_up = light_answers.prepare(task)
+                found = light_pull.pulled(task, made_up, store) if light_pull.is_wanted() else made_up
+                return report.model_copy(update={"prepare": found})
             case EvaluateTask():
                 items = self._score(task, task.recipe, task.split)
                 scores = {o.name: aggregate(o.metric, items[o.name]) for o in task.objectives}

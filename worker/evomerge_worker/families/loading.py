@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge_worker.errors import InputError
-from evomerge_worker.shards import Checkpoint, where_of
+from evomerge_worker.errors import InputError, where_of
+from evomerge_worker.shards import Checkpoint
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from evomerge_contract.report import Problem
-from evomerge_worker.shards import Checkpoint, where_of
+from evomerge_worker.errors import where_of
+from evomerge_worker.shards import Checkpoint
 
 _SHOWN = 3
 

@@ -9,7 +9,6 @@ from evomerge_contract.manifest import BASE
 from evomerge_contract.methods import METHODS
 from evomerge_contract.report import PreparedSource, PrepareResult, Problem
 from evomerge_contract.task import PrepareTask
-from evomerge_worker.prepare.content import content_digest
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
 from evomerge_worker.prepare.mistakes import Mistakes
@@ -18,7 +17,7 @@ from evomerge_worker.prepare.sources import open_source, pin
 from evomerge_worker.store import Store
 
 _REPORTED = ("evomerge", "torch", "transformers", "safetensors")
-__all__ = ["content_digest", "prepare"]
+__all__ = ["prepare"]
 
 
 def prepare(task: PrepareTask, store: Store) -> PrepareResult:

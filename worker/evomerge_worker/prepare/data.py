@@ -7,10 +7,10 @@ from evomerge_contract.manifest import SPLITS, Objective, SplitName
 from evomerge_contract.report import PreparedSplit
 from evomerge_contract.task import DataDigests
 from evomerge_worker.evaluate.items import Item, overlap, problems_of, read_items
-from evomerge_worker.prepare.content import pinned_file
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import Reader
 from evomerge_worker.store import Store
+from evomerge_worker.store.pinned import pinned_file
 
 
 def prepare_data(

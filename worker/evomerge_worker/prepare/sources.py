@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from evomerge_contract.report import PreparedSource, Problem
 from evomerge_contract.task import Source
-from evomerge_worker.errors import InputError, StorageError
+from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.prepare.config import read_config
-from evomerge_worker.prepare.content import content_digest, pinned_model
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.vocabulary import check_rows, read_vocabulary
-from evomerge_worker.shards import Checkpoint, where_of
+from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import NAMES
-from evomerge_worker.shards.index import shard_files
 from evomerge_worker.store import Store
+from evomerge_worker.store.pinned import check_arrived, content_digest, pinned_model
 
 _SHOWN = 3
 
@@ -46,7 +44,7 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
     config = checkpoint = vocabulary = None
     with mistakes.collected():
         folder = pinned_model(source, store, code=code)
-        _check_arrived(source.uri, folder, where)
+        check_arrived(source.uri, folder, where)
     if folder is None:
         return Opened(source.name)
     with mistakes.collected():
@@ -60,23 +58,6 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
     if config is not None and vocabulary is not None:
         mistakes.found += check_rows(vocabulary, config, where)
     return Opened(source.name, config, checkpoint, vocabulary)
-
-
-def _check_arrived(uri: str, folder: Path, where: str) -> None:
-    """Refuse a model on a server with shards that are missing or torn: an upload may still be on its way.
-
-    Raises:
-        StorageError: it is so.
-    """
-    if uri.startswith("file:"):
-        return  # nobody waits for these: opening the checkpoint tells all that is wrong with it
-    for name in shard_files(folder)[0]:
-        try:
-            safe_open(folder / name, framework="pt")
-        except (SafetensorError, OSError) as error:
-            missing = isinstance(error, FileNotFoundError)
-            reason = "is missing" if missing else f"is truncated or no safetensors file ({error})"
-            raise StorageError.at(where, f"{uri}: {name} {reason}; put it there again") from error
 
 
 def pin(checkpoint: Checkpoint, digest: str | None, *, code: bool) -> PreparedSource:

@@ -1,7 +1,7 @@
 """Checkpoints on disk: safetensors in and out, and what their tensor names tell."""
 
-from evomerge_worker.shards.checkpoint import Checkpoint, where_of
+from evomerge_worker.shards.checkpoint import Checkpoint
 from evomerge_worker.shards.layout import layout_of
 from evomerge_worker.shards.writer import write_checkpoint
 
-__all__ = ["Checkpoint", "layout_of", "where_of", "write_checkpoint"]
+__all__ = ["Checkpoint", "layout_of", "write_checkpoint"]

@@ -10,17 +10,11 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from evomerge_contract.manifest import BASE
 from evomerge_contract.report import Layout, Problem
-from evomerge_worker.errors import InputError
+from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, refusal
-from evomerge_worker.shards.index import shard_files
 from evomerge_worker.shards.layout import layout_of
-
-
-def where_of(name: str) -> str:
-    """The path under which problems of the source `name` are reported."""
-    return BASE if name == BASE else f"models.{name}"
+from evomerge_worker.store.index import shard_files
 
 
 class _Shard(Protocol):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomerge_worker.durable import READABLE
 from evomerge_worker.errors import StorageError
-from evomerge_worker.shards.index import INDEX, SINGLE
+from evomerge_worker.store.index import INDEX, SINGLE
 
 _Named = tuple[str, Tensor]
 

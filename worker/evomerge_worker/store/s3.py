@@ -137,12 +137,13 @@ def _answer(error: ClientError, uri: str, where: str, server: str, doing: Doing)
     if code == "InvalidBucketName":
         return InputError.at(where, f"{uri} cannot be {doing}: {bucket} is no name that a bucket can have")
     if code == "NoSuchBucket":
-        reason = f"there is no bucket {bucket} at {server}"
+        reason = f"there is no bucket {bucket} at {server}; make it, or name the right one in a new run"
     elif code in _REFUSED:
-        reason = f"{server} refuses the S3 credentials ({code})"
+        secret = f"on a cluster, in the Secret of {_SETTINGS}.secretName"
+        reason = f"{server} refuses the S3 credentials ({code}); mend them: {secret}"
     elif code in DENIED:
         allowed = "list and read" if doing == "read" else "list, read and write"
-        reason = f"the S3 credentials may not {allowed} it ({code})"
+        reason = f"the S3 credentials may not {allowed} it ({code}); give them that right, or use others"
     elif code in _MISSING:
         reason = f"it does not exist at {server}"
     elif code in _ELSEWHERE:

@@ -12,6 +12,8 @@ from evomerge_worker.store.pull import Place, pull
 from evomerge_worker.store.s3 import Object, S3Client, explained, listing, single, split, split_prefix
 from evomerge_worker.store.wanted import LackingError, check_listing, wanted
 
+_PUT_IT_THERE = "put it there, or name the right place in a new run"
+
 
 def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bool) -> Path:
     """The cached copy of the model under `uri`; one LIST where it is there already."""
@@ -24,7 +26,7 @@ def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bo
             try:
                 check_listing(uri, where, listing(client, bucket, prefix, deep=True))  # subfolders say more
             except LackingError as error:
-                raise StorageError(str(error), *error.problems) from error  # they may be put there
+                raise _awaited(error) from error
         needed = {name: found[name] for name in wanted(found, code=code)}
         return _cached(client, uri, needed, Place(bucket, prefix, where), cache)
 
@@ -38,8 +40,14 @@ def fetch_file(client: S3Client, uri: str, where: str, cache: Path) -> Path:
     with explained(uri, where, client):
         found = single(client, bucket, key)
         if found is None:
-            raise StorageError.at(where, f"{uri} does not exist at {client.meta.endpoint_url}")
+            raise StorageError.at(where, f"{uri} does not exist at {client.meta.endpoint_url}; {_PUT_IT_THERE}")
         return _cached(client, uri, {name: found}, Place(bucket, folder + slash, where), cache) / name
+
+
+def _awaited(lacking: LackingError) -> StorageError:
+    """Files that are missing on a server may be put there."""
+    problems = [p.model_copy(update={"message": f"{p.message}; {_PUT_IT_THERE}"}) for p in lacking.problems]
+    return StorageError("; ".join(f"{p.path}: {p.message}" for p in problems), *problems)
 
 
 def _cached(client: S3Client, uri: str, objects: dict[str, Object], place: Place, cache: Path) -> Path:

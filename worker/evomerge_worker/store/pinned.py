@@ -1,4 +1,7 @@
-"""What a model or data set is, whatever it is called and wherever it lies: the digest of its files, and its keeping."""
+"""What a model or data set is, whatever it is called and wherever it lies: the digest of its files, and its keeping.
+
+Nothing here needs torch.
+"""
 
 import os
 from collections.abc import Iterator
@@ -6,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from evomerge_contract.base import digest_of
 from evomerge_contract.task import Source
-from evomerge_worker.errors import InputError, StorageError
-from evomerge_worker.shards.checkpoint import where_of
-from evomerge_worker.shards.index import shard_files
-from evomerge_worker.store import Store
+from evomerge_worker.errors import InputError, StorageError, where_of
+from evomerge_worker.store.index import shard_files
 from evomerge_worker.store.stamp import sha256_of
+from evomerge_worker.store.store import Store
 from evomerge_worker.store.wanted import wanted
 
 _CHANGED = "is not what it was when the run was prepared; restore it, or start a new run"
@@ -63,6 +67,23 @@ def pinned_file(uri: str, digest: str | None, store: Store, where: str) -> tuple
     if digest is not None and found != digest:
         raise StorageError.at(where, f"{uri} {_CHANGED}")
     return path, found
+
+
+def check_arrived(uri: str, folder: Path, where: str) -> None:
+    """Refuse a model on a server with shards that are missing or torn: an upload may still be on its way.
+
+    Raises:
+        StorageError: it is so.
+    """
+    if uri.startswith("file:"):
+        return  # nobody waits for these: opening the checkpoint tells all that is wrong with it
+    for name in shard_files(folder)[0]:
+        try:
+            safe_open(folder / name, framework="np")
+        except (SafetensorError, OSError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            reason = "is missing" if missing else f"is truncated or no safetensors file ({error})"
+            raise StorageError.at(where, f"{uri}: {name} {reason}; put it there again") from error
 
 
 @contextmanager
