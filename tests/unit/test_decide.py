@@ -199,7 +199,7 @@ def test_a_search_without_any_score_has_nothing_to_conclude() -> None:
 
 
 def test_a_complete_search_is_concluded_and_then_exported_one_job_at_a_time() -> None:
-    known = searching()
+    known = searching(budget={"deadline": "1h"})
     finish_all(known)
     assert decide(known, NOW) == RunStep("conclude")
     known.saw_job(job(known, "conclude", None), deleted=False)
@@ -207,6 +207,8 @@ def test_a_complete_search_is_concluded_and_then_exported_one_job_at_a_time() ->
     known.drop_job("tiny-11112222-conclude-a1")
     known.status = known.status.model_copy(update={"conclusion": CONCLUSION})
     assert decide(known, NOW) == RunStep("export")
+    known.status = known.status.model_copy(update={"exported": "s3://out/tiny", "active_seconds": 1e9})
+    assert decide(known, NOW) == Wait(), "neither a second export nor an end by a deadline"
 
 
 @pytest.mark.parametrize(

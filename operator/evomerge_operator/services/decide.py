@@ -104,8 +104,8 @@ def decide(known: Known, now: datetime) -> Decision:
     if has_ended(known):
         return _after_the_end(known, now)
     manifest = known.manifest
-    if manifest is None:
-        return Wait()
+    if manifest is None or known.status.exported is not None:
+        return Wait()  # the latter for the status, which is about to say that it has succeeded
     return (
         _stopped(known, manifest, now)
         or _preparing(known, now)
@@ -150,7 +150,8 @@ def _stopped(known: Known, manifest: EvoMerge, now: datetime) -> Decision | None
     if deadline is not None and seconds_active(known, now) >= seconds_of(deadline):
         return Fail("DeadlineExceeded", f"it has worked for {deadline}, all that spec.budget.deadline allows")
     if known.disruptions > spec.budget.disruptions:
-        message = f"{known.disruptions} pods were lost, more than spec.budget.disruptions allows"
+        lost = "1 attempt lost its pod" if known.disruptions == 1 else f"{known.disruptions} attempts lost their pods"
+        message = f"{lost}, more than spec.budget.disruptions ({spec.budget.disruptions}) allows"
         return Fail("TooManyDisruptions", message)
     for step in (PREPARE, CONCLUDE, EXPORT):
         if known.counters(step).failures >= MAX_STEP_FAILURES:
