@@ -114,6 +114,16 @@ QUIET: dict[str, tuple[str, Series, str]] = {
     "suspended": ("EvoMergeSearchStandsStill", _phase("Suspended") | _candidates("5x300", "0x300"), "300m"),
     "all of few failed": ("EvoMergeManyFailures", _candidates("0x60", "4x60"), "60m"),
     "a quarter failed": ("EvoMergeManyFailures", _candidates("30x60", "10x60"), "60m"),
+    "a search that has ended with failures": (
+        "EvoMergeManyFailures",
+        _candidates("10x60", "5x60") | _phase("Succeeded", "1x60"),
+        "60m",
+    ),
+    "a search that has ended with lost pods": (
+        "EvoMergeDisruptionsNearBudget",
+        _disruptions(81, 100) | _phase("Failed", "1x60"),
+        "10m",
+    ),
     "four fifths of the budget": ("EvoMergeDisruptionsNearBudget", _disruptions(80, 100), "10m"),
     "no pod lost of a budget of none": ("EvoMergeDisruptionsNearBudget", _disruptions(0, 0), "10m"),
 }
