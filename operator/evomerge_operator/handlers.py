@@ -4,6 +4,7 @@ Events only: timers, daemons and change handlers would put a finalizer on every 
 would leave namespaces that cannot be deleted.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import kopf
 from evomerge_operator.controller import Controller
 from evomerge_operator.kube.objects import GROUP, MANAGED, VERSION
 
+_LEAVE_SECONDS = 3.0
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -54,9 +56,12 @@ def make_registry(controller: Controller) -> kopf.OperatorRegistry:
 
 
 async def watch(controller: Controller, namespaces: Sequence[str]) -> None:
-    """Watch until told to stop by a signal, or until Kopf ends by an error of the API server's streams."""
+    """Watch until told to stop by a signal, or until Kopf ends by an error of the API server's streams.
+
+    Kopf's own way to its end waits for every task, and one that connects anew just then never ends.
+    """
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line per event otherwise
-    await kopf.operator(
+    tasks = await kopf.spawn_tasks(
         registry=make_registry(controller),
         standalone=True,
         # Kopf's own asks for the user's name, and a container's user has none.
@@ -64,6 +69,14 @@ async def watch(controller: Controller, namespaces: Sequence[str]) -> None:
         clusterwide=not namespaces,
         namespaces=namespaces,
     )
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_LEAVE_SECONDS)
 
 
 def _in_cluster() -> kopf.ConnectionInfo:

@@ -1,7 +1,6 @@
 """`evomerge-operator`: the process. It waits for the API server, wins the Lease, and watches until that is over."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -9,6 +8,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from typing import NoReturn
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -69,11 +69,12 @@ def main() -> None:
     except ValueError as error:
         sys.stderr.write(f"evomerge-operator: {error}\n")
         sys.exit(2)
-    sys.exit(asyncio.run(_run(settings)))
+    asyncio.run(_run(settings))
 
 
-async def _run(settings: Settings) -> int:
-    """0 when a signal ended it, 1 when the watch or the Lease was lost: the next start looks at everything anew."""
+async def _run(settings: Settings) -> NoReturn:
+    """Exit with 0 when a signal ended it, with 1 when the watch or the Lease was lost: the next start looks at
+    everything anew."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,19 +82,19 @@ async def _run(settings: Settings) -> int:
     runner = await _serve(settings.port)
     work = asyncio.create_task(_lead(settings))
     stop = asyncio.create_task(stopped.wait())
-    try:
-        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            if work.result():
-                return 0
-            _log.error("the watch or the Lease is lost; ending, to begin anew")
-            return 1
+    await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+    code = 0
+    if not work.done():
         work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
-        return 0
-    finally:
-        await runner.cleanup()
+        await asyncio.wait({work})
+    elif error := work.exception():
+        _log.error("an error of the operator's own", exc_info=error)
+        code = 1
+    elif not work.result():
+        _log.error("the watch or the Lease is lost; ending, to begin anew")
+        code = 1
+    await runner.cleanup()
+    os._exit(code)  # at once: what Kopf has left behind may wait forever
 
 
 async def _lead(settings: Settings) -> bool:
