@@ -74,46 +74,47 @@ class EvaluateResult(Contract):
 class Interval(Contract):
     """A 95 % interval."""
 
-    low: float
-    high: float
+    low: float = Field(description="Its lower end.")
+    high: float = Field(description="Its upper end.")
 
 
 class ScoreRow(Contract):
-    """One row of the final table. `score` is the fitness on test items: the weighted mean over objectives, higher is
-    better. `skills` maps a skill to its score where an objective's items name one (several objectives:
-    "objective/skill"). `winner_minus` is the winner's score minus this one with a paired bootstrap interval."""
+    """One row of the final table."""
 
-    name: str
-    role: Literal["winner", "source", "average", "default", "base"]
-    score: float
-    interval: Interval
-    scores: dict[str, float]
-    skills: dict[str, float] = {}
-    winner_minus: float | None = None
-    winner_minus_interval: Interval | None = None
+    name: str = Field(description="The winner, a source, or another baseline.")
+    role: Literal["winner", "source", "average", "default", "base"] = Field(description="How the row may be read.")
+    score: float = Field(description="The fitness on test items: the weighted mean over objectives, higher is better.")
+    interval: Interval = Field(description="The 95 % interval of the score.")
+    scores: dict[str, float] = Field(description="Per objective, in the metric's own direction.")
+    skills: dict[str, float] = Field(
+        {}, description="Per skill where items name one; with several objectives the key is objective/skill."
+    )
+    winner_minus: float | None = Field(None, description="The winner's score minus this one.")
+    winner_minus_interval: Interval | None = Field(
+        None, description="The 95 % interval of that, by a paired bootstrap."
+    )
 
 
 class SelectRow(Contract):
     """A finalist's fitness on search and on select items."""
 
-    index: int
-    fitness: float
-    score: float
+    index: int = Field(description="The candidate.")
+    fitness: float = Field(description="On search items.")
+    score: float = Field(description="On select items: the highest is the winner.")
 
 
 class ConcludeResult(Contract):
-    """The end of a run. `best_source` is the source with the highest test score: the hardest to beat.
+    """The end of a run."""
 
-    `unscored` names the finalists ("finalist 12") and baselines that could not be scored, with the reason.
-    """
-
-    winner: int
-    select: list[SelectRow]
-    test: list[ScoreRow]
-    test_items: int
-    best_source: str
+    winner: int = Field(description="The index of the candidate that won.")
+    select: list[SelectRow] = Field(description="The finalists, on select items.")
+    test: list[ScoreRow] = Field(description="The winner and the baselines, on test items.")
+    test_items: int = Field(description="How many test items there are.")
+    best_source: str = Field(description="The source with the highest test score: the hardest to beat.")
     beats_best_source: bool = Field(description="The interval of winner minus best source lies above 0.")
-    unscored: dict[str, str] = {}
+    unscored: dict[str, str] = Field(
+        {}, description='Finalists ("finalist 12") and baselines that could not be scored, with the reason.'
+    )
 
 
 EXPORT_MARK = ".evomerge"

@@ -26,9 +26,9 @@ GenomeText = Annotated[
 class Condition(Contract):
     """A standard Kubernetes condition."""
 
-    type: ConditionType
-    status: Literal["True", "False", "Unknown"]
-    reason: Reason
+    type: ConditionType = Field(description="What it is about.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it is so.")
+    reason: Reason = Field(description="Why, in a word.")
     message: Message = Field("", description="What is so, and what to do about it.")
     last_transition_time: AwareDatetime = Field(description="When `status` last became what it is.")
     observed_generation: int | None = Field(None, ge=0, description="The metadata.generation that this speaks of.")

@@ -116,8 +116,8 @@ def make_job(
     }
     template = merged(merged(own, defaults.template), spec.worker.pod_template.wire())
     metadata = parent.metadata(attempt.name(parent), **labels)
-    # Ours last: by them Jobs and pods are found again.
-    metadata["labels"] = template["metadata"]["labels"] = template["metadata"]["labels"] | metadata["labels"]
+    template["metadata"]["labels"] |= metadata["labels"]  # ours last: by them Jobs and pods are found again
+    metadata["labels"] = dict(template["metadata"]["labels"])
     metadata["annotations"] = {
         DIGEST: digest,
         INDICES: ",".join(map(str, attempt.indices)),
