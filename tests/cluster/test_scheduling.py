@@ -92,10 +92,13 @@ def test_a_search_on_accelerators_runs_as_many_pods_as_there_are_and_says_when_t
 
 @pytest.mark.timeout(400)
 def test_a_pod_is_what_the_template_and_the_cache_make_it_restricted_and_without_a_token(
-    cluster: Cluster, light_search: Callable[..., Search], operator: OperatorProcess, namespace: str, tmp_path: Path
+    cluster: Cluster,
+    light_search: Callable[..., Search],
+    operator: OperatorProcess,
+    namespace: str,
+    volume: Path,
+    tmp_path: Path,
 ) -> None:
-    if not cluster.is_ours:
-        pytest.skip("the node's folders are out of reach")
     cluster.kubectl("create", "serviceaccount", "identity", f"--namespace={namespace}")
     template = _template({"prepare": "hang"}, labels={"team": "vision", "evomerge.dev/uid": "forged"})
     template["metadata"]["annotations"] = {"example.org/cost": "42"}
@@ -107,7 +110,6 @@ def test_a_pod_is_what_the_template_and_the_cache_make_it_restricted_and_without
         "terminationGracePeriodSeconds": 1,
     }
     template["spec"]["containers"][0]["env"].append({"name": "TRANSFORMERS_VERBOSITY", "value": "error"})
-    _claim(cluster, namespace, tmp_path / "volume")
     claimed = light_search("claimed", worker=_cached(persistentVolumeClaim={"claimName": "cache"}))
     dressed = light_search("dressed", worker={"podTemplate": template, "cache": {"emptyDir": {"sizeLimit": "64Mi"}}})
 
@@ -116,7 +118,7 @@ def test_a_pod_is_what_the_template_and_the_cache_make_it_restricted_and_without
     assert _volume(pod, "cache") == {"persistentVolumeClaim": {"claimName": "cache"}}
     assert pod["spec"]["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
     _write_to_cache(cluster, pod)
-    assert (tmp_path / "volume/written").stat().st_gid == _NOBODY
+    assert (volume / "written").stat().st_gid == _NOBODY
 
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -182,8 +184,12 @@ def _write_to_cache(cluster: Cluster, pod: Document) -> None:
     cluster.kubectl("exec", name, f"--namespace={namespace}", "--container=worker", "--", "touch", "/cache/written")
 
 
-def _claim(cluster: Cluster, namespace: str, folder: Path) -> None:
-    """A claim `cache`, bound to a folder of the node."""
+@pytest.fixture
+def volume(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Path]:
+    """A folder of the node, to which the claim `cache` is bound."""
+    if not cluster.is_ours:
+        pytest.skip("the node's folders are out of reach")
+    folder = tmp_path / "volume"
     folder.mkdir()
     name, size = f"cache-{namespace}", {"storage": "64Mi"}
     anywhere = {"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}
@@ -212,6 +218,8 @@ def _claim(cluster: Cluster, namespace: str, folder: Path) -> None:
         },
     }
     cluster.apply([volume, claim])
+    yield folder
+    cluster.kubectl("delete", f"persistentvolume/{name}", "--wait=false")
 
 
 @contextmanager

@@ -178,9 +178,9 @@ class Gateway:
         try:
             return await self._client.request("create", path, body=document)
         except ConflictError:
-            # Perhaps an earlier answer got lost; perhaps the name is someone else's.
+            # Perhaps an earlier answer got lost; perhaps the name is someone else's, or of something on its way out.
             there = await self._client.request("get", f"{path}/{document['metadata']['name']}")
-            if not parent.owns(there) or not same(there):
+            if not parent.owns(there) or not same(there) or "deletionTimestamp" in there["metadata"]:
                 raise
             return there
 
