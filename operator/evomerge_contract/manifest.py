@@ -56,7 +56,11 @@ class S3(Contract):
 
     endpoint: Uri | None = Field(None, description="https://… or http://…; left out: AWS.")
     region: str | None = Field(None, max_length=64, description="As AWS names them: eu-central-1.")
-    path_style: bool = Field(False, description="Address https://endpoint/bucket, not https://bucket.endpoint.")
+    path_style: bool | None = Field(
+        None,
+        description="true: https://endpoint/bucket; false: https://bucket.endpoint. Left out: the first where an "
+        "endpoint is given, the second for AWS.",
+    )
     secret_name: ObjectName | None = Field(
         None,
         description="Cluster: a Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and perhaps AWS_SESSION_TOKEN. "

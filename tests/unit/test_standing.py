@@ -32,7 +32,8 @@ def test_the_commonest_hindrance_is_told_with_how_many_it_holds_up() -> None:
     known = searching(
         {"conditions": UNSCHEDULABLE}, {"conditions": UNSCHEDULABLE}, {"phase": "Pending", "worker": NO_IMAGE}
     )
-    assert hindrance(known, LATER) == ("Unschedulable", "2 pods cannot start: 0/3 nodes have a GPU")
+    advice = "see spec.worker.resources, spec.worker.podTemplate and the nodes"
+    assert hindrance(known, LATER) == ("Unschedulable", f"2 pods cannot start: 0/3 nodes have a GPU; {advice}")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,8 @@ def test_an_event_tells_what_no_status_does() -> None:
     known = known_of(evomerge(), searching=True)
     known.saw_job(job(known), deleted=False)
     known.trouble["job-1"] = ("FailedCreate", "exceeded quota")
-    assert hindrance(known, LATER) == ("FailedCreate", "1 pod cannot start: exceeded quota")
+    advice = "see spec.worker.podTemplate, and the namespace's quota, limits and Pod Security level"
+    assert hindrance(known, LATER) == ("FailedCreate", f"1 pod cannot start: exceeded quota; {advice}")
 
 
 def test_a_queued_job_is_told_as_queued() -> None:
@@ -70,6 +72,20 @@ def test_it_waits_only_when_no_pod_at_all_gets_on_but_says_why_some_do_not() -> 
     assert (status.phase, status.reason) == ("Searching", "Unschedulable")
     status = status_of(searching(stuck, stuck), Wait(), LATER)
     assert (status.phase, status.reason) == ("Waiting", "Unschedulable")
+
+
+def test_why_the_last_start_came_to_nothing_is_told_until_a_pod_starts() -> None:
+    known = searching()
+    known.hindered = ("ErrImagePull", "no such image; tried again at 12:01:00 UTC")
+    status = status_of(known, Wait(), LATER)
+    assert (status.phase, status.reason, status.message) == ("Waiting", *known.hindered)
+    again = job(known)
+    known.saw_job(again, deleted=False)
+    known.saw_pod(pod(again, phase="Pending", worker=NO_IMAGE), deleted=False)
+    assert status_of(known, Wait(), NOW).reason == "ErrImagePull"
+    known.saw_pod(pod(again, phase="Running", worker=STARTED), deleted=False)
+    status = status_of(known, Wait(), LATER)
+    assert (status.phase, status.reason) == ("Searching", None)
 
 
 @pytest.mark.parametrize(

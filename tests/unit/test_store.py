@@ -230,7 +230,11 @@ def test_a_name_that_no_bucket_can_have_is_a_mistake(settings: Storage, tmp_path
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("AWS_ACCESS_KEY_ID", "nobody", "refuses the S3 credentials (InvalidAccessKeyId); mend them: on a cluster, in the Secret"),
+        (
+            "AWS_ACCESS_KEY_ID",
+            "nobody",
+            "refuses the S3 credentials (InvalidAccessKeyId); mend them",
+        ),
         ("AWS_SECRET_ACCESS_KEY", "guessed", "refuses the S3 credentials (SignatureDoesNotMatch)"),
     ],
 )
@@ -256,6 +260,41 @@ def test_without_credentials_the_variables_to_set_are_named(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     message = disturbance(Store(settings, tmp_path / "cache").model, f"s3://{mine}/mine")
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
+
+
+@pytest.mark.parametrize(
+    ("path_style", "place"),
+    [
+        (True, "https://s3.example.com/models/config.json?"),
+        (False, "https://models.s3.example.com/config.json?"),
+        (None, "https://s3.example.com/models/config.json?"),
+    ],
+)
+def test_buckets_are_addressed_and_requests_signed_as_the_settings_say(
+    path_style: bool | None, place: str, settings: Storage
+) -> None:
+    wanted = S3(endpoint="https://s3.example.com", region="eu-central-1", path_style=path_style)
+    url = s3.connect(wanted).generate_presigned_url("get_object", Params={"Bucket": "models", "Key": "config.json"})
+    assert url.startswith(place)
+    assert "%2Feu-central-1%2Fs3%2F" in url
+
+
+def test_without_keys_in_the_environment_the_ambient_chain_is_asked(
+    s3_server: S3Server, mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a profile's process here, or a service account's token on a cluster."""
+    say = (
+        f'printf \'%s\' \'{{"Version": 1, "AccessKeyId": "{s3_server.key}", "SecretAccessKey": "{s3_server.secret}"}}\''
+    )
+    (tmp_path / "say").write_text(f"#!/bin/sh\n{say}\n")
+    (tmp_path / "say").chmod(0o755)
+    (tmp_path / "config").write_text(f"[profile lab]\nregion = us-east-1\ncredential_process = {tmp_path / 'say'}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    store = Store(Storage(s3=S3(endpoint=s3_server.endpoint)), tmp_path / "cache")
+    assert contents(store.model(f"s3://{mine}/mine")) == MODEL
 
 
 def test_an_endpoint_that_is_no_address_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,3 +180,19 @@ def test_refused_credentials_may_be_mended(place: Place, tmp_path: Path, monkeyp
     with pytest.raises(StorageError, match="may not list, read and write it") as raised:
         place.put(TASK, folder_of(tmp_path, {"config.json": b"{}"}))
     assert [problem.path for problem in raised.value.problems] == ["export"]
+
+
+def test_a_part_that_arrives_damaged_is_refused_and_the_export_is_not_complete(place: Place, tmp_path: Path) -> None:
+    def damage(request: Any, **_: Any) -> None:
+        content = bytes(request.body.read() if hasattr(request.body, "read") else request.body)
+        request.body = content[:-1] + bytes([content[-1] ^ 1])
+
+    folder = folder_of(tmp_path, {"config.json": b"{}", "model.safetensors": os.urandom(LARGE)})
+    place.client.meta.events.register_last("before-send.s3.UploadPart", damage)
+    with pytest.raises(StorageError, match=r"cannot be written: http://.* answered \w+"):
+        place.put(TASK, folder)
+    assert place.earlier(TASK) is None
+    assert place.uploads() == []
+    place.client = s3.connect(S3(endpoint=place.server.endpoint))
+    place.put(TASK, folder)
+    assert place.earlier(TASK) is not None

@@ -41,6 +41,8 @@ class Known:
     starts_at: datetime | None = None
     """When pods may be started again after some did not start in time."""
     start_backoff: float = 0.0
+    hindered: tuple[str, str] | None = None
+    """Reason and message of why the last start came to nothing, until one does not."""
     written_at: datetime | None = None
     """When the status was last written."""
 
@@ -87,6 +89,8 @@ class Known:
         if deleted and not view.ended:
             # It went before it ended: whatever took it, it will not end any more.
             self.gone.add(view.job)
+        if view.started is not None and (before is None or before.started is None):
+            self.hindered = None
         self.pods[view.job] = view
 
     def drop_job(self, name: str) -> None:

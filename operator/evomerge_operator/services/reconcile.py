@@ -29,7 +29,7 @@ from evomerge_operator.services.settle import (
     settle,
     write_status,
 )
-from evomerge_operator.services.standing import not_started, only_figures, status_of
+from evomerge_operator.services.standing import hindrance, not_started, only_figures, status_of, what_holds
 from evomerge_operator.services.tasks import report_dir, step_task
 
 RESYNC = timedelta(seconds=60)
@@ -37,6 +37,7 @@ _RESYNC_AT_REST = timedelta(minutes=10)  # searches that have ended may be many,
 _LOOK_CLOSER = timedelta(seconds=10)
 _FIGURES = timedelta(seconds=1)
 _BACKOFF_SECONDS = (30.0, 600.0)
+_REFUSED = "JobRefused"
 _log = logging.getLogger(__name__)
 Document = dict[str, Any]
 
@@ -62,9 +63,9 @@ class Reconciler:
         if isinstance(decision, decide.Delete):
             await self._gateway.delete_evomerge(known.document)
             return
-        refused = await self._act(known, decision, now)
+        await self._act(known, decision, now)
         await self._look_closer(known, now)
-        status = refused or status_of(known, decision, now)
+        status = status_of(known, decision, now)
         if only_figures(before, status) and known.written_at is not None and now - known.written_at < _FIGURES:
             return
         await write_status(known, self._gateway, status)
@@ -160,11 +161,11 @@ class Reconciler:
             return None
         return PrepareResult.model_validate_json(lock["data"][LOCK_KEY])
 
-    async def _act(self, known: Known, decision: Decision, now: datetime) -> EvoMergeStatus | None:
-        """Carry out the decision; a status instead of the usual one when the API server refuses what we ask."""
+    async def _act(self, known: Known, decision: Decision, now: datetime) -> None:
+        """Carry out the decision; what the API server refuses is asked again later."""
         if isinstance(decision, Fail | decide.Suspend):
             await self._end_jobs(known)
-            return None
+            return
         await self._end_late(known, now)
         try:
             if isinstance(decision, decide.RunStep):
@@ -175,9 +176,10 @@ class Reconciler:
                 await start_candidates(known, known.search, decision.batches, self._gateway, self._defaults)
         except RefusedError as error:
             known.starts_at = now + timedelta(seconds=PROBE_SECONDS)
-            usual = status_of(known, decision, now)
-            return usual.model_copy(update={"phase": "Waiting", "reason": "JobRefused", "message": str(error)[:4000]})
-        return None
+            known.hindered = _REFUSED, f"{str(error)[:3900]}; it is asked again every {PROBE_SECONDS} s"
+        else:
+            if known.hindered is not None and known.hindered[0] == _REFUSED and not isinstance(decision, decide.Wait):
+                known.hindered = None
 
     async def _check_template(self, known: Known) -> None:
         """Ask whether a worker's Job would be accepted, before anything has been paid for."""
@@ -192,24 +194,32 @@ class Reconciler:
             await end_job(known, self._gateway, job)
 
     async def _end_late(self, known: Known, now: datetime) -> None:
-        """Give back the slots of pods that have not started in time, and wait longer before the next."""
+        """Give back the slots of pods that have not started in time, and wait longer before the next.
+
+        An edit may be the cure: what is held up goes at once then, and nothing waits.
+        """
         if known.manifest is None:
             return
+        edited = known.status.observed_generation not in (None, known.generation)
         limit = timedelta(seconds=known.manifest.spec.worker.start_seconds)
-        waiting = {job.name for job in not_started(known)}
-        late = [
-            job for job in known.jobs.values() if job.name in waiting and not job.queued and now - job.began > limit
-        ]
-        if len(waiting) < len(known.jobs):
+        waiting = [job for job in not_started(known) if not job.queued]
+        late = [job for job in waiting if now - job.began > limit or (edited and what_holds(known, job) is not None)]
+        if edited:
+            known.starts_at, known.hindered = None, None
+        if edited or len(waiting) < len(known.jobs):
             known.start_backoff = 0.0
+        stuck = hindrance(known, now)
         for job in late:
-            _log.warning("%s has not started in %s; its slot is given back", job.name, limit)
+            _log.warning("%s has not started in %s; its slot is given back", job.name, now - job.began)
             await count_wait(known, self._gateway, job)
             await end_job(known, self._gateway, job)
-        if late:
+        if late and not edited:
             low, high = _BACKOFF_SECONDS
             known.start_backoff = min(high, max(low, 2 * known.start_backoff))
             known.starts_at = now + timedelta(seconds=known.start_backoff)
+            reason, message = stuck or ("NotStarted", f"{len(late)} pods did not start, and nobody says why")
+            then = f"given up after {limit.seconds} s, tried again at {known.starts_at:%H:%M:%S} UTC"
+            known.hindered = reason, f"{message}; {then}"
 
     async def _look_closer(self, known: Known, now: datetime) -> None:
         """Ask for the Events of Jobs without pods and of pods that do not get on: no status holds their reason."""

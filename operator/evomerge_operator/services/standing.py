@@ -19,6 +19,17 @@ from evomerge_operator.services.known import Known
 _QUIET = timedelta(seconds=10)
 """A pod may take so long to be scheduled before anybody is told."""
 _SHOWN = 400
+_IMAGE = "see spec.worker.image, and imagePullSecrets in spec.worker.podTemplate"
+_ADVICE = {
+    "ErrImagePull": _IMAGE,
+    "ImagePullBackOff": _IMAGE,
+    "InvalidImageName": _IMAGE,
+    "CreateContainerConfigError": "see the Secrets and ConfigMaps that spec.storage names",
+    "FailedMount": "see spec.worker.cache, and the Secrets and ConfigMaps that spec.storage names",
+    "Unschedulable": "see spec.worker.resources, spec.worker.podTemplate and the nodes",
+    "FailedCreate": "see spec.worker.podTemplate, and the namespace's quota, limits and Pod Security level",
+}
+"""What to look at, by the reason that Kubernetes gives."""
 
 
 def not_started(known: Known) -> list[JobView]:
@@ -31,15 +42,20 @@ def _started(known: Known, job: JobView) -> datetime | None:
     return pod.started if pod is not None else None
 
 
+def what_holds(known: Known, job: JobView) -> tuple[str, str] | None:
+    """Reason and message of what keeps the pod of a Job from starting, if anything is known of it."""
+    pod = known.pods.get(job.name)
+    said = pod.hindrance if pod is not None else None
+    return said or known.trouble.get(pod.uid if pod is not None else job.uid)
+
+
 def hindrance(known: Known, now: datetime) -> tuple[str, str] | None:
     """The commonest reason why pods do not start, and how many it holds up."""
     found: Counter[tuple[str, str]] = Counter()
     for job in not_started(known):
         if now - job.began < _QUIET:
             continue
-        pod = known.pods.get(job.name)
-        said = pod.hindrance if pod is not None else None
-        said = said or known.trouble.get(pod.uid if pod is not None else job.uid)
+        said = what_holds(known, job)
         if job.queued:
             said = ("Queued", "the queue has not admitted the Job yet")
         if said is not None:
@@ -47,7 +63,8 @@ def hindrance(known: Known, now: datetime) -> tuple[str, str] | None:
     if not found:
         return None
     (reason, message), count = found.most_common(1)[0]
-    return reason, f"{count} pod{'s' if count > 1 else ''} cannot start: {message[:_SHOWN]}"
+    advice = f"; {_ADVICE[reason]}" if reason in _ADVICE else ""
+    return reason, f"{count} pod{'s' if count > 1 else ''} cannot start: {message[:_SHOWN]}{advice}"
 
 
 def _is_queued(known: Known) -> bool:
@@ -101,7 +118,7 @@ def _phase(known: Known, decision: Decision, now: datetime) -> tuple[Phase, str 
         return "Succeeded", None, _result(known)
     if waits_for_storage(known):
         return "Waiting", before.reason, before.message
-    stuck = hindrance(known, now)
+    stuck = hindrance(known, now) or known.hindered
     if stuck is not None and len(not_started(known)) == len(known.jobs):
         return "Waiting", *stuck
     reason, message = stuck if stuck is not None else (None, None)
@@ -132,7 +149,7 @@ def _result(known: Known) -> str:
 
 def _conditions(known: Known, phase: Phase, reason: str | None, message: str | None, now: datetime) -> list[Condition]:
     standing = phase in ("Waiting", "Suspended", "Failed")
-    accepted = reason not in ("InvalidManifest", "PodTemplateRefused")
+    accepted = reason != "InvalidManifest"
     prepared = known.prepared is not None
     why, words = reason or phase, message or ""
     made: list[tuple[ConditionType, bool, str, str]] = [

@@ -29,6 +29,7 @@ else:
 _SETTINGS = "spec.storage.s3"
 CONNECTIONS = min(32, 4 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 16)
 """Side by side: more than cores can serve slow one another."""
+_ADDRESSING: dict[bool | None, Literal["path", "virtual", "auto"]] = {True: "path", False: "virtual", None: "auto"}
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 7
 _ATTEMPTS = 3
@@ -57,7 +58,7 @@ def connect(settings: S3) -> S3Client:
         StorageError: the ambient credentials or settings are incomplete.
     """
     config = Config(
-        s3={"addressing_style": "path" if settings.path_style else "auto"},
+        s3={"addressing_style": _ADDRESSING[settings.path_style]},
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
