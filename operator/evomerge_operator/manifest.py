@@ -94,6 +94,18 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return path or "file"
 
 
+_PATTERNS = {
+    "[smhd]$": 'is not a time span with one unit, such as "90s", "30m", "72h" or "7d"',
+    "|Ki|": 'is not a quantity such as "2", "500m" or "4Gi"',
+    "^s3://": "is not of the form s3://bucket/folder",
+    "^/": "is not an absolute path",
+    "a-z0-9": "is not a name: lower-case letters, digits and inner hyphens only",
+    "x1f": "is empty or holds control characters",
+    "": 'is not a plain number such as "0.5" (at most six digits before and after the point)',
+}
+"""What a text should have been, by a part of the pattern that it does not match; the first that is in it counts."""
+
+
 def _message(error: ErrorDetails) -> str:
     kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
     pattern = str(context.get("pattern", ""))
@@ -103,12 +115,9 @@ def _message(error: ErrorDetails) -> str:
         return f"is not a field that is known here; allowed: {', '.join(_siblings(error['loc']))}"
     if kind == "string_type" and isinstance(given, int | float) and not isinstance(given, bool):
         return f'must be text: write "{given}" in quotes'
-    if kind == "string_pattern_mismatch" and "a-z0-9" in pattern:
-        return f"{given!r} is not a name: lower-case letters, digits and inner hyphens only"
-    if kind == "string_pattern_mismatch" and "x1f" in pattern:
-        return "is empty or holds control characters"
     if kind == "string_pattern_mismatch":
-        return f'"{given}" is not a plain number such as "0.5" (at most six digits before and after the point)'
+        words = next(words for part, words in _PATTERNS.items() if part in pattern)
+        return words if "is empty" in words else f'"{given}" {words}'
     if kind == "literal_error":
         return f"{given!r} is not known; allowed: {context.get('expected')}"
     text = error["msg"]

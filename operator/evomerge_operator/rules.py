@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 
-from evomerge_contract.manifest import BASE, SPLITS, EvoMergeSpec, Groups, Parameter, ParameterSpace
+from evomerge_contract.manifest import BASE, SPLITS, Cache, EvoMergeSpec, Groups, Parameter, ParameterSpace
 from evomerge_contract.methods import METHODS, Method
 from evomerge_contract.report import Problem
 
@@ -16,7 +16,7 @@ RESERVED_STAGE = "baselines"
 
 def broken_rules(spec: EvoMergeSpec) -> list[Problem]:
     """Every rule that the spec breaks, with field path and what is allowed."""
-    found = [*_models(spec), *_evaluation(spec)]
+    found = [*_models(spec), *_evaluation(spec), *_cache(spec.worker.cache)]
     for index, stage in enumerate(spec.stages):
         if stage.name == RESERVED_STAGE:
             found.append((f"spec.stages[{index}].name", f'"{stage.name}" means the baselines; choose another name'))
@@ -54,6 +54,13 @@ def _evaluation(spec: EvoMergeSpec) -> _Found:
         for a, b in combinations(SPLITS, 2):
             if getattr(objective.jsonl, a) == getattr(objective.jsonl, b):
                 yield f"{path}.jsonl.{b}", f"is the file of {a} too; the three splits must be disjoint"
+
+
+def _cache(cache: Cache) -> _Found:
+    given = [name for name in Cache.model_fields if getattr(cache, name) is not None]
+    if len(given) > 1:
+        allowed = "at most one of persistentVolumeClaim, emptyDir and hostPath is allowed"
+        yield "spec.worker.cache", f"gives {len(given)} places; {allowed}"
 
 
 def _space(path: str, space: ParameterSpace, spec: EvoMergeSpec) -> _Found:

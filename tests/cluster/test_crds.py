@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from api_server import Answer, ApiServer, api_server
 from bad_manifests import (
@@ -26,12 +28,23 @@ from bad_manifests import (
     good_candidate,
     good_evomerge,
 )
+from evomerge_operator.errors import InputError
+from evomerge_operator.manifest import parse_manifest
 from image_references import Images
 from kubernetes_cluster import Cluster, KubectlError
 from releases import Release
 from s3 import S3Server
 from schema_breaks import Break, breaks
 from searches import BUCKET, Search, light_manifest
+
+EXAMPLES = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
+    if "export" in yaml.safe_load(path.read_text())["spec"]
+]
+"""Those for a cluster."""
+CLUSTER_ONLY = ("uri", "endpoint", ".search", ".select", ".test")
+"""The ends of places about which a single machine knows less, or other things."""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +75,23 @@ def test_a_bad_evomerge_is_refused_by_the_one_rule_that_it_breaks(api: ApiServer
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_evomerge_is_accepted(api: ApiServer, there: str, name: str) -> None:
     _accepted(api.try_create(changed(good_evomerge(there, "new"), GOOD[name])))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_an_example_for_a_cluster_is_accepted(cluster: Cluster, there: str, path: Path) -> None:
+    said = cluster.kubectl("apply", f"--filename={path}", f"--namespace={there}", "--dry-run=server")
+    assert said.startswith("evomerge.evomerge.dev/")
+
+
+@pytest.mark.parametrize("case", [case for case in CREATED if not case.place.endswith(CLUSTER_ONLY)], ids=str)
+def test_what_the_api_server_refuses_the_command_line_refuses_too(case: Case) -> None:
+    with pytest.raises(InputError):
+        parse_manifest(changed(good_evomerge("team"), case.changes), source="bad.yaml", folder=None)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_the_api_server_accepts_the_operator_can_read(name: str) -> None:
+    assert parse_manifest(changed(good_evomerge("team"), GOOD[name]), source="good.yaml", folder=None)
 
 
 @pytest.mark.parametrize("case", REPLACED, ids=lambda case: f"{case.place} {[*case.changes]}")

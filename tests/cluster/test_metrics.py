@@ -5,7 +5,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ DASHBOARD = json.loads((CHART / "files/dashboard.json").read_text())
 ALERTS = yaml.safe_load((CHART / "files/alerts.yaml").read_text())
 RULES = {rule["alert"]: rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]}
 NAME = "watched"
+GPU = "example.com/gpu"
 QUERIES = {
     f"{panel['title']} {target['refId']}": target["expr"].replace("$namespace", RELEASE).replace("$name", NAME)
     for panel in DASHBOARD["panels"]
@@ -60,12 +61,14 @@ def scene(
     cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": secret, "stringData": keys})
     faults = {"evaluate": "sleep:4", "ps/1": "fail:NotFinite"}
     manifest = light_manifest(NAME, RELEASE, images.light_worker, s3, faults=faults)
+    manifest["spec"]["worker"]["resources"]["limits"][GPU] = "1"
     monitors = _monitors(helm, installed)
     with ExitStack() as stack:
         targets = stack.enter_context(discovery(stack.enter_context(api_server(cluster))))
         scrapes = [scrape_config(monitor, targets) for monitor in monitors]
         config = {"global": {"evaluation_interval": "1s"}, "rule_files": ["alerts.yaml"], "scrape_configs": scrapes}
         prometheus = stack.enter_context(running_prometheus(folder, config))
+        stack.enter_context(_gpus(cluster))
         search = Search.apply(cluster, manifest)
         yield Scene(prometheus, search)
         search.delete("--ignore-not-found")
@@ -124,6 +127,11 @@ def test_the_figures_are_those_of_the_search(scene: Scene) -> None:
     assert status["best"] == f"{best:.4g}"
     phases = prometheus.query(f'evomerge_candidate_seconds_count{{stage="ps", {_labels()}}}')
     assert _by(phases, "phase") == {"wait": 4, "pull": 3, "evaluate": 3}
+    everyone = scene.search.children("mergecandidates")
+    hours = sum(c["status"]["seconds"]["total"] for c in everyone) / 3600
+    for cost in ("Worker-hours A", "GPU-hours A"):
+        [series] = prometheus.query(QUERIES[cost])
+        assert float(series["value"][1]) == pytest.approx(hours)
     running = prometheus.query(f"evomerge_search_running{{{_labels()}}}")
     assert _by(running, "name") == {NAME: 0}
 
@@ -161,6 +169,19 @@ def _monitors(helm: Callable[..., str], installed: Release) -> list[dict[str, An
     values = {**installed.values, "metrics": {m: {"enabled": True} for m in ("serviceMonitor", "podMonitor")}}
     documents = rendered(helm, values)
     return [*of_kind(documents, "ServiceMonitor"), *of_kind(documents, "PodMonitor")]
+
+
+@contextmanager
+def _gpus(cluster: Cluster) -> Iterator[None]:
+    """While the context lasts a node says that it has eight."""
+    node = f"node/{cluster.get('nodes')['items'][0]['metadata']['name']}"
+    place = f"/status/capacity/{GPU.replace('/', '~1')}"
+    patch = ["patch", node, "--subresource=status", "--type=json", "--patch"]
+    cluster.kubectl(*patch, json.dumps([{"op": "add", "path": place, "value": "8"}]))
+    try:
+        yield
+    finally:
+        cluster.kubectl(*patch, json.dumps([{"op": "remove", "path": place}]))
 
 
 def _labels() -> str:

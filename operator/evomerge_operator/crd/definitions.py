@@ -15,7 +15,7 @@ GROUP = "evomerge.dev"
 VERSION = "v1alpha1"
 HEADER = "# Made from operator/evomerge_contract by `make crds`; edit it there, not here.\n"
 Column = tuple[str, str, str]
-"""Heading, type and JSON path."""
+"""Heading, type and JSON path; a heading in brackets is for `kubectl get --output=wide`."""
 
 _EVOMERGE_COLUMNS: list[Column] = [
     ("Status", "string", ".status.phase"),
@@ -25,6 +25,7 @@ _EVOMERGE_COLUMNS: list[Column] = [
     ("Best Source", "string", ".status.bestSource"),
     ("Why", "string", ".status.reason"),
     ("Age", "date", ".metadata.creationTimestamp"),
+    ("(Message)", "string", ".status.message"),
 ]
 _CANDIDATE_COLUMNS: list[Column] = [
     ("Stage", "string", ".spec.stage"),
@@ -34,6 +35,10 @@ _CANDIDATE_COLUMNS: list[Column] = [
     ("Seconds", "number", ".status.seconds.total"),
     ("Reason", "string", ".status.reason"),
     ("Age", "date", ".metadata.creationTimestamp"),
+    ("(Baseline)", "string", ".spec.name"),
+    ("(Attempts)", "integer", ".status.attempts"),
+    ("(Node)", "string", ".status.host"),
+    ("(Message)", "string", ".status.message"),
 ]
 
 
@@ -100,14 +105,17 @@ def _definition(kind: str, short: str, columns: list[Column], schema: Schema) ->
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}},
-                    "additionalPrinterColumns": [
-                        {"name": name, "type": type_, "jsonPath": path} for name, type_, path in columns
-                    ],
+                    "additionalPrinterColumns": [_column(*column) for column in columns],
                     "schema": {"openAPIV3Schema": schema},
                 }
             ],
         },
     }
+
+
+def _column(heading: str, type_: str, path: str) -> dict[str, Any]:
+    column = {"name": heading.strip("()"), "type": type_, "jsonPath": path}
+    return column | ({"priority": 1} if heading.startswith("(") else {})
 
 
 def _root(description: str, spec: Schema, status: Schema, rules: list[Rule]) -> Schema:
