@@ -28,8 +28,12 @@ quickstart-models: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev $(ORACLE)/.ready
 	$(LAB) check
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity tests/run --cov --durations=8 $(PYTEST_ARGS)
-	OMP_NUM_THREADS=1 $(LAB) test $(CLUSTER_ARGS)
+	rm -f .coverage*
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity tests/run --cov --cov-report= --cov-fail-under=0 \
+		--durations=8 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 EVOMERGE_COVERAGE_FILE=$(CURDIR)/.coverage.cluster $(LAB) test $(CLUSTER_ARGS)
+	$(BIN)/coverage combine --quiet --append
+	$(BIN)/coverage report
 
 test-unit: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)
@@ -53,7 +57,8 @@ cluster-down: $(VENV)/.ready-dev
 	$(LAB) down
 
 bench: $(VENV)/.ready-dev $(ORACLE)/.ready $(EVOLVE)/.ready
-	for script in pipeline_share search_busy merge merge_vs_mergekit candidates_per_hour quickstart_margin; do \
+	for script in pipeline_share search_busy merge merge_vs_mergekit candidates_per_hour quickstart_margin \
+			operator_overhead operator_memory; do \
 		$(BIN)/python bench/$$script.py || exit 1; \
 	done
 	$(BIN)/python bench/candidates_per_hour.py --size 0.5B
