@@ -27,7 +27,7 @@ def until(search: Search, what: Callable[[], T], seconds: float = 90.0) -> T:
     while not (found := what()):
         if time.monotonic() > end:
             pytest.fail(f"not so after {seconds:g} s:\n{search.describe()}")
-        time.sleep(0.2)
+        time.sleep(0.5)  # kubectl costs more than it finds
     return found
 
 
@@ -38,24 +38,17 @@ def prefix_of(search: Search) -> str:
 
 def jobs_of(search: Search) -> dict[str, Document]:
     """The Jobs that are there, by attempt."""
-    prefix = prefix_of(search)
-    return {job["metadata"]["name"].removeprefix(prefix): job for job in search.children("jobs")}
+    return {_attempt(search, job["metadata"]["name"]): job for job in search.children("jobs")}
 
 
 def at_work(search: Search) -> set[str]:
     """The attempts whose worker runs."""
-    prefix = prefix_of(search)
-    return {_job_name(pod).removeprefix(prefix) for pod in search.children("pods") if _runs(pod)}
+    return set(_pods_at_work(search))
 
 
 def pod_at_work(search: Search, attempt: str, seconds: float = 90.0) -> str:
     """The name of an attempt's pod, once its worker runs."""
-    name = prefix_of(search) + attempt
-
-    def found() -> list[str]:
-        return [p["metadata"]["name"] for p in search.children("pods") if _job_name(p) == name and _runs(p)]
-
-    return until(search, found, seconds)[0]
+    return until(search, lambda: _pods_at_work(search).get(attempt, ""), seconds)
 
 
 def counted(search: Search) -> dict[str, dict[str, Any]]:
@@ -97,7 +90,7 @@ class Witness:
         return ended["reason"], ended["exitCode"]
 
     def _pod(self, search: Search, attempt: str) -> Document:
-        return self._last[prefix_of(search) + attempt]
+        return next(pod for job, pod in self._last.items() if _attempt(search, job) == attempt)
 
 
 @contextmanager
@@ -128,6 +121,17 @@ def _read(watch: "subprocess.Popen[str]", seen: Witness) -> None:
         if line == "}\n":  # the only line of an object that begins so
             seen.saw(json.loads(text))
             text = ""
+
+
+def _attempt(search: Search, job: str) -> str:
+    """What follows the name of the search and 8 digits of its UID."""
+    return job.removeprefix(f"{search.name}-")[9:]
+
+
+def _pods_at_work(search: Search) -> dict[str, str]:
+    """The pods whose worker runs, by attempt."""
+    pods = search.children("pods")
+    return {_attempt(search, _job_name(pod)): pod["metadata"]["name"] for pod in pods if _runs(pod)}
 
 
 def _job_name(pod: Document) -> str:

@@ -90,7 +90,7 @@ class Search:
         while not what(status := self.status()):
             if time.monotonic() > end or status.get("phase") in ENDED:
                 pytest.fail(f"{self.name} is not as wanted after {seconds:g} s:\n{self.describe()}")
-            time.sleep(0.2)
+            time.sleep(0.5)
         return status
 
     def succeeds(self, seconds: float = 180.0) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_lost_pods_and_failed_pods_are_counted_apart_and_the_log_is_as_if_nothin
         "baselines/2/2": "pod-exit:3",
         "ps/0/2": "oom",
         "ps/1/2": "pod-oom",
-        "ps/2/2": "hang",
+        "ps/2/2": "exit",
         "ps/3/2": "pod-garbage",
         "conclude/1": "exit",
         "export/1": "garbage",
@@ -49,7 +49,6 @@ def test_lost_pods_and_failed_pods_are_counted_apart_and_the_log_is_as_if_nothin
     names = {*(f"baselines-{i:05d}" for i in range(3)), *(f"ps-{i:05d}" for i in range(4))}
     with witness(cluster, search.namespace) as seen:
         until(search, lambda: at_work(search) == {f"{name}-a1" for name in names})
-        search.patch({"worker": {"timeoutSeconds": 25}})  # for what hangs from now on
         with _tainted(cluster):
             lost = {"attempts": 1, "disruptions": 1}
             until(search, lambda: counted(search) == dict.fromkeys((*BASELINES, *CANDIDATES), lost))
@@ -72,7 +71,7 @@ def test_lost_pods_and_failed_pods_are_counted_apart_and_the_log_is_as_if_nothin
         "baselines-00002-a2": "Crashed",
         "ps-00000-a2": "OutOfMemory",
         "ps-00001-a2": "OutOfMemory",
-        "ps-00002-a2": "TimedOut",
+        "ps-00002-a2": "Crashed",
         "ps-00003-a2": "Garbage",
     }
     attempts = [f"{name}-a{attempt}" for name in names for attempt in (1, 2, 3)]
@@ -88,8 +87,11 @@ def test_what_fails_twice_has_failed_and_ends_the_search_only_beyond_its_budget(
     """Four searches side by side; of the first one, candidate 2 is told right only by its second pod."""
     faults = {"baselines/2": "exit", "ps/0": "garbage", "ps/1": "pod-oom"}
     within = light_search("within", candidates=3, parallelism=6, worker=_forged(images.light_worker, faults))
-    beyond = light_search("beyond", candidates=1, faults={"ps/0": "exit"}, budget={"failures": 0})
+    slow = dict.fromkeys((f"baselines/{index}" for index in range(3)), "sleep:5")
+    beyond = light_search("beyond", candidates=1, faults=slow | {"ps/0": "hang"}, budget={"failures": 0})
     lost = light_search("lost", faults={"prepare": "hang"}, budget={"disruptions": 0})
+    until(beyond, lambda: jobs_of(beyond).keys() == {f"baselines-{index:05d}-a1" for index in range(3)})
+    beyond.patch({"worker": {"timeoutSeconds": 3}})  # for the candidate, which comes when a baseline has ended
     hung = light_search("hung", worker=_short_lived({"prepare": "pod-hang"}))
 
     cluster.kubectl("delete", "pod", pod_at_work(lost, "prepare-a1"), f"--namespace={lost.namespace}", "--wait=false")
@@ -110,9 +112,10 @@ def test_what_fails_twice_has_failed_and_ends_the_search_only_beyond_its_budget(
     status = beyond.fails()
     assert status["reason"] == "TooManyFailures"
     assert status["message"] == (
-        "1 candidates failed (1 Crashed), more than spec.budget.failures (0) allows; "
-        "candidate 0 said: the session ended with exit 3"
+        "1 candidates failed (1 TimedOut), more than spec.budget.failures (0) allows; "
+        "candidate 0 said: took longer than 3 s"
     )
+    assert counted(beyond)["ps-0"] == {"attempts": 2, "failures": 2, "outcome": "Failed", "reason": "TimedOut"}
     complete = next(c for c in status["conditions"] if c["type"] == "Complete")
     assert (complete["status"], complete["reason"]) == ("False", "TooManyFailures")
 
