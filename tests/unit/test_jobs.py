@@ -272,3 +272,11 @@ def test_the_operators_template_is_read_from_its_setting() -> None:
 def test_a_template_that_is_none_is_an_error_in_words(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"EVOMERGE_WORKER_TEMPLATE must be a pod template as JSON, but {words}"):
         template_of(text)
+
+
+@pytest.mark.parametrize(("limit", "number"), [("20Gi", 20 << 30), ("1.5M", 1_500_000), ("4096", 4096), ("2k", 2000)])
+def test_a_worker_knows_how_much_its_cache_may_hold(limit: str, number: int) -> None:
+    """Or else the pod would be evicted, attempt after attempt, and nobody told why."""
+    made = job_of(spec_of(worker={"cache": {"emptyDir": {"sizeLimit": limit}}}), 0)
+    environment = made["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "EVOMERGE_CACHE_BYTES", "value": str(number)} in environment

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,6 +29,9 @@ _ANNOTATION_BYTES = 32 * 1024
 _NOBODY = 65532
 _START_SECONDS = 900  # for the image's pull and the imports, beside the tasks' own limits
 _FILE = "tasks.jsonl"
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+    f"{unit}i": 1 << 10 * power for power, unit in enumerate("KMGTP", start=1)
+}
 Document = dict[str, Any]
 
 
@@ -248,6 +252,10 @@ def _environment(spec: EvoMergeSpec) -> list[Document]:
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    cache = spec.worker.cache
+    if cache.empty_dir is not None and cache.empty_dir.size_limit is not None:
+        # Told in words by the worker, instead of an eviction each time.
+        plain["EVOMERGE_CACHE_BYTES"] = str(_bytes(cache.empty_dir.size_limit))
     environment: list[Document] = [{"name": name, "value": value} for name, value in plain.items()]
     if spec.worker.cache.host_path is not None:
         field = {"fieldRef": {"fieldPath": "metadata.namespace"}}
@@ -264,6 +272,13 @@ def _environment(spec: EvoMergeSpec) -> list[Document]:
     if spec.storage.hugging_face.secret_name:
         environment.append(_secret("HF_TOKEN", spec.storage.hugging_face.secret_name, key="token"))
     return environment
+
+
+def _bytes(quantity: str) -> int:
+    """A Kubernetes quantity of bytes as a whole number."""
+    number = quantity.rstrip("mkKMGTPi")
+    unit = quantity.removeprefix(number)
+    return int(Decimal(number) / 1000 if unit == "m" else Decimal(number) * _UNITS[unit])
 
 
 def _secret(variable: str, secret: str, *, key: str | None = None, optional: bool = False) -> Document:
