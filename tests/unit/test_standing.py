@@ -8,7 +8,7 @@ import pytest
 from evomerge_operator.services.decide import Fail, Suspend, Wait
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.standing import hindrance, only_figures, status_of
-from kube_documents import NOW, evomerge, job, known_of, pod, terminated
+from kube_documents import NOW, evomerge, job, known_of, pod, terminated, time
 
 LATER = NOW + timedelta(seconds=11)
 UNSCHEDULABLE = [
@@ -58,11 +58,8 @@ def test_an_event_tells_what_no_status_does() -> None:
 
 
 def test_a_queued_job_is_told_as_queued() -> None:
-    spec = {"worker": {"podTemplate": {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "gpus"}}}}}
-    known = known_of(evomerge(**spec), searching=True)
-    queued = job(known)
-    queued["spec"]["suspend"] = True
-    known.saw_job(queued, deleted=False)
+    known = searching()
+    known.saw_job(queued(known, "job-1"), deleted=False)
     assert hindrance(known, LATER) == ("Queued", "1 pod cannot start: the queue has not admitted the Job yet")
 
 
@@ -133,3 +130,26 @@ def test_new_figures_alone_need_no_write() -> None:
     before = status_of(searching(), Wait(), NOW)
     assert only_figures(before, before.model_copy(update={"done": 3, "candidates": "3/8", "best": "0.5"}))
     assert not only_figures(before, before.model_copy(update={"done": 3, "phase": "Concluding"}))
+
+
+def test_the_clock_of_the_deadline_stands_still_while_a_queue_holds_back_all_there_is() -> None:
+    known = searching()
+    known.status = status_of(known, Wait(), NOW)
+    held, let_go = queued(known, "job-1"), queued(known, "job-2", startTime=time(3600))
+    known.saw_job(held, deleted=False)
+    known.status = status_of(known, Wait(), NOW + timedelta(seconds=30))
+    assert (known.status.active_since, known.status.active_seconds) == (None, 30)
+    let_go["spec"]["suspend"] = False
+    known.saw_job(let_go, deleted=False)
+    later = NOW + timedelta(hours=1)
+    known.status = status_of(known, Wait(), later)
+    assert (known.status.active_since, known.status.active_seconds) == (later, 30)
+    assert next(j.began for j in known.jobs.values() if j.uid == "job-2") == later
+
+
+def queued(known: Known, uid: str, **status: Any) -> dict[str, Any]:
+    """A Job that a queue holds back."""
+    made = job(known, index=int(uid[-1]), uid=uid, **status)
+    made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpus"
+    made["spec"]["suspend"] = True
+    return made
