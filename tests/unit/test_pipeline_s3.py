@@ -1,5 +1,6 @@
 """A pipeline whose models, data, reports and export lie in a real S3 server, and what it does when they go astray."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,24 @@ def truncated_model(remote: Remote) -> tuple[str, bytes]:
 
 def changed_data(remote: Remote) -> tuple[str, bytes]:
     return "search.jsonl", b'{"prompt": "1+1=", "answer": "2"}\n'
+
+
+def test_models_that_do_not_fit_are_told_before_their_weights_are_pulled(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evomerge_worker.store.outline._FIRST_BYTES", 16)  # as if the headers were long
+    config = json.loads(remote.get("b/config.json"))
+    remote.put("b/config.json", json.dumps(config | {"rms_norm_eps": 0.1}).encode())
+    task = remote.probe()
+    task = task.model_copy(update={"sources": [s.model_copy(update={"digest": None}) for s in task.sources]})
+    report = carry_out(Pipeline(remote.folder / "fresh"), task)
+    assert report.reason == "InvalidInput"
+    assert [(p.path, "rms_norm_eps is 0.1" in p.message) for p in report.problems] == [("models.b", True)]
+    assert {path.name for f in (remote.folder / "fresh").glob("*/") for path in f.iterdir()} <= {
+        "search.jsonl",
+        "select.jsonl",
+        "test.jsonl",
+    }
 
 
 @pytest.mark.parametrize("change", [changed_model, truncated_model, changed_data])

@@ -4,26 +4,30 @@ A mistake costs one prepare task here, instead of every candidate of a search.
 """
 
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from evomerge_contract.manifest import BASE
+from evomerge_contract.manifest import BASE, SplitName
 from evomerge_contract.methods import METHODS
-from evomerge_contract.report import PreparedSource, PrepareResult, Problem
+from evomerge_contract.report import PreparedSource, PreparedSplit, PrepareResult, Problem
 from evomerge_contract.task import PrepareTask
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import reader_of
-from evomerge_worker.prepare.sources import open_source, pin
+from evomerge_worker.prepare.sources import Opened, open_source, pin
 from evomerge_worker.store import Store
+from evomerge_worker.store.outline import Outline
 
 _REPORTED = ("evomerge", "torch", "transformers", "safetensors")
 __all__ = ["prepare"]
 
 
 def prepare(task: PrepareTask, store: Store) -> PrepareResult:
-    """Pull, check and pin everything that `task` names; every weight and every item is read once.
+    """Pull, check and pin everything that `task` names; every weight is read once.
 
-    What an earlier prepare has pinned must be what it was; its weights are then not read again.
+    What headers and items tell of models in S3 is looked at before gigabytes of weights are pulled: a mistake takes
+    seconds then. What an earlier prepare has pinned must be what it was; its weights are then not read again.
 
     Sources come out in the task's order, the layout is that of the first model of the pool.
 
@@ -32,12 +36,13 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
         StorageError: there are no mistakes as far as could be seen, but something could not be read just now, or is
             not what it was.
     """
+    if any(source.digest is None and source.uri.startswith("s3:") for source in task.sources):
+        with TemporaryDirectory() as folder:
+            mistakes = Mistakes()
+            opened, _ = _look(task, Outline(store, Path(folder)), mistakes)
+            mistakes.raise_any(order=[source.where for source in opened])
     mistakes = Mistakes()
-    mistakes.found += _without_base(task)
-    opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
-    check_fit(opened, mistakes)
-    reader = reader_of(opened, mistakes, code=task.trust_remote_code, batch_size=task.batch_size)
-    data = prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
+    opened, data = _look(task, store, mistakes)
     pinned: list[PreparedSource] = []
     for source, found in zip(task.sources, opened, strict=True):
         with mistakes.collected():
@@ -46,6 +51,17 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
     mistakes.raise_any(order=[source.where for source in opened])
     layout = next(s.checkpoint.layout for s in opened if s.checkpoint is not None and s.name != BASE)
     return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})
+
+
+def _look(
+    task: PrepareTask, store: Store, mistakes: Mistakes
+) -> tuple[list[Opened], dict[str, dict[SplitName, PreparedSplit]]]:
+    """Everything that can be told without a look at weights."""
+    mistakes.found += _without_base(task)
+    opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
+    check_fit(opened, mistakes)
+    reader = reader_of(opened, mistakes, code=task.trust_remote_code, batch_size=task.batch_size)
+    return opened, prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
 
 
 def _without_base(task: PrepareTask) -> list[Problem]:

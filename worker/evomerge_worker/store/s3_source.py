@@ -17,6 +17,18 @@ _PUT_IT_THERE = "put it there, or name the right place in a new run"
 
 def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bool) -> Path:
     """The cached copy of the model under `uri`; one LIST where it is there already."""
+    place, needed = needed_of(client, uri, where, code=code)
+    with explained(uri, where, client):
+        return _cached(client, uri, needed, place, cache)
+
+
+def needed_of(client: S3Client, uri: str, where: str, *, code: bool) -> tuple[Place, dict[str, Object]]:
+    """Where the model under `uri` lies, and the objects that are needed of it.
+
+    Raises:
+        InputError: what is there is no model.
+        StorageError: nothing is there, or the server failed or refused.
+    """
     bucket, prefix = split_prefix(uri, where)
     with explained(uri, where, client):
         found = listing(client, bucket, prefix)
@@ -27,8 +39,7 @@ def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bo
                 check_listing(uri, where, listing(client, bucket, prefix, deep=True))  # subfolders say more
             except LackingError as error:
                 raise _awaited(error) from error
-        needed = {name: found[name] for name in wanted(found, code=code)}
-        return _cached(client, uri, needed, Place(bucket, prefix, where), cache)
+    return Place(bucket, prefix, where), {name: found[name] for name in wanted(found, code=code)}
 
 
 def fetch_file(client: S3Client, uri: str, where: str, cache: Path) -> Path:

@@ -22,9 +22,9 @@ class Store:
     """
 
     def __init__(self, storage: Storage, cache: Path, *, trust_remote_code: bool = False) -> None:
-        self._storage = storage
-        self._code = trust_remote_code
+        self.storage = storage
         self.cache = cache
+        self.trust_remote_code = trust_remote_code
 
     def model(self, uri: str, *, where: str = "uri") -> Path:
         """The local folder of a model: config, safetensors, tokenizer. Nobody may write into it.
@@ -41,11 +41,11 @@ class Store:
             case "s3":
                 from evomerge_worker.store import s3_source
 
-                return s3_source.fetch_model(self.s3, uri, where, self.cache, code=self._code)
+                return s3_source.fetch_model(self.s3, uri, where, self.cache, code=self.trust_remote_code)
             case _:
                 from evomerge_worker.store import hub
 
-                return hub.fetch_model(uri, where, self.cache, code=self._code)
+                return hub.fetch_model(uri, where, self.cache, code=self.trust_remote_code)
 
     def file(self, uri: str, *, where: str = "uri") -> Path:
         """The local path of a single file, a data set for one. Errors as `model` raises them."""
@@ -94,7 +94,7 @@ class Store:
         """The S3 client of these settings."""
         from evomerge_worker.store import s3
 
-        return s3.connect(self._storage.s3)
+        return s3.connect(self.storage.s3)
 
 
 def scheme_of(uri: str, where: str) -> str:
