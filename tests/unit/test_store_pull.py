@@ -155,6 +155,28 @@ def test_a_file_that_arrives_damaged_is_noticed_by_its_checksum_and_pulled_again
         assert contents(store.model(uri)) == files
 
 
+def test_a_file_that_comes_as_a_whole_and_damaged_is_noticed_by_its_checksum_and_pulled_again(
+    model: tuple[str, dict[str, bytes]], s3_server: S3Server, tmp_path: Path
+) -> None:
+    uri, files = model
+    files["config.json"] = b'{"architectures": ["LlamaForCausalLM"]}'
+    s3_server.client().put_object(Bucket="pulls", Key=f"{tmp_path.name}/config.json", Body=files["config.json"])
+    damaged: list[bytes] = []
+
+    def change(data: bytes) -> bytes:
+        if b"LlamaForCausalLM" in data and not damaged:
+            damaged.append(data)
+            return data.replace(b"LlamaForCausalLM", b"GemmaForCausalLM")
+        return data
+
+    with proxy(s3_server.endpoint, change) as endpoint:
+        store = Store(Storage(s3=S3(endpoint=endpoint)), tmp_path / "cache")
+        with pytest.raises(StorageError, match=r"could not be read.*checksum"):
+            store.model(uri)
+        assert damaged
+        assert contents(store.model(uri)) == files
+
+
 def test_an_endpoint_with_a_certificate_of_ones_own(
     model: tuple[str, dict[str, bytes]], s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
