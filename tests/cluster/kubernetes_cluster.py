@@ -30,7 +30,9 @@ class Cluster:
 
     def kubectl(self, *arguments: str | Path, stdin: str | None = None) -> str:
         """kubectl's output; KubectlError with its words when it fails."""
-        command = ["kubectl", f"--kubeconfig={self.kubeconfig}", *(str(a) for a in arguments)]
+        # A cache of its own: the usual one goes by address, and remembers the kinds of another cluster there.
+        options = [f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.kubeconfig.parent / 'kubectl'}"]
+        command = ["kubectl", *options, *(str(a) for a in arguments)]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True)
         if done.returncode:
             raise KubectlError(done.stderr.strip() or done.stdout.strip())
