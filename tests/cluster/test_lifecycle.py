@@ -20,7 +20,6 @@ _STEPS = ["prepare-a1", "conclude-a1", "export-a1"]
 _CHILDREN = ("jobs", "pods", "configmaps", "mergecandidates")
 
 
-@pytest.mark.timeout(400)
 def test_parallelism_takes_effect_at_once_and_a_suspended_search_goes_on_as_if_it_had_not_been(
     light_search: Callable[..., Search], operator: OperatorProcess, s3: S3Server, undisturbed: Search
 ) -> None:
@@ -62,7 +61,6 @@ def test_parallelism_takes_effect_at_once_and_a_suspended_search_goes_on_as_if_i
     assert log_of(s3, search) == log_of(s3, undisturbed)
 
 
-@pytest.mark.timeout(400)
 def test_a_deleted_search_leaves_nothing_and_another_of_its_name_begins_anew(
     cluster: Cluster, light_search: Callable[..., Search], operator: OperatorProcess, s3: S3Server
 ) -> None:
@@ -109,7 +107,6 @@ def test_without_an_operator_deletion_of_a_search_and_of_its_namespace_completes
         cluster.get(f"namespace/{searches[1].namespace}")
 
 
-@pytest.mark.timeout(400)
 def test_candidates_that_share_a_pod_share_no_failure_and_an_ended_search_goes_when_its_time_is_over(
     cluster: Cluster, light_search: Callable[..., Search], operator: OperatorProcess, s3: S3Server, undisturbed: Search
 ) -> None:

@@ -24,7 +24,6 @@ _NOBODY = 65532
 Document = dict[str, Any]
 
 
-@pytest.mark.timeout(400)
 def test_queued_time_burns_no_budget_and_only_the_queue_decides_when_a_job_runs(
     cluster: Cluster, light_search: Callable[..., Search], operator: OperatorProcess, namespace: str
 ) -> None:
@@ -68,7 +67,6 @@ def test_queued_time_burns_no_budget_and_only_the_queue_decides_when_a_job_runs(
     assert verbs <= {"create", "delete", "get", "list", "watch"}, "so it never wrote spec.suspend"
 
 
-@pytest.mark.timeout(400)
 def test_a_search_on_accelerators_runs_as_many_pods_as_there_are_and_says_when_there_are_none(
     cluster: Cluster, light_search: Callable[..., Search], operator: OperatorProcess
 ) -> None:
@@ -90,7 +88,6 @@ def test_a_search_on_accelerators_runs_as_many_pods_as_there_are_and_says_when_t
     assert {c["attempts"] for c in counted(search).values()} == {1}
 
 
-@pytest.mark.timeout(400)
 def test_a_pod_is_what_the_template_and_the_cache_make_it_restricted_and_without_a_token(
     cluster: Cluster,
     light_search: Callable[..., Search],
