@@ -19,6 +19,7 @@ TICK_SECONDS = 5.0
 STUCK_SECONDS = 300.0
 """A look that takes longer means that the loop is dead."""
 _GATHER_SECONDS = 0.05  # news come in bursts
+_STOP_SECONDS = 5.0
 _ERROR_SECONDS = (1.0, 30.0)
 _log = logging.getLogger(__name__)
 Document = dict[str, Any]
@@ -77,9 +78,11 @@ class Controller:
     async def stop(self) -> None:
         """End all loops; a write that is under way is finished or torn, as by a crash."""
         loops = list(self._loops.values())
+        self._known.clear()  # one that misses its cancellation, because a time-out came with it, ends by this
         for loop in loops:
             loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        if loops:
+            await asyncio.wait(loops, timeout=_STOP_SECONDS)
 
     def _parent(self, child: Document) -> Known | None:
         return self._known.get((child["metadata"].get("labels") or {}).get(UID_LABEL, ""))
@@ -98,7 +101,8 @@ class Controller:
         pause = 0.0
         while uid in self._known:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), TICK_SECONDS)
+                async with asyncio.timeout(TICK_SECONDS):
+                    await wake.wait()
             await asyncio.sleep(max(pause, _GATHER_SECONDS))
             wake.clear()
             try:

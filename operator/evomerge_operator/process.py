@@ -25,6 +25,7 @@ from evomerge_operator.services.reconcile import Reconciler
 
 _ALIVE_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
+_LEAVE_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -126,7 +127,7 @@ async def _lead(settings: Settings) -> bool:
             for task in tasks:
                 task.cancel()
             await controller.stop()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(tasks, timeout=_LEAVE_SECONDS)
             await lease.release()
     finally:
         await client.close()

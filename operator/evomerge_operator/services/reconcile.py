@@ -48,6 +48,7 @@ class Reconciler:
     def __init__(self, gateway: Gateway, defaults: Defaults) -> None:
         self._gateway = gateway
         self._defaults = defaults
+        self._reading = asyncio.Lock()
 
     async def reconcile(self, known: Known, now: datetime) -> None:
         """Look, settle what has ended, do the next thing, write the status.
@@ -145,11 +146,12 @@ class Reconciler:
 
     async def _read_log(self, known: Known, search: Search) -> str | None:
         """Take over all MergeCandidates; why they cannot be gone on with."""
-        async for document in self._gateway.candidates(known.parent):
-            problem = search.problem_of(search.take(document))
-            if problem is not None:
-                return problem
-            await asyncio.sleep(0)  # a long log must not keep the Lease from being renewed
+        async with self._reading:  # one after the other, and with pauses: the Lease must be renewed meanwhile
+            async for document in self._gateway.candidates(known.parent):
+                problem = search.problem_of(search.take(document))
+                if problem is not None:
+                    return problem
+                await asyncio.sleep(0)
         return search.hole()
 
     async def _lock(self, known: Known) -> PrepareResult | None:
