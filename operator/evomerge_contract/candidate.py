@@ -10,7 +10,7 @@ from evomerge_contract.recipe import Recipe
 Outcome = Literal["Succeeded", "Failed"]
 Genome = tuple[float, ...]
 FailureReason = Literal[
-    "Crashed", "TimedOut", "Garbage", "OutOfMemory", "NotFinite", "InvalidInput", "TryAgain", "Error"
+    "Crashed", "TimedOut", "Garbage", "OutOfMemory", "Evicted", "NotFinite", "InvalidInput", "TryAgain", "Error"
 ]
 
 

@@ -55,8 +55,10 @@ def write_note(tasks: Sequence[Task], reports: Sequence[Report]) -> str:
         NoteTooLongError: a result is larger than a note.
     """
     room = (NOTE_BYTES - 100) // len(tasks)
-    entries = [_entry(task, report, room) for task, report in zip(tasks, reports, strict=True)]
-    note = _text(entries)
+    pairs = list(zip(tasks, reports, strict=True))
+    note = _text([_entry(task, report, room) for task, report in pairs])
+    if len(note.encode()) > NOTE_BYTES:
+        note = _text([_entry(task, _without_skills(report), room) for task, report in pairs])
     if len(note.encode()) > NOTE_BYTES:
         raise NoteTooLongError(
             f"the result takes {len(note.encode())} bytes of a termination message, and {NOTE_BYTES} is all it can hold"
@@ -89,6 +91,14 @@ def _entry(task: Task, report: Report, room: int) -> dict[str, Any]:
         return head | {"s": [report.evaluate.scores[o.name] for o in task.objectives]}
     result = getattr(report, task.kind)
     return head | {"z": base64.b64encode(zlib.compress(canonical_json(_lean(result)).encode(), 9)).decode()}
+
+
+def _without_skills(report: Report) -> Report:
+    """A report whose conclusion tells no figures of single skills: those are in the durable report all the same."""
+    if report.conclude is None:
+        return report
+    rows = [row.model_copy(update={"skills": {}}) for row in report.conclude.test]
+    return report.model_copy(update={"conclude": report.conclude.model_copy(update={"test": rows})})
 
 
 def _lean(result: PrepareResult | ConcludeResult | ExportResult) -> dict[str, Any]:

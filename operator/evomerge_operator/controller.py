@@ -13,7 +13,7 @@ from evomerge_operator.kube.objects import UID_LABEL
 from evomerge_operator.services.decide import has_ended
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.publish import publish
-from evomerge_operator.services.reconcile import Reconciler
+from evomerge_operator.services.reconcile import Reconciler, VanishedError
 
 TICK_SECONDS = 5.0
 STUCK_SECONDS = 300.0
@@ -85,7 +85,9 @@ class Controller:
             await asyncio.wait(loops, timeout=_STOP_SECONDS)
 
     def _parent(self, child: Document) -> Known | None:
-        return self._known.get((child["metadata"].get("labels") or {}).get(UID_LABEL, ""))
+        known = self._known.get((child["metadata"].get("labels") or {}).get(UID_LABEL, ""))
+        # Anybody can write a label, in any namespace.
+        return known if known is not None and known.parent.namespace == child["metadata"]["namespace"] else None
 
     def _forget(self, uid: str) -> None:
         known = self._known.pop(uid, None)
@@ -107,11 +109,8 @@ class Controller:
             wake.clear()
             try:
                 pause = await self._look(known, pause)
-            except GoneError:
+            except VanishedError:
                 self._forget(uid)
-                return
-            except NotLeaderError as error:
-                _log.warning("%s: %s", known.parent.name, error)
                 return
 
     async def _look(self, known: Known, pause: float) -> float:
@@ -121,14 +120,18 @@ class Controller:
         try:
             with metrics.RECONCILE_SECONDS.time():
                 await self._reconciler.reconcile(known, datetime.now(UTC))
+            publish(known)
             if has_ended(known):
                 known.rest()
-            publish(known)
             return 0.0
-        except (GoneError, NotLeaderError):
+        except VanishedError:
             raise
-        except ConflictError as error:
+        except (ConflictError, GoneError) as error:
             _log.info("%s/%s: %s; looking again", known.parent.namespace, known.parent.name, error)
+            known.doubt()
+        except NotLeaderError as error:
+            # If the Lease is lost for good, the process ends; if it is won back in time, all goes on.
+            _log.warning("%s/%s: %s", known.parent.namespace, known.parent.name, error)
             known.doubt()
         except UnavailableError as error:
             _log.warning("%s/%s: %s", known.parent.namespace, known.parent.name, error)

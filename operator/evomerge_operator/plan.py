@@ -145,11 +145,19 @@ def replay_problem(run: Run, candidates: Sequence[Candidate]) -> str | None:
 
 def candidate_problem(run: Run, candidate: Candidate) -> str | None:
     """What keeps a line of the log from being this run's: another algorithm, or a genome that means another recipe."""
-    if candidate.algorithm != run.search.version:
-        return f"was begun with {candidate.algorithm}, this version has {run.search.version}"
+    problem = version_problem(run, candidate)
+    if problem:
+        return problem
     if candidate.genome is not None and run.space.decode(candidate.genome).digest != candidate.recipe_digest:
         return f"holds a genome at {candidate.stage} {candidate.index} that decodes to another recipe than it did"
     return None
+
+
+def version_problem(run: Run, candidate: Candidate) -> str | None:
+    """What keeps a line of the log from being this run's: another algorithm's version."""
+    if candidate.algorithm == run.search.version:
+        return None
+    return f"was begun with {candidate.algorithm}, this version has {run.search.version}"
 
 
 def all_sources_failed(run: Run, finished: Mapping[Key, Candidate]) -> str | None:

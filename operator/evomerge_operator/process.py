@@ -101,8 +101,9 @@ async def _run(settings: Settings) -> NoReturn:
 async def _lead(settings: Settings) -> bool:
     """Wait for the API server and the Lease, then work until the Lease or the watch is lost; whether a signal ended the
     watch, for Kopf takes over the signals' handlers."""
-    client = await Client.connect()
-    lease = Lease(client, settings.lease_namespace, settings.lease, settings.identity)
+    # The Lease has a connection of its own: no burst of other requests keeps it from being renewed.
+    client, lease_client = await Client.connect(), await Client.connect()
+    lease = Lease(lease_client, settings.lease_namespace, settings.lease, settings.identity)
     gateway = Gateway(client, lease)
     try:
         await _until_served(gateway)
@@ -131,6 +132,7 @@ async def _lead(settings: Settings) -> bool:
             await lease.release()
     finally:
         await client.close()
+        await lease_client.close()
 
 
 async def _until_served(gateway: Gateway) -> None:

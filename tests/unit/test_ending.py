@@ -20,7 +20,7 @@ from evomerge_operator.services.ending import (
     ending_of,
     has_ended,
 )
-from kube_documents import NOW, evomerge, job, known_of, pod, terminated
+from kube_documents import NOW, evomerge, job, known_of, pod, terminated, time
 
 KNOWN = known_of(evomerge(), searching=True)
 JOB = job(KNOWN)
@@ -87,8 +87,10 @@ def test_a_note_that_was_written_before_an_eviction_is_believed() -> None:
         (pod(JOB, phase="Failed", worker=terminated(1, message="Traceback")), "Crashed"),
         (pod(JOB, phase="Failed", worker=terminated(1, message=note(SCORED))), "Crashed"),
         (pod(JOB, phase="Failed", worker=terminated(2)), "Crashed"),
-        (pod(JOB, phase="Failed"), "Crashed"),
         (pod(JOB, phase="Failed", reason="DeadlineExceeded", worker=terminated(143)), "TimedOut"),
+        (pod(JOB, phase="Failed", reason="DeadlineExceeded", worker=terminated(75, message=note(AWAY))), "TimedOut"),
+        (pod(JOB, phase="Failed", reason="Evicted", message="Usage of EmptyDir volume exceeds the limit"), "Evicted"),
+        (pod(JOB, phase="Running", worker=terminated(1)), "Crashed"),  # and another container goes on
         (pod(JOB, phase="Failed", reason="DeadlineExceeded", deleted=True), "TimedOut"),
         (pod(JOB, phase="Succeeded", worker=terminated(0, "Completed")), "Garbage"),
         (pod(JOB, phase="Succeeded", worker=terminated(0, "Completed", note(SCORED)[:-1])), "Garbage"),
@@ -108,7 +110,11 @@ def test_what_ended_by_itself_without_a_note_has_failed(of_pod: dict[str, Any], 
         pod(JOB, phase="Failed", conditions=DISRUPTED, worker=terminated(143)),
         pod(JOB, phase="Failed", conditions=DISRUPTED, worker=terminated(75, message=note(AWAY))),
         pod(JOB, phase="Failed", worker=terminated(143), deleted=True),
-        pod(JOB, phase="Failed", reason="Evicted", message="the node was low on memory"),
+        pod(JOB, phase="Failed", reason="Evicted", message="the node was low on memory", conditions=DISRUPTED),
+        pod(JOB, phase="Failed"),
+        pod(JOB, phase="Failed", reason="UnexpectedAdmissionError", message="no healthy devices present"),
+        pod(JOB, phase="Failed", worker=terminated(137, "ContainerStatusUnknown")),
+        pod(JOB, phase="Failed", worker=terminated(128, "StartError", "device hook failed")),
         pod(JOB, phase="Failed", reason="NodeLost"),
         pod(JOB, phase="Running", worker={"running": {}}),  # and it will never say more
     ],
@@ -146,3 +152,10 @@ def test_a_finished_job_without_a_pod_has_ended_once_the_pods_watch_had_its_time
     assert has_ended(failed, None, NOW + timedelta(seconds=11), gone=False)
     complete = view_job(job(KNOWN, conditions=[{"type": "Complete", "status": "False"}]))
     assert not has_ended(complete, None, NOW + timedelta(days=1), gone=False)
+
+
+def test_a_pod_that_should_have_been_gone_a_minute_ago_is_on_a_dead_node() -> None:
+    stays = view_pod(pod(JOB, phase="Running", worker={"running": {"startedAt": time(1)}}, deleted=True))
+    assert not has_ended(view_job(JOB), stays, NOW + timedelta(seconds=9 + 60), gone=False)
+    assert has_ended(view_job(JOB), stays, NOW + timedelta(seconds=9 + 61), gone=False)
+    assert ending_of(stays, [task()]) == Disrupted("the pod was deleted")

@@ -95,3 +95,13 @@ def test_disruptions_of_candidates_and_steps_count_together(known: Known) -> Non
     assert known.disruptions == 5
     assert known.ended_attempts("prepare") == 3
     assert known.ended_attempts("export") == 0
+
+
+def test_a_job_that_only_bears_the_labels_is_not_taken_for_one_of_ours(known: Known) -> None:
+    foreign = job(known, index=7, uid="job-7")
+    foreign["metadata"]["ownerReferences"] = [{"kind": "EvoMerge", "name": "other", "uid": "other"}]
+    bare = {"metadata": {"name": "bare", "uid": "job-8", "labels": dict(foreign["metadata"]["labels"])}}
+    before = set(known.jobs)
+    known.observed([foreign, bare], [], set(), NOW)
+    known.saw_job(foreign, deleted=False)
+    assert set(known.jobs) == before

@@ -93,18 +93,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_to_come_holds_it_and_another_only_once_it_is_given_back() -> None:
     async def test(leases: Leases, make: Callable[[str], Lease]) -> None:
         first, second = make("first"), make("second")
-        assert not first.holds()
+        assert first.seconds_left() <= 0
         await first.win()
         waiting = asyncio.create_task(second.win())
         keeping = asyncio.create_task(first.keep())
         while leases.version < 20:  # longer than its duration: renewals keep the other out
             await asyncio.sleep(0.02)
-        assert (leases.holder, first.holds(), second.holds()) == ("first", True, False)
+        assert (leases.holder, first.seconds_left() > 0, second.seconds_left() > 0) == ("first", True, False)
         keeping.cancel()
         await first.release()
-        assert not first.holds()
+        assert first.seconds_left() <= 0
         await waiting
-        assert (leases.holder, second.holds()) == ("second", True)
+        assert (leases.holder, second.seconds_left() > 0) == ("second", True)
         assert leases.stored is not None
         assert leases.stored["spec"]["leaseTransitions"] == 1
 
@@ -119,13 +119,13 @@ def test_it_ends_by_our_clock_when_the_server_is_away_and_before_another_may_tak
         waiting = asyncio.create_task(second.win())
         leases.away = True
         await keeping  # it is told that it is lost, though nobody answers
-        assert not first.holds()
+        assert first.seconds_left() <= 0
         leases.away = False
         assert leases.holder == "first"  # in the store still
         await waiting
         assert leases.holder == "second"
         await first.release()  # a late one takes nothing away
-        assert (leases.holder, second.holds()) == ("second", True)
+        assert (leases.holder, second.seconds_left() > 0) == ("second", True)
 
     run(test)
 
@@ -134,9 +134,9 @@ def test_the_same_process_takes_it_up_again_after_a_restart_at_once() -> None:
     async def test(leases: Leases, make: Callable[[str], Lease]) -> None:
         await make("pod").win()
         again = make("pod")
-        assert not again.holds()
+        assert again.seconds_left() <= 0
         await asyncio.wait_for(again.win(), 1.0)
-        assert again.holds()
+        assert again.seconds_left() > 0
         assert leases.stored is not None
         assert leases.stored["spec"]["leaseTransitions"] == 0
 
@@ -149,7 +149,7 @@ def test_of_two_that_find_it_free_one_wins() -> None:
         done, pending = await asyncio.wait(
             [asyncio.create_task(racer.win()) for racer in racers], return_when=asyncio.FIRST_COMPLETED
         )
-        assert [racer.holds() for racer in racers].count(True) == len(done) == 1
+        assert [racer.seconds_left() > 0 for racer in racers].count(True) == len(done) == 1
         for task in pending:
             task.cancel()
 
@@ -165,7 +165,7 @@ def test_no_write_leaves_the_process_once_the_lease_is_lost() -> None:
             await gateway.create_job(job, Parent("ns", "tiny", "uid"))
         await lease.win()
         await gateway.create_job(job, Parent("ns", "tiny", "uid"))
-        while lease.holds():
+        while lease.seconds_left() > 0:
             await asyncio.sleep(0.02)
         with pytest.raises(NotLeaderError):
             await gateway.delete_job("ns", "job", "uid")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from evomerge_contract.status import EvoMergeStatus
 from evomerge_operator.services.decide import Fail, Suspend, Wait
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.standing import hindrance, only_figures, status_of
@@ -153,3 +154,11 @@ def queued(known: Known, uid: str, **status: Any) -> dict[str, Any]:
     made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpus"
     made["spec"]["suspend"] = True
     return made
+
+
+def test_any_words_at_all_make_a_status_that_can_be_stored() -> None:
+    known = known_of(evomerge())
+    status = status_of(known, Fail("Failed to pull image!", "x" * 40_000), NOW)
+    assert (status.reason, len(status.message or "")) == ("Failed_to_pull_image", 4000)
+    assert EvoMergeStatus.model_validate(status.wire()) == status
+    assert status_of(known, Fail("0/1", "no"), NOW).reason == "Reason_0_1"

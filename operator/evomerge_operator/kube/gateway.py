@@ -4,25 +4,29 @@ Every write is guarded: it is refused once the Lease is lost, and can be made to
 What a stale leader could overwrite carries the resourceVersion that was read; nothing is ever forced.
 """
 
+import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from evomerge_operator.kube.client import Client, Document
-from evomerge_operator.kube.errors import ConflictError, GoneError, NotLeaderError
+from evomerge_operator.kube.errors import ConflictError, GoneError, NotLeaderError, UnavailableError
 from evomerge_operator.kube.failpoints import failpoint
 from evomerge_operator.kube.objects import API_VERSION, DIGEST, Parent
 
 _EVOMERGE = f"/apis/{API_VERSION}"
 _PAGE = 500
+_STRICT = {"fieldValidation": "Strict"}
+_WRITES_AT_ONCE = 24
+"""Fewer than the client's connections, so that reads get on too."""
 
 
 class Fence(Protocol):
     """Who knows whether this process may write."""
 
-    def holds(self) -> bool:
-        """Whether the Lease is held, with time to spare for a write."""
+    def seconds_left(self) -> float:
+        """How long a write that begins now may take; 0 or less: none may begin."""
 
 
 WRITES: list[str] = []
@@ -40,13 +44,18 @@ def _write(
 
     @functools.wraps(method)
     async def guarded(self: "Gateway", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not self.fence.holds():
-            raise NotLeaderError(f"{method.__name__}: the Lease is lost; nothing was written")
-        failpoint(method.__name__, "before")
-        try:
-            return await method(self, *args, **kwargs)
-        finally:  # also when news of it come before its answer, and nobody waits any more
-            failpoint(method.__name__, "after")
+        async with self._writing:  # asked after the wait for a turn, not before
+            left = self.fence.seconds_left()
+            if left <= 0:
+                raise NotLeaderError(f"{method.__name__}: the Lease is lost; nothing was written")
+            failpoint(method.__name__, "before")
+            try:
+                async with asyncio.timeout(left):
+                    return await method(self, *args, **kwargs)
+            except TimeoutError as error:
+                raise UnavailableError(f"{method.__name__}: no answer while the Lease was held for sure") from error
+            finally:  # also when news of it come before its answer, and nobody waits any more
+                failpoint(method.__name__, "after")
 
     return guarded
 
@@ -56,6 +65,7 @@ class Gateway:
 
     def __init__(self, client: Client, fence: Fence) -> None:
         self._client = client
+        self._writing = asyncio.Semaphore(_WRITES_AT_ONCE)
         self.fence = fence
 
     async def served(self) -> bool:
@@ -100,7 +110,7 @@ class Gateway:
             RefusedError: it would not, in the server's words.
         """
         path = _path("/apis/batch/v1", job["metadata"]["namespace"], "jobs")
-        query = {"dryRun": "All", "fieldValidation": "Strict"}
+        query = {"dryRun": "All", **_STRICT}
         with contextlib.suppress(ConflictError):  # one of that name is there, so it was accepted before
             await self._client.request("create", path, query=query, body=job)
 
@@ -130,7 +140,7 @@ class Gateway:
     async def create_job(self, job: Document, parent: Parent) -> Document:
         """Create a Job; one of the same name is as good if it is this EvoMerge's and has the same tasks."""
         path = _path("/apis/batch/v1", parent.namespace, "jobs")
-        return await self._create(path, job, parent, lambda there: _digest(there) == _digest(job))
+        return await self._create(path, job, parent, lambda there: _digest(there) == _digest(job), _STRICT)
 
     @_write
     async def delete_job(self, namespace: str, name: str, uid: str) -> None:
@@ -173,10 +183,15 @@ class Gateway:
             await self._client.request("delete", path, body=body)
 
     async def _create(
-        self, path: str, document: Document, parent: Parent, same: Callable[[Document], bool]
+        self,
+        path: str,
+        document: Document,
+        parent: Parent,
+        same: Callable[[Document], bool],
+        query: Mapping[str, str] | None = None,
     ) -> Document:
         try:
-            return await self._client.request("create", path, body=document)
+            return await self._client.request("create", path, query=query, body=document)
         except ConflictError:
             # Perhaps an earlier answer got lost; perhaps the name is someone else's, or of something on its way out.
             there = await self._client.request("get", f"{path}/{document['metadata']['name']}")

@@ -110,7 +110,7 @@ def make_job(
     config_map = tasks_config_map(parent, attempt, text)
     long = config_map["metadata"]["name"] if config_map is not None else None
     labels = {"app.kubernetes.io/name": "evomerge-worker", STAGE_LABEL: attempt.step, TASK_LABEL: attempt.kind}
-    seconds = sum(task.timeout_seconds for task in tasks) + _START_SECONDS
+    seconds = sum(task.timeout_seconds for task in tasks) + max(_START_SECONDS, spec.worker.start_seconds)
     own = {
         "metadata": {
             "labels": parent.labels | labels,
@@ -142,23 +142,28 @@ def gpus(worker: Worker) -> int:
     return sum(int(float(q)) for name, q in limits.items() if name.endswith("/gpu") and q.replace(".", "").isdigit())
 
 
-def merged(below: Any, above: Any) -> Any:
+_ONE_SOURCE = ("volumes", "env")
+
+
+def merged(below: Any, above: Any, field: str = "") -> Any:
     """`above` laid over `below` as Kubernetes lays a patch over a pod template.
 
     Mappings are merged; of lists of named things (containers, volumes, variables, mounts) those of one name are
-    merged and others added; any other list is replaced.
+    merged and others added; any other list is replaced. `field` is where the two lie: of volumes and variables, which
+    have one source each, those of one name are replaced.
     """
     if isinstance(below, Mapping) and isinstance(above, Mapping):
         result = dict(below)
         for key, value in above.items():
-            result[key] = merged(result[key], value) if key in result else copy.deepcopy(value)
+            result[key] = merged(result[key], value, key) if key in result else copy.deepcopy(value)
         return result
     if isinstance(below, list) and isinstance(above, list):
         key = _name_key(below + above)
         if key is not None:
             found = {item[key]: item for item in below}
             for item in above:
-                found[item[key]] = merged(found[item[key]], item) if item[key] in found else item
+                whole = item[key] not in found or field in _ONE_SOURCE
+                found[item[key]] = item if whole else merged(found[item[key]], item)
             return list(found.values())
     return copy.deepcopy(above)
 

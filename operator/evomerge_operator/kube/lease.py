@@ -2,7 +2,7 @@
 
 The client library's own election waits for answers without limit and trusts the wall clock. Here the right to write
 ends by this process's monotonic clock, counted from before the last renewal was asked for, whatever the server or the
-network does: `holds` is asked before every write.
+network does: `seconds_left` is asked before every write.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ class Lease:
         self._seen: tuple[str, str] | None = None  # holder and renewal that another process wrote, and
         self._seen_at = 0.0  # when they were first seen, by our clock: the other's clock is not ours
 
-    def holds(self) -> bool:
-        """Whether this process may begin a write now."""
-        return time.monotonic() < self._held_until - _WRITE_SECONDS
+    def seconds_left(self) -> float:
+        """How long a write that begins now may take; 0 or less: none may begin."""
+        return self._held_until - _WRITE_SECONDS - time.monotonic()
 
     async def win(self) -> None:
         """Return once the Lease is ours."""

@@ -24,6 +24,8 @@ _CANNOT_START = frozenset(
         "RunContainerError",
     }
 )
+_NEVER_RAN = frozenset({"ContainerStatusUnknown", "StartError", "ContainerCannotRun"})
+"""Reasons that speak of the node, not of the worker."""
 Document = dict[str, Any]
 
 
@@ -66,11 +68,15 @@ class PodView:
     node: str | None
     started: datetime | None
     """When the worker container began."""
+    due: datetime | None
+    """When it should be gone, if it was deleted."""
     ended: bool
     exit: Exit | None
     disruption: str | None
     """What took the pod away, if something did."""
     timed_out: bool
+    evicted: str | None
+    """Why the kubelet ended it, when it was for a limit of the pod's own."""
     hindrance: tuple[str, str] | None
     """Reason and message of what keeps it from starting."""
 
@@ -108,16 +114,21 @@ def view_pod(pod: Document) -> PodView | None:
     state: Document = next((s.get("state") or {} for s in statuses if s.get("name") == CONTAINER), {})
     terminated = state.get("terminated")
     began = (terminated or state.get("running") or {}).get("startedAt")
+    exit = _exit(terminated)
+    deleted = metadata.get("deletionTimestamp")
     return PodView(
         uid=metadata["uid"],
         job=owner["name"],
         job_uid=owner["uid"],
         node=(pod.get("spec") or {}).get("nodeName"),
         started=time_of(began) if began else None,
-        ended=status.get("phase") in ("Succeeded", "Failed"),
-        exit=_exit(terminated),
-        disruption=_disruption(metadata, status),
+        due=time_of(deleted) if deleted else None,
+        # A container that has ended stays so, whatever other containers somebody has put beside it.
+        ended=status.get("phase") in ("Succeeded", "Failed") or exit is not None,
+        exit=exit,
+        disruption=_disruption(metadata, status, exit),
         timed_out=status.get("reason") == "DeadlineExceeded",
+        evicted=status.get("message") or "" if status.get("reason") == "Evicted" else None,
         hindrance=_hindrance(status, state),
     )
 
@@ -131,6 +142,8 @@ def failure_of(pod: PodView) -> tuple[FailureReason, str]:
     """Reason and words for a pod that ended by itself and without a note that can be believed."""
     if pod.timed_out:
         return "TimedOut", "the pod ran longer than its tasks may take together"
+    if pod.evicted is not None:
+        return "Evicted", f"the pod went over a limit of its own: {pod.evicted}"
     if pod.exit is None:
         return "Crashed", "the pod failed before its worker ended"
     if pod.exit.reason == "OOMKilled":
@@ -147,14 +160,22 @@ def _exit(terminated: Document | None) -> Exit | None:
     return Exit(int(terminated.get("exitCode", -1)), terminated.get("reason") or "", terminated.get("message") or "")
 
 
-def _disruption(metadata: Document, status: Document) -> str | None:
-    """Kubernetes says so by a condition, or by the deletion mark alone when somebody deleted the pod."""
+def _disruption(metadata: Document, status: Document, exit: Exit | None) -> str | None:
+    """Kubernetes says so by a condition, by the deletion mark alone when somebody deleted the pod, or by a container
+    that never ran, or of whose end its node knows nothing. An eviction without a condition is no disruption: it was for
+    a limit of the pod's own."""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             return f"{condition.get('reason')}: {condition.get('message')}"
-    if status.get("reason") in ("Evicted", "NodeLost", "Shutdown", "Terminated"):
+    if status.get("reason") in ("Evicted", "DeadlineExceeded"):
+        return None
+    if metadata.get("deletionTimestamp"):
+        return "the pod was deleted"
+    if status.get("phase") == "Failed" and exit is None:
+        return f"{status.get('reason') or 'the pod failed before its worker began'}: {status.get('message', '')}"
+    if status.get("reason") in ("NodeLost", "Shutdown", "Terminated"):
         return f"{status['reason']}: {status.get('message', '')}"
-    return "the pod was deleted" if metadata.get("deletionTimestamp") else None
+    return f"{exit.reason}: {exit.message}" if exit is not None and exit.reason in _NEVER_RAN else None
 
 
 def _hindrance(status: Document, state: Document) -> tuple[str, str] | None:

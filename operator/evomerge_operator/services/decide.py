@@ -152,6 +152,7 @@ def _stopped(known: Known, manifest: EvoMerge, now: datetime) -> Decision | None
     if known.disruptions > spec.budget.disruptions:
         lost = "1 attempt lost its pod" if known.disruptions == 1 else f"{known.disruptions} attempts lost their pods"
         message = f"{lost}, more than spec.budget.disruptions ({spec.budget.disruptions}) allows"
+        message += f"; the last: {known.last_loss}" if known.last_loss else ""
         return Fail("TooManyDisruptions", message)
     for step in (PREPARE, CONCLUDE, EXPORT):
         if known.counters(step).failures >= MAX_STEP_FAILURES:

@@ -10,6 +10,8 @@ from evomerge_contract.report import Report
 from evomerge_contract.task import Task
 from evomerge_operator.kube.pods import EXIT_INVALID_INPUT, EXIT_TRY_AGAIN, JobView, PodView, failure_of
 
+_DEAD_NODE = timedelta(seconds=60)
+"""A pod that should have been gone for so long is on a node that does not answer."""
 _POD_GRACE = timedelta(seconds=10)  # Job and pod come by different watches
 
 
@@ -56,19 +58,25 @@ def has_ended(job: JobView, pod: PodView | None, now: datetime, gone: bool) -> b
     """Whether nothing more is to come of a Job."""
     if gone or (pod is not None and pod.ended):
         return True
+    if pod is not None and pod.due is not None and now - pod.due > _DEAD_NODE:
+        return True
     # Finished without a pod: it was deleted together with its node, say.
     return job.finished and pod is None and now - job.created > _POD_GRACE
 
 
 def ending_of(pod: PodView | None, tasks: Sequence[Task]) -> Ending:
     """How an attempt at `tasks` has ended. Scores are believed at exit code 0 only."""
-    if pod is None or not pod.ended:
+    if pod is None:
         return Disrupted("its pod is gone, with all that it might have said")
+    if not pod.ended:
+        return Disrupted(pod.disruption or "its pod was taken away before it ended")
     exit_code = pod.exit.code if pod.exit is not None else None
     reports = read_note(pod.exit.message, tasks) if pod.exit is not None else None
     if exit_code == 0 and reports is not None:
         return Reported([_with_host(_killed_for_memory(r, pod), pod) for r in reports])
-    if pod.disruption is not None and not pod.timed_out:
+    if pod.timed_out:  # whatever the worker made of the signal
+        return Failed(*failure_of(pod))
+    if pod.disruption is not None:
         return Disrupted(pod.disruption)
     if exit_code == EXIT_TRY_AGAIN:
         return Waits(_words(reports, pod))

@@ -43,6 +43,10 @@ class Known:
     start_backoff: float = 0.0
     hindered: tuple[str, str] | None = None
     """Reason and message of why the last start came to nothing, until one does not."""
+    losses: int = 0
+    """Looks in a row at which attempts were lost, and none was not."""
+    last_loss: str = ""
+    """What took the last attempt that was lost."""
     written_at: datetime | None = None
     """When the status was last written."""
 
@@ -70,6 +74,8 @@ class Known:
     def saw_job(self, job: Document, *, deleted: bool) -> None:
         """A newer state of a Job, or its end."""
         uid, name = job["metadata"]["uid"], job["metadata"]["name"]
+        if not self.parent.owns(job):
+            return
         if deleted:
             if uid in self.deleted:
                 self.deleted.discard(uid)
@@ -106,7 +112,7 @@ class Known:
 
     def observed(self, jobs: list[Document], pods: list[Document], before: Set[str], now: datetime) -> None:
         """Take over complete lists: what was there `before` (UIDs of pods) and is not in them is gone."""
-        found = {job["metadata"]["name"] for job in jobs}
+        found = {job["metadata"]["name"] for job in jobs if self.parent.owns(job)}
         self.deleted &= {job["metadata"]["uid"] for job in jobs}
         self.gone |= self.jobs.keys() - found
         for job in jobs:

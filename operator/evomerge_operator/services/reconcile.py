@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge_contract.report import PrepareResult
 from evomerge_contract.status import EvoMergeStatus
-from evomerge_operator.errors import InputError
+from evomerge_operator.errors import EvoMergeError, InputError
 from evomerge_operator.kube.errors import GoneError, RefusedError
 from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
@@ -25,6 +25,7 @@ from evomerge_operator.services.settle import (
     PROBE_SECONDS,
     count_wait,
     end_job,
+    forgiven,
     lock_name,
     settle,
     write_status,
@@ -42,6 +43,10 @@ _log = logging.getLogger(__name__)
 Document = dict[str, Any]
 
 
+class VanishedError(EvoMergeError):
+    """The EvoMerge itself is not there any more."""
+
+
 class Reconciler:
     """Carries an EvoMerge a step further each time."""
 
@@ -55,6 +60,7 @@ class Reconciler:
 
         Raises:
             KubeError: the API server refused or did not answer; the next look begins where this one ended.
+            VanishedError: there is nothing to look at any more.
         """
         before = known.status
         decision = await self._decide(known, now)
@@ -94,9 +100,13 @@ class Reconciler:
 
     async def _observe(self, known: Known, now: datetime) -> None:
         """What a watch may have missed: the resource itself, its Jobs and its pods."""
-        known.saw_evomerge(await self._gateway.evomerge(known.parent.namespace, known.parent.name))
-        if known.document["metadata"]["uid"] != known.parent.uid:
-            raise GoneError(f"{known.parent.name} is another one now")
+        try:
+            document = await self._gateway.evomerge(known.parent.namespace, known.parent.name)
+        except GoneError as error:
+            raise VanishedError(f"{known.parent.name} is gone") from error
+        if document["metadata"]["uid"] != known.parent.uid:
+            raise VanishedError(f"{known.parent.name} is another one now")
+        known.saw_evomerge(document)
         before = {pod.uid for pod in known.pods.values()}
         known.observed(await self._gateway.jobs(known.parent), await self._gateway.pods(known.parent), before, now)
 
@@ -125,6 +135,8 @@ class Reconciler:
             return None
         if known.prepared is None:
             known.prepared = await self._lock(known)
+            if known.prepared is None and known.counters(decide.PREPARE).succeeded:
+                return Fail("LogDamaged", f"the ConfigMap {lock_name(known)}, which pins models and data, was deleted")
         if known.prepared is None or known.search is not None:
             return None
         try:
@@ -275,8 +287,6 @@ def _event(known: Known, status: EvoMergeStatus, now: datetime) -> Document:
 
 def _forgiven(status: EvoMergeStatus) -> EvoMergeStatus:
     """After an end and an edit: steps may fail anew, and their attempts keep counting."""
-    steps = {
-        name: c.model_copy(update={"failures": 0, "waits": c.waits + c.failures}) for name, c in status.steps.items()
-    }
+    steps = {name: forgiven(counters) for name, counters in status.steps.items()}
     changes = {"steps": steps, "phase": None, "reason": None, "message": None, "finished_at": None}
     return status.model_copy(update=changes)

@@ -11,6 +11,8 @@ from evomerge_operator.kube.candidates import finished_candidate, genome_of
 from evomerge_operator.plan import BASELINES, Key, State
 from evomerge_operator.prepared import Run
 
+_DECODED = 16
+"""Candidates whose recipes are compared with what their genomes decode to, when a log is read."""
 Document = dict[str, Any]
 
 
@@ -71,7 +73,11 @@ class Search:
     def problem_of(self, key: Key) -> str | None:
         """Why a candidate's line of the log cannot be gone on with: it is another version's."""
         candidate = self.finished.get(key)
-        return plan.candidate_problem(self.run, candidate) if candidate is not None else None
+        if candidate is None:
+            return None
+        # Decoding takes milliseconds, and decoding that has changed shows at any candidate.
+        whole = key.index < _DECODED
+        return plan.candidate_problem(self.run, candidate) if whole else plan.version_problem(self.run, candidate)
 
     def hole(self) -> str | None:
         """Why the log as a whole cannot be gone on with: candidates are missing."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
@@ -25,6 +25,8 @@ from evomerge_operator.services.search import Search
 from evomerge_operator.services.tasks import step_tasks
 
 PROBE_SECONDS = 30
+_LOSSES_AT_ONCE = 5
+_LONGEST_PAUSE_SECONDS = 300.0
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
@@ -39,8 +41,11 @@ class Verdict:
 
 async def settle(known: Known, gateway: Gateway, now: datetime) -> Verdict | None:
     """Tell every attempt that has ended, all at once; returns the gravest of what they mean for the whole."""
-    told = [_settle_job(known, gateway, job, now) for job in list(known.jobs.values()) if _can_tell(known, job, now)]
+    endings: list[Ending] = []
+    jobs = [job for job in known.jobs.values() if _can_tell(known, job, now)]
+    told = [_settle_job(known, gateway, job, now, endings) for job in jobs]
     verdicts = [verdict for verdict in await together(told) if verdict is not None]
+    _pause_after_losses(known, endings, now)
     return min(verdicts, key=lambda v: v.reason == STORAGE, default=None)  # wrong input before storage
 
 
@@ -54,18 +59,44 @@ async def together(coroutines: Iterable[Awaitable[R]]) -> list[R]:
 
 
 def _can_tell(known: Known, job: JobView, now: datetime) -> bool:
+    if job.attempt.indices and known.search is None:
+        return False
     ended = has_ended(job, known.pods.get(job.name), now, gone=job.name in known.gone)
-    return ended and (known.search is not None or not job.attempt.indices)
+    return ended or _lacks_candidate(known, job)
 
 
-async def _settle_job(known: Known, gateway: Gateway, job: JobView, now: datetime) -> Verdict | None:
+def _lacks_candidate(known: Known, job: JobView) -> bool:
+    """Whether somebody has deleted a MergeCandidate of a Job: it is to be asked anew, and what the Job says is void."""
+    search = known.search
+    keys = [Key(job.attempt.step, index) for index in job.attempt.indices]
+    return search is not None and any(key not in search.open and key not in search.finished for key in keys)
+
+
+async def _settle_job(
+    known: Known, gateway: Gateway, job: JobView, now: datetime, endings: list[Ending]
+) -> Verdict | None:
+    """Tell what a Job came to, and delete it; its ending is added to `endings`."""
     pod = known.pods.get(job.name)
-    if known.search is not None and job.attempt.indices:
-        verdict = await _settle_candidates(known, known.search, gateway, job, pod)
-    else:
-        verdict = await _settle_step(known, gateway, job, pod, now)
+    verdict = None
+    if known.search is None or not job.attempt.indices:
+        verdict = await _settle_step(known, gateway, job, pod, now, endings)
+    elif not _lacks_candidate(known, job):
+        verdict = await _settle_candidates(known, known.search, gateway, job, pod, endings)
     await end_job(known, gateway, job)
     return verdict
+
+
+def _pause_after_losses(known: Known, endings: Sequence[Ending], now: datetime) -> None:
+    """Start more slowly while look after look nothing but losses comes back: something is wrong with the nodes."""
+    lost = [ending for ending in endings if isinstance(ending, Disrupted)]
+    if len(lost) < len(endings):
+        known.losses = 0
+    elif lost:
+        known.losses += 1
+        known.last_loss = lost[-1].message
+        if known.losses > _LOSSES_AT_ONCE:
+            seconds = min(_LONGEST_PAUSE_SECONDS, 2.0 ** (known.losses - _LOSSES_AT_ONCE))
+            known.starts_at = now + timedelta(seconds=seconds)
 
 
 async def end_job(known: Known, gateway: Gateway, job: JobView) -> None:
@@ -77,12 +108,13 @@ async def end_job(known: Known, gateway: Gateway, job: JobView) -> None:
 
 
 async def _settle_candidates(
-    known: Known, search: Search, gateway: Gateway, job: JobView, pod: PodView | None
+    known: Known, search: Search, gateway: Gateway, job: JobView, pod: PodView | None, endings: list[Ending]
 ) -> Verdict | None:
     """Tell each candidate of a Job that has not been told of this attempt yet."""
     keys = [Key(job.attempt.step, index) for index in job.attempt.indices]
     starts = [plan.start_of(search.run, key, _genome(search, key)) for key in keys]
     ending = ending_of(pod, [start.task for start in starts])
+    endings.append(ending)
     reports = ending.reports if isinstance(ending, Reported) else [None] * len(starts)
     verdict = _verdict(ending)
     for start, attempt, report in zip(starts, job.attempt.attempts, reports, strict=True):
@@ -150,13 +182,14 @@ def _counted(before: CandidateStatus, counter: str) -> CandidateStatus:
 
 
 async def _settle_step(
-    known: Known, gateway: Gateway, job: JobView, pod: PodView | None, now: datetime
+    known: Known, gateway: Gateway, job: JobView, pod: PodView | None, now: datetime, endings: list[Ending]
 ) -> Verdict | None:
     """Tell the end of prepare, conclude or export: its counter, and its result, in one write of the status."""
     step = job.attempt.step
     if known.ended_attempts(step) >= job.attempt.attempts[0]:
         return None  # told before a crash
     ending = _step_ending(known, step, pod)
+    endings.append(ending)
     if isinstance(ending, Reported) and ending.reports[0].reason is not None:
         ending = _of_step(ending.reports[0])
     changes: dict[str, object] = {}
@@ -170,6 +203,8 @@ async def _settle_step(
     counter = _COUNTERS[type(ending)]
     counters = known.counters(step)
     counters = counters.model_copy(update={counter: getattr(counters, counter) + 1})
+    if counter == "succeeded":
+        counters = forgiven(counters)  # storage is looked at again and again: failures days apart are no two in a row
     await write_status(known, gateway, known.status.model_copy(update=changes | _step(known, step, counters)))
     return verdict
 
@@ -181,6 +216,11 @@ _COUNTERS: dict[type[Ending], str] = {
     Waits: "waits",
     Wrong: "failures",
 }
+
+
+def forgiven(counters: StepCounters) -> StepCounters:
+    """A step that may fail anew; its attempts keep counting, for their names."""
+    return counters.model_copy(update={"failures": 0, "waits": counters.waits + counters.failures})
 
 
 def _step_ending(known: Known, step: str, pod: PodView | None) -> Ending:
@@ -243,12 +283,11 @@ def _of_step(report: Report) -> Ending:
 
 async def write_status(known: Known, gateway: Gateway, status: EvoMergeStatus) -> None:
     """Write a status where it differs from what is there."""
-    if status == known.status:
+    before = known.document.get("status") or {}
+    if status == EvoMergeStatus.model_validate(before):
         return
-    before = known.status.wire()
     wanted = status.wire()
-    # A merge patch removes what it names null: fields that are gone, also from inside mappings.
-    patch = dict.fromkeys(before.keys() - wanted.keys()) | wanted
+    patch = dict.fromkeys(before.keys() - wanted.keys()) | wanted  # a merge patch removes what it names null
     known.saw_evomerge(await gateway.set_status(known.document, patch))
 
 

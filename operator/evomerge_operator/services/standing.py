@@ -1,5 +1,6 @@
 """How an EvoMerge stands, in the words of its status: phase, conditions, figures, and why it stands still."""
 
+import re
 from collections import Counter
 from datetime import datetime, timedelta
 
@@ -19,6 +20,7 @@ from evomerge_operator.services.known import Known
 _QUIET = timedelta(seconds=10)
 """A pod may take so long to be scheduled before anybody is told."""
 _SHOWN = 400
+_MESSAGE = 4000
 _IMAGE = "see spec.worker.image, and imagePullSecrets in spec.worker.podTemplate"
 _ADVICE = {
     "ErrImagePull": _IMAGE,
@@ -75,6 +77,7 @@ def _is_queued(known: Known) -> bool:
 def status_of(known: Known, decision: Decision, now: datetime) -> EvoMergeStatus:
     """The status that follows from what is known and decided; figures and conditions are made anew."""
     phase, reason, message = _phase(known, decision, now)
+    reason, message = _word(reason), message and message[:_MESSAGE]
     before, search = known.status, known.search
     ended = phase in ("Succeeded", "Failed")
     working = not ended and phase != "Suspended" and not _is_queued(known)
@@ -97,6 +100,14 @@ def status_of(known: Known, decision: Decision, now: datetime) -> EvoMergeStatus
         finished_at=(before.finished_at or now) if ended else None,
         steps=before.steps,
     )
+
+
+def _word(reason: str | None) -> str | None:
+    """A reason as a status may hold it: anybody may write Events, with any words in them."""
+    if not reason:
+        return None
+    word = re.sub(r"[^A-Za-z0-9_,:]", "_", reason)[:199].strip("_,:")
+    return word if word[:1].isalpha() else f"Reason_{word}".rstrip("_")
 
 
 _FIGURES = {"candidates": None, "done": 0, "best": None, "best_source": None}
