@@ -203,7 +203,7 @@ async def _settle_step(
     counter = _COUNTERS[type(ending)]
     counters = known.counters(step)
     counters = counters.model_copy(update={counter: getattr(counters, counter) + 1})
-    if counter == "succeeded":
+    if step == PREPARE and counter == "succeeded":
         counters = forgiven(counters)  # storage is looked at again and again: failures days apart are no two in a row
     await write_status(known, gateway, known.status.model_copy(update=changes | _step(known, step, counters)))
     return verdict
