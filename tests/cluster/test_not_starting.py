@@ -213,7 +213,10 @@ def test_why_pods_do_not_start_is_told_within_a_minute_and_its_cure_is_all_that_
 ) -> None:
     served = ",".join(sorted({place.namespace for place in places.values()}))
     # The operator's own worker image is the good one: an EvoMerge that names none gets it.
-    operator_process("evomerge", namespace, EVOMERGE_NAMESPACES=served, EVOMERGE_WORKER_IMAGE=images.light_worker)
+    operator = operator_process(
+        "evomerge", namespace, EVOMERGE_NAMESPACES=served, EVOMERGE_WORKER_IMAGE=images.light_worker
+    )
+    operator.wait_until_ready()
     searches = {o.name: _hindered(o, places[o.name], images, s3) for o in OBSTACLES}
     applied = time.monotonic()
     for obstacle in OBSTACLES:

@@ -182,9 +182,10 @@ LATER = [
 
 
 @pytest.fixture
-def storages(cluster: Cluster, s3: S3Server, namespace: str) -> Callable[..., Storage]:
-    """Makes a search's storage with everything in its place."""
+def storages(cluster: Cluster, s3: S3Server, namespace: str, operator: OperatorProcess) -> Callable[..., Storage]:
+    """Makes a search's storage with everything in its place, before an operator that is at work."""
     s3.make_bucket(BUCKET)
+    operator.wait_until_ready()
 
     def make(name: str, bucket: str = "faults", **settings: Any) -> Storage:
         storage = Storage(cluster, s3, namespace, name, bucket, **settings)
@@ -197,7 +198,7 @@ def storages(cluster: Cluster, s3: S3Server, namespace: str) -> Callable[..., St
 
 
 def test_what_prepare_cannot_read_is_told_and_the_search_begins_within_a_minute_of_the_cure(
-    storages: Callable[..., Storage], images: Images, operator: OperatorProcess
+    storages: Callable[..., Storage], images: Images
 ) -> None:
     faults = {fault.name: (fault, storages(fault.name, fault.bucket)) for fault in AT_FIRST}
     for fault, storage in faults.values():
@@ -214,7 +215,7 @@ def test_what_prepare_cannot_read_is_told_and_the_search_begins_within_a_minute_
 
 
 def test_what_changes_in_mid_search_is_told_and_the_search_goes_on_within_a_minute_of_the_cure(
-    storages: Callable[..., Storage], images: Images, operator: OperatorProcess
+    storages: Callable[..., Storage], images: Images
 ) -> None:
     """A new upload of the same content is no change, whatever its ETag."""
     faults = {fault.name: (fault, storages(fault.name)) for fault in LATER}
@@ -238,7 +239,7 @@ def test_what_changes_in_mid_search_is_told_and_the_search_goes_on_within_a_minu
 
 
 def test_a_search_outlives_a_server_that_is_away_for_a_minute(
-    storages: Callable[..., Storage], s3_process: S3Process, images: Images, operator: OperatorProcess
+    storages: Callable[..., Storage], s3_process: S3Process, images: Images
 ) -> None:
     storage = storages("server-away")
     search = storage.search(images.light_worker, candidates=2, parallelism=2, faults={"evaluate": "sleep:1"})
@@ -260,7 +261,7 @@ def test_a_search_outlives_a_server_that_is_away_for_a_minute(
 
 
 def test_wrong_input_ends_the_search_at_the_first_attempt_within_a_minute_of_its_containers_start(
-    storages: Callable[..., Storage], images: Images, operator: OperatorProcess
+    storages: Callable[..., Storage], images: Images
 ) -> None:
     storage = storages("too-high")
     models = [{"name": "one", "uri": storage.uri("one")}, {"name": "two", "uri": storage.uri("").rstrip("/")}]
@@ -280,7 +281,6 @@ def test_searches_that_share_a_volume_pull_a_model_once(
     s3: S3Server,
     namespace: str,
     images: Images,
-    operator: OperatorProcess,
     tmp_path: Path,
 ) -> None:
     """Both prepare at the same time; all other pods find what they need."""
