@@ -33,15 +33,17 @@ class Images:
 
     @property
     def wanted_worker(self) -> str:
-        """The real worker, or what it will be called while it is being built."""
-        if not (self._marks / "building-worker").exists():
-            return self._reference("worker")
+        """The real worker, or what it will be called where it is not there yet."""
         from lab.images import reference
 
-        return reference("worker")
+        mark = self._marks / "building-worker"
+        return reference("worker") if mark.exists() or "worker" not in self._loaded() else self._reference("worker")
+
+    def _loaded(self) -> dict[str, str]:
+        return dict(json.loads(self._record.read_text())) if self._record.exists() else {}
 
     def _reference(self, name: str) -> str:
-        loaded = json.loads(self._record.read_text()) if self._record.exists() else {}
+        loaded = self._loaded()
         if name not in loaded:
             log = self._marks / f"log/image-{name}.log"
             said = log.read_text()[-3000:] if log.exists() else f"build it: python tests/cluster/lab images {name}"
