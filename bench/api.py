@@ -50,17 +50,17 @@ async def request(at: Session, method: str, path: str, body: Document | None = N
 
 
 async def watch(at: Session, path: str, selector: str = "") -> AsyncIterator[Document]:
-    """Every event from now on, for ever; what is there comes first, as ADDED, and again after a lost connection."""
+    """Every event from now on, for ever; what is there comes first, as ADDED, and again whenever the watch ended."""
     url = f"{at.server}{path}?watch=1&labelSelector={selector}"
     while True:
-        async with at.http.get(url) as answer:
-            answer.raise_for_status()
-            buffer = b""
-            with contextlib.suppress(aiohttp.ClientError):
+        with contextlib.suppress(aiohttp.ClientError):
+            async with at.http.get(url) as answer:
+                buffer = b""
                 async for piece in answer.content.iter_any():
                     *lines, buffer = (buffer + piece).split(b"\n")
-                    for line in lines:
-                        yield json.loads(line)
+                    for event in map(json.loads, lines):
+                        if event["type"] != "ERROR":
+                            yield event
 
 
 async def gather(coroutines: list[Any], at_once: int = 32) -> list[Any]:

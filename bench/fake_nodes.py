@@ -33,13 +33,20 @@ _TEMPLATE = {"spec": {"nodeSelector": {"type": "kwok"}, "tolerations": [{"key": 
 _STAGE = """\
 apiVersion: kwok.x-k8s.io/v1alpha1
 kind: Stage
-metadata: {name: none}
+metadata: {name: ready}
 spec:
   resourceRef: {apiGroup: v1, kind: Node}
-  selector: {matchLabels: {no-node: has-it}}
-  next: {delete: true}
+  selector:
+    matchExpressions:
+      - key: '.status.conditions.[] | select(.type == "Ready") | .status'
+        operator: NotIn
+        values: ["True"]
+  next:
+    statusTemplate: |
+      conditions:
+        - {type: Ready, status: "True", reason: KubeletReady, message: played, lastHeartbeatTime: {{ Now | Quote }}}
 """
-"""KWOK renews the nodes' Leases, and does nothing else: their status is written once, their pods are ours."""
+"""KWOK renews the nodes' Leases and says that they are ready; their pods are the stand-in's."""
 Document = dict[str, Any]
 
 
