@@ -21,6 +21,8 @@ CURED_WITHIN = 90.0
 """The Job controller waits up to a minute before it asks for a refused pod again."""
 FEW: Mapping[str, Any] = {"candidates": 1, "parallelism": 1}
 START_SECONDS = 30
+LABEL = "evomerge.dev/test-speed"
+"""Of the node, while a test wants it."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,11 @@ def _no_policy(place: Place, search: Search, s3: S3Server) -> None:
 
 
 def _label_node(place: Place, search: Search, s3: S3Server) -> None:
-    node = place.cluster.get("nodes")["items"][0]["metadata"]["name"]
-    place.cluster.kubectl("label", "node", node, "evomerge.dev/test=fast")
+    _set_label(place.cluster, f"{LABEL}=fast")
+
+
+def _set_label(cluster: Cluster, label: str) -> None:
+    cluster.kubectl("label", "--overwrite", "nodes", "--all", label)
 
 
 OBSTACLES = [
@@ -127,7 +132,7 @@ OBSTACLES = [
         ("Unschedulable",),
         "1 pod cannot start: 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector",
         _label_node,
-        worker={"podTemplate": {"spec": {"nodeSelector": {"evomerge.dev/test": "fast"}}}},
+        worker={"podTemplate": {"spec": {"nodeSelector": {LABEL: "fast"}}}},
     ),
     Obstacle(
         "pod-security",
@@ -201,6 +206,7 @@ def places(
     for place in made.values():
         place.secret("s3-credentials", s3)
     yield made
+    _set_label(cluster, f"{LABEL}-")
     cluster.kubectl("delete", "namespace", "--wait=false", *apart)
 
 
