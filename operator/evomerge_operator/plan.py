@@ -180,7 +180,7 @@ def failures_in_words(run: Run, finished: Mapping[Key, Candidate]) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(c.reason for c in failed).most_common())
     latest = max(failed, key=lambda c: c.index)
     return (
-        f"{len(failed)} candidates failed ({reasons}), more than spec.budget.failures "
+        f"{len(failed)} candidate{'s' if len(failed) != 1 else ''} failed ({reasons}), more than spec.budget.failures "
         f"({run.manifest.spec.budget.failures}) allows; candidate {latest.index} said: {latest.message}"
     )
 

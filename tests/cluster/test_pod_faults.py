@@ -112,7 +112,7 @@ def test_what_fails_twice_has_failed_and_ends_the_search_only_beyond_its_budget(
     status = beyond.fails()
     assert status["reason"] == "TooManyFailures"
     assert status["message"] == (
-        "1 candidates failed (1 TimedOut), more than spec.budget.failures (0) allows; "
+        "1 candidate failed (1 TimedOut), more than spec.budget.failures (0) allows; "
         "candidate 0 said: took longer than 3 s"
     )
     assert counted(beyond)["ps-0"] == {"attempts": 2, "failures": 2, "outcome": "Failed", "reason": "TimedOut"}
