@@ -28,6 +28,7 @@ def make_registry(controller: Controller) -> kopf.OperatorRegistry:
         settings.posting.enabled = False
         settings.scanning.disabled = True
         settings.peering.standalone = True
+        settings.persistence.diffbase_storage = _NoChanges()
         settings.watching.server_timeout = 300
         settings.watching.connect_timeout = 10
         selector = ",".join(f"{key}={value}" for key, value in MANAGED.items())
@@ -77,6 +78,20 @@ async def watch(controller: Controller, namespaces: Sequence[str]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=_LEAVE_SECONDS)
+
+
+class _NoChanges(kopf.DiffBaseStorage):
+    """Handlers of events need no changes told. What Kopf copies of every object to find them takes a third of the
+    operator's time."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, *, body: kopf.Body) -> None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        return None
 
 
 def _in_cluster() -> kopf.ConnectionInfo:
