@@ -196,7 +196,7 @@ class Budget(Contract):
         500,
         ge=0,
         le=1_000_000,
-        description="Cluster: more lost attempts (pods evicted, preempted, deleted, nodes gone) than this end the search.",
+        description="Cluster: more attempts lost (pod evicted, preempted, deleted, node gone) than this end it.",
     )
     deadline: Duration | None = Field(
         None, description="Cluster: a search that works longer than this has failed. Stands still while suspended."

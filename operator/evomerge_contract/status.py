@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, FiniteFloat, StringConstraints
+from pydantic import AwareDatetime, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from evomerge_contract.base import Contract, Digest, StageName
 from evomerge_contract.candidate import FailureReason, Outcome
@@ -23,7 +23,14 @@ GenomeText = Annotated[
 """The genes in the space's order, decimals with commas between: "0.5,-0.25,1"."""
 
 
-class Condition(Contract):
+class Told(Contract):
+    """What the operator has told in a status. Fields that it does not know are passed over: during an upgrade the CRDs
+    are the new ones while the operator is still the old one."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Condition(Told):
     """A standard Kubernetes condition."""
 
     type: ConditionType = Field(description="What it is about.")
@@ -34,7 +41,7 @@ class Condition(Contract):
     observed_generation: int | None = Field(None, ge=0, description="The metadata.generation that this speaks of.")
 
 
-class StepCounters(Contract):
+class StepCounters(Told):
     """The ended attempts of a step that is no candidate (prepare, conclude, export), by what ended them."""
 
     succeeded: int = Field(0, ge=0, description="Attempts that ended well.")
@@ -43,7 +50,7 @@ class StepCounters(Contract):
     waits: int = Field(0, ge=0, description="Attempts that asked to be made again later.")
 
 
-class EvoMergeStatus(Contract):
+class EvoMergeStatus(Told):
     """What has become of an EvoMerge. All of it is written by the operator, and by nobody else."""
 
     observed_generation: int | None = Field(None, ge=0, description="The metadata.generation that this speaks of.")
@@ -83,7 +90,7 @@ class CandidateSpec(Contract):
     recipe_digest: Digest = Field(max_length=71, description="Of the recipe that the genome decodes to.")
 
 
-class CandidateStatus(Contract):
+class CandidateStatus(Told):
     """What has become of a candidate. Without an `outcome`, it is not finished."""
 
     outcome: Outcome | None = Field(None, description="Absent until the candidate is finished.")

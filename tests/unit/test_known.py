@@ -105,3 +105,9 @@ def test_a_job_that_only_bears_the_labels_is_not_taken_for_one_of_ours(known: Kn
     known.observed([foreign, bare], [], set(), NOW)
     known.saw_job(foreign, deleted=False)
     assert set(known.jobs) == before
+
+
+def test_a_status_of_a_newer_version_can_be_read(known: Known) -> None:
+    status = {"phase": "Searching", "mood": "good", "steps": {"prepare": {"succeeded": 1, "moods": 2}}}
+    newer = Known.of(evomerge(status=status))
+    assert (newer.status.phase, newer.counters("prepare").succeeded) == ("Searching", 1)
