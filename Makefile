@@ -58,7 +58,7 @@ cluster-down: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev $(ORACLE)/.ready $(EVOLVE)/.ready
 	for script in pipeline_share search_busy merge merge_vs_mergekit candidates_per_hour quickstart_margin \
-			operator_overhead operator_memory; do \
+			store_pull operator_overhead operator_memory candidate_cost; do \
 		$(BIN)/python bench/$$script.py || exit 1; \
 	done
 	$(BIN)/python bench/candidates_per_hour.py --size 0.5B

@@ -5,9 +5,6 @@ time: once with a pod for each candidate, once with 8 candidates in one. A candi
 time between two counts of finished candidates, divided by how many finished between them. The worker tells pull, load,
 merge and evaluate itself; Kubernetes tells when a pod's container began (in whole seconds, so the mean over all pods is
 taken); what is left is the worker's start (Python, PyTorch and transformers) and the operator's own steps.
-
-    python tests/cluster/lab up && python tests/cluster/lab images
-    python tests/cluster/lab exec .venv/bin/python bench/candidate_cost.py
 """
 
 import argparse
@@ -26,10 +23,12 @@ HERE = Path(__file__).parent
 sys.path[1:1] = [str(HERE.parent / "tests/cluster"), str(HERE.parent / "tests")]
 
 from figures import figure  # noqa: E402
+from sandboxed import inside_the_sandbox  # noqa: E402
 
 from image_references import Images  # noqa: E402
 from kubernetes_cluster import Cluster, own_cluster  # noqa: E402
-from lab.places import LOADED, STATE  # noqa: E402
+from lab import images as lab_images  # noqa: E402
+from lab.places import LOADED, STATE, Places  # noqa: E402
 from releases import Release, helm_runner  # noqa: E402
 from s3 import S3Server, running_s3  # noqa: E402
 from searches import Search  # noqa: E402
@@ -138,5 +137,11 @@ def parsed(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
+def load_images(places: Places) -> None:
+    """Build what is missing, and hand it to the cluster."""
+    for name in ("operator", "worker"):
+        lab_images.load(name, places)
+
+
 if __name__ == "__main__":
-    main()
+    inside_the_sandbox(main, load_images)

@@ -1,4 +1,4 @@
-"""What the operator's benches share: a sandboxed cluster, nodes that KWOK plays, the operator as a process on it."""
+"""What the operator's benches share: nodes that KWOK plays, and the operator as a process."""
 
 import copy
 import json
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from evomerge_contract.report import PrepareResult
 from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
 from evomerge_operator.kube.objects import Parent
 from evomerge_operator.prepared import prepare_task
-from lab import binaries, cluster, sandbox
-from lab.places import BIN, KUBECONFIG, REPOSITORY, Places
+from lab.places import BIN, KUBECONFIG, REPOSITORY
 
 HERE = Path(__file__).parent
 NODES = 4
@@ -48,22 +47,6 @@ spec:
 """
 """KWOK renews the nodes' Leases and says that they are ready; their pods are the stand-in's."""
 Document = dict[str, Any]
-
-
-def inside_the_sandbox(measure: Callable[[], None]) -> None:
-    """Run the bench inside a cluster of its own, which is brought up for it and taken down; in there already: run."""
-    if KUBECONFIG.exists():
-        measure()
-        return
-    places = Places(os.environ.get("EVOMERGE_TEST_CLUSTER", "bench"))
-    was_up = cluster.is_up(places)
-    cluster.up(places)
-    binaries.build_kwok()
-    try:
-        sys.exit(sandbox.call(places, [sys.executable, *sys.argv]))
-    finally:
-        if not was_up:
-            cluster.down(places)
 
 
 async def prepare(namespace: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import api
 import fake_nodes
 from figures import figure
+from sandboxed import inside_the_sandbox
 
 from evomerge_contract.base import canonical_json
 from evomerge_contract.manifest import EvoMerge
@@ -32,6 +33,7 @@ from evomerge_operator.services.known import Known
 from evomerge_operator.services.search import Search
 from evomerge_operator.services.settle import LOCK_KEY, lock_name
 from evomerge_operator.services.tasks import report_dir
+from lab import binaries
 
 NAMESPACE = "bench"
 Document = dict[str, Any]
@@ -133,4 +135,4 @@ def peak_mb(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    fake_nodes.inside_the_sandbox(lambda: asyncio.run(main()))
+    inside_the_sandbox(lambda: asyncio.run(main()), lambda _: binaries.build_kwok())

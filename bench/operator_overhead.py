@@ -16,6 +16,9 @@ from contextlib import ExitStack
 import api
 import fake_nodes
 from figures import figure
+from sandboxed import inside_the_sandbox
+
+from lab import binaries
 
 NAMESPACE = "bench"
 BASELINES = 3
@@ -98,4 +101,4 @@ async def loop(session: api.Session, like: str, options: argparse.Namespace) -> 
 
 
 if __name__ == "__main__":
-    fake_nodes.inside_the_sandbox(lambda: asyncio.run(main()))
+    inside_the_sandbox(lambda: asyncio.run(main()), lambda _: binaries.build_kwok())
