@@ -19,21 +19,6 @@ from releases import RELEASE, Release, helm_runner
 from s3 import S3Process, S3Server, running_s3
 from searches import BUCKET, Search, light_manifest
 
-LAST = "test_rights.py"
-"""Looks at what all other tests have done."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that look at what the others did at the end."""
-    items.sort(key=lambda item: item.path.name == LAST)
-
-
-@pytest.fixture(scope="session")
-def whole_suite(request: pytest.FixtureRequest) -> bool:
-    """Whether every file of the cluster's tests takes part in this run."""
-    there = {path.name for path in Path(__file__).parent.glob("test_*.py")}
-    return there == {item.path.name for item in request.session.items if item.path.parent == Path(__file__).parent}
-
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:

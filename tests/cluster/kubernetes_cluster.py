@@ -64,14 +64,17 @@ class Cluster:
 
     def audit(self) -> Iterator[dict[str, Any]]:
         """Every request that service accounts made and every write by anybody, since the cluster is up, in the API
-        server's own words (audit.k8s.io/v1 Event, level Metadata: `verb`, `user`, `objectRef`, `responseStatus`)."""
+        server's own words (audit.k8s.io/v1 Event, level Metadata: `verb`, `user`, `objectRef`, `responseStatus`).
+        EVOMERGE_TEST_AUDIT names another cluster's log that is to be read too."""
         self._require_ours("an audit log")
         from lab.places import AUDIT_LOG
 
-        with AUDIT_LOG.open() as entries:
-            for line in entries:
-                if line.endswith("\n"):  # else it is being written
-                    yield json.loads(line)
+        beside = os.environ.get("EVOMERGE_TEST_AUDIT")
+        for log in (AUDIT_LOG, *([Path(beside)] if beside else [])):
+            with log.open() as entries:
+                for line in entries:
+                    if line.endswith("\n"):  # else it is being written
+                        yield json.loads(line)
 
     def stop_api(self) -> None:
         """Kill the API server; connections are then refused."""

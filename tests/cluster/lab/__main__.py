@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # so that `lab` is the package's name
 
-from lab import binaries, cluster, images, node, sandbox  # noqa: E402
+from lab import binaries, cluster, images, node, sandbox, suite  # noqa: E402
 from lab.places import CACHE, LabError, Places  # noqa: E402
 
 
@@ -40,7 +40,8 @@ def _run(name: str, rest: list[str], places: Places) -> int:
         "images": lambda: _images(rest, places),
         "exec": lambda: sandbox.call(places, rest),
         "check": cluster.check,
-        "test": lambda: cluster.test(places, rest),
+        "test": lambda: _test(rest, places),
+        "apart": lambda: suite.apart(places, rest),  # the part of `test` that runs beside it
         "kwok": binaries.build_kwok,
         "clean": lambda: _clean(places),
         "node-up": lambda: node.up(places),  # the part of `up` that runs inside
@@ -49,6 +50,14 @@ def _run(name: str, rest: list[str], places: Places) -> int:
         print(__doc__)
         return 2
     return commands[name]() or 0
+
+
+def _test(arguments: list[str], places: Places) -> int:
+    whole = arguments[:1] == [suite.SUITE] and "EVOMERGE_TEST_CONTEXT" not in os.environ
+    if not whole:
+        return cluster.test(places, arguments)
+    cluster.check()
+    return suite.run(places, arguments[1:])
 
 
 def _images(names: list[str], places: Places) -> None:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab import binaries, existing, images, packages, processes, sandbox
@@ -15,6 +15,7 @@ from lab.places import REPOSITORY, LabError, Places
 from lab.shell import run
 
 _LAB = Path(__file__).parent
+PYTEST = Path(sys.executable).parent / "pytest"
 
 
 def up(places: Places) -> None:
@@ -71,11 +72,17 @@ def test(places: Places, arguments: list[str]) -> int:
 
     EVOMERGE_TEST_CONTEXT names another cluster: then none is built, and pytest runs on the machine as it is.
     """
-    command: list[str | Path] = [Path(sys.executable).parent / "pytest", *arguments]
     check()
     if context := os.environ.get("EVOMERGE_TEST_CONTEXT"):
         existing.load_all(context)
-        return subprocess.call([str(c) for c in command])
+        return subprocess.call([str(PYTEST), *arguments])
+    with lent(places), building(places, "worker"):
+        return pytest(places, arguments)
+
+
+@contextlib.contextmanager
+def lent(places: Places) -> Iterator[None]:
+    """The cluster with the small images, ended afterwards unless it was up before; its audit log stays."""
     was_up = is_up(places)
     try:
         up(places)
@@ -83,15 +90,21 @@ def test(places: Places, arguments: list[str]) -> int:
             processes.note(places.owner, os.getpid())
         for image in ("operator", "light-worker"):
             images.load(image, places)
-        with _building(places, "worker"):
-            return sandbox.call(places, command, cwd=REPOSITORY)
+        yield
     finally:
+        if places.audit_log.exists():
+            shutil.copy(places.audit_log, places.last_audit_log)
         if not was_up:
             down(places)
 
 
+def pytest(places: Places, arguments: Sequence[str | Path]) -> int:
+    """Run pytest inside; its exit code."""
+    return sandbox.call(places, [PYTEST, *arguments], cwd=REPOSITORY)
+
+
 @contextlib.contextmanager
-def _building(places: Places, name: str) -> Iterator[None]:
+def building(places: Places, name: str) -> Iterator[None]:
     """Build and load an image beside the tests: those that want it wait for it, the others need not."""
     (places.node / f"building-{name}").touch()  # until the builder has ended, well or not
     with (places.node / f"log/image-{name}.log").open("wb") as log:

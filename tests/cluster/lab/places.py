@@ -68,6 +68,16 @@ class Places:
         return self.folder / "owner.json"
 
     @property
+    def audit_log(self) -> Path:
+        """What the API server writes of its requests."""
+        return self.node / "log/audit.jsonl"
+
+    @property
+    def last_audit_log(self) -> Path:
+        """What it had written when the cluster was last used for tests."""
+        return self.folder / "audit.jsonl"
+
+    @property
     def cgroup(self) -> str:
         """The control group of all its pods: the machine's, so that another cache's cluster has another."""
         return f"evomerge-test-{self.name}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
