@@ -98,7 +98,7 @@ def test_what_fails_twice_has_failed_and_ends_the_search_only_beyond_its_budget(
     status = lost.fails()
     assert (status["reason"], status["message"]) == (
         "TooManyDisruptions",
-        "1 attempt lost its pod, more than spec.budget.disruptions (0) allows",
+        "1 attempt lost its pod, more than spec.budget.disruptions (0) allows; the last: the pod was deleted",
     )
     assert steps(status) == {"prepare": {"disruptions": 1}}
 
