@@ -133,7 +133,7 @@ def test_killed_three_times_and_with_one_worker_the_run_ends_the_same(finished: 
 
 
 def test_ctrl_c_ends_tidily_and_says_how_to_go_on(tmp_path: Path) -> None:
-    file = manifest(tmp_path)
+    file = manifest(tmp_path, candidates=1000)  # so that it has not ended by then
     process = subprocess.Popen([*EVOMERGE, "run", file, "--out", "out"], cwd=tmp_path, text=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
     _wait_for_lines(tmp_path / "out" / "log.jsonl", 3, process)
