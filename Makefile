@@ -28,12 +28,8 @@ quickstart-models: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev $(ORACLE)/.ready
 	$(LAB) check
-	rm -f .coverage*
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity tests/run --cov --cov-report= --cov-fail-under=0 \
-		--durations=8 $(PYTEST_ARGS)
-	OMP_NUM_THREADS=1 EVOMERGE_COVERAGE_FILE=$(CURDIR)/.coverage.cluster $(LAB) test $(CLUSTER_ARGS)
-	$(BIN)/coverage combine --quiet --append
-	$(BIN)/coverage report
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit tests/parity tests/run --cov --durations=8 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(LAB) test $(CLUSTER_ARGS)
 
 test-unit: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)

@@ -13,10 +13,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = (str(Path(sys.executable).parent / "evomerge-operator"),)
-_REPOSITORY = Path(__file__).parents[2]
-_COVERED = (sys.executable, "-m", "coverage", "run", f"--rcfile={_REPOSITORY / 'pyproject.toml'}", "--parallel-mode")
-"""How `make test` starts it: the lines that only a cluster reaches count too. Killed processes tell of none."""
+COMMAND = Path(sys.executable).parent / "evomerge-operator"
 
 
 @dataclass
@@ -31,11 +28,9 @@ class OperatorProcess:
     def start(self) -> "OperatorProcess":
         """Start it (again); its output is added to the log."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        covered = os.environ.get("EVOMERGE_COVERAGE_FILE")
-        command = COMMAND if covered is None else (*_COVERED, f"--data-file={covered}", *COMMAND)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                [COMMAND],
                 env={**inherited, "EVOMERGE_PORT": str(self.port), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -15,6 +15,8 @@ from releases import Release
 
 Right = tuple[str, str, str]
 """API group, resource with its subresource, verb."""
+_IN_A_RACE: set[Right] = {("batch", "jobs", "get")}
+"""Asked only when a Job that is to be created is there already: its create was not answered, and no watch was faster."""
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +28,13 @@ def requests(cluster: Cluster, installed: Release) -> list[dict[str, Any]]:
 
 def test_no_request_of_an_operator_was_denied(requests: list[dict[str, Any]]) -> None:
     assert requests
-    # An API server that has just started has read no roles yet, and says so; the roles are there.
-    denied = [
-        r
-        for r in requests
-        if r["annotations"]["authorization.k8s.io/decision"] != "allow"
-        and not re.search(r"role.* not found", r["annotations"].get("authorization.k8s.io/reason", ""))
-    ]
-    assert [(r["user"]["username"], *_right(r)) for r in denied] == []
+    # An API server that has just started has read no roles yet and denies what it allows a moment later; a right that
+    # is lacking is never allowed.
+    asked: dict[bool, set[tuple[str, ...]]] = {True: set(), False: set()}
+    for r in requests:
+        asked[r["annotations"]["authorization.k8s.io/decision"] == "allow"].add((r["user"]["username"], *_right(r)))
+    assert asked[True]
+    assert asked[False] - asked[True] == set()
 
 
 def test_every_right_that_the_chart_grants_is_used(
@@ -44,7 +45,7 @@ def test_every_right_that_the_chart_grants_is_used(
     roles = cluster.get("roles", f"--namespace={installed.namespace}")["items"]
     granted = {right for role in roles for rule in role["rules"] for right in _rights(rule)}
     assert granted
-    assert granted - {_right(r) for r in requests if r["responseStatus"]["code"] < 400} == set()
+    assert granted - {_right(r) for r in requests if r["responseStatus"]["code"] < 400} - _IN_A_RACE == set()
 
 
 def _rights(rule: dict[str, Any]) -> Iterator[Right]:
