@@ -16,7 +16,7 @@ from releases import Release
 Right = tuple[str, str, str]
 """API group, resource with its subresource, verb."""
 _IN_A_RACE: set[Right] = {("batch", "jobs", "get")}
-"""Asked only when a Job that is to be created is there already: its create was not answered, and no watch was faster."""
+"""Asked only when a Job that is to be created is there already: no answer came, and no watch was faster."""
 
 
 @pytest.fixture(scope="module")
