@@ -16,7 +16,7 @@ ARG SSL_CERT_FILE
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/* && \
     python3 -m venv /opt/build/uv && \
     PIP_CERT=${SSL_CERT_FILE} /opt/build/uv/bin/pip install --quiet --no-cache-dir "uv>=0.9"
-ENV PATH=/opt/build/uv/bin:$PATH
+ENV PATH=/opt/build/uv/bin:$PATH UV_CACHE_DIR=/var/cache/uv
 # `install FILE`: those packages into /opt/evomerge, beside /opt/app, our own code.
 # Images run with a read-only root: bytecode is written now or never. No cache: the layer itself keeps what was
 # downloaded, for as long as its list is the same, and a second copy of torch would be gigabytes.
@@ -36,7 +36,7 @@ FROM build AS lists
 ARG SSL_CERT_FILE
 ARG UV_TORCH_BACKEND
 COPY pyproject.toml constraints.txt /src/
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     cd /src && for extra in operator worker; do \
         uv pip compile --quiet --no-header --no-annotate --constraint constraints.txt pyproject.toml \
             --extra $extra --output-file /opt/build/$extra.txt || exit 1; \
@@ -49,7 +49,7 @@ COPY pyproject.toml README.md /src/
 COPY operator /src/operator
 COPY worker /src/worker
 # The environment is there for its path alone, which the scripts name.
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     export UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 && uv venv --quiet /opt/evomerge && \
     uv pip install --quiet --python /opt/evomerge --no-deps --target /opt/app /src
 

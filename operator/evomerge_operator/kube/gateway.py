@@ -123,18 +123,12 @@ class Gateway:
     @_write
     async def tell_candidate(self, candidate: Document, status: Document) -> Document:
         """Set a MergeCandidate's status, unless someone else has written since `candidate` was read."""
-        metadata = candidate["metadata"]
-        path = _path(_EVOMERGE, metadata["namespace"], "mergecandidates", metadata["name"]) + "/status"
-        body = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status}
-        return await self._client.request("patch", path, body=body)
+        return await self._set_status("mergecandidates", candidate, status)
 
     @_write
     async def set_status(self, evomerge: Document, status: Document) -> Document:
         """Set an EvoMerge's status, unless someone else has written since `evomerge` was read."""
-        metadata = evomerge["metadata"]
-        path = _path(_EVOMERGE, metadata["namespace"], "evomerges", metadata["name"]) + "/status"
-        body = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status}
-        return await self._client.request("patch", path, body=body)
+        return await self._set_status("evomerges", evomerge, status)
 
     @_write
     async def create_job(self, job: Document, parent: Parent) -> Document:
@@ -181,6 +175,12 @@ class Gateway:
         path = _path(_EVOMERGE, metadata["namespace"], "evomerges", metadata["name"])
         with contextlib.suppress(GoneError):
             await self._client.request("delete", path, body=body)
+
+    async def _set_status(self, plural: str, document: Document, status: Document) -> Document:
+        metadata = document["metadata"]
+        path = _path(_EVOMERGE, metadata["namespace"], plural, metadata["name"]) + "/status"
+        body = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status}
+        return await self._client.request("patch", path, body=body)
 
     async def _create(
         self,
