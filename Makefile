@@ -58,6 +58,7 @@ bench: $(VENV)/.ready-dev $(ORACLE)/.ready $(EVOLVE)/.ready
 		$(BIN)/python bench/$$script.py || exit 1; \
 	done
 	$(BIN)/python bench/candidates_per_hour.py --size 0.5B
+	$(BIN)/python bench/store_pull.py --gigabits 4 --repeats 3
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -6,6 +6,9 @@ syncing them. Where disk and loopback are faster than the cores (the server work
 hashes what it reads comes near that: `vs_plain` is against the least that a pull must do there, plain sockets into
 files that are synced and hashed. boto3's reference is `download_file` as it comes, file by file, its files then synced
 as ours are, but not hashed. All turn by turn.
+
+With `--gigabits` the loopback is held to that rate, in a network namespace of its own (Linux, root): a machine whose
+network is what limits it, as a node's is beside its cores. These figures bear the name `store.pull.limited`.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +37,7 @@ from s3 import S3Server, running_s3  # noqa: E402
 SHARDS = 3
 CHUNK = 1 << 20
 CONNECTIONS = 8
+LIMITED = "EVOMERGE_BENCH_LIMITED"
 
 
 def main() -> None:
@@ -40,14 +45,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1500, help="size of the model")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--gigabits", type=float, help="hold the loopback to so many Gbit/s")
     options = parser.parse_args()
+    if options.gigabits is not None and LIMITED not in os.environ:
+        sys.exit(subprocess.call(["unshare", "--net", sys.executable, *sys.argv], env=os.environ | {LIMITED: "yes"}))
+    if options.gigabits is not None:
+        limit(options.gigabits)
     with tempfile.TemporaryDirectory(prefix="evomerge-bench-") as temporary:
         folder = Path(temporary)
         (folder / "server").mkdir()
         with running_s3(folder / "server") as process:
             os.environ.update(process.server.environment)
             size = publish(process.server, folder / "model", options.megabytes)
-            report(size, measure(process.server, folder, size, options.repeats))
+            seconds = measure(process.server, folder, size, options.repeats)
+            report("store.pull" if options.gigabits is None else "store.pull.limited", size, seconds)
+
+
+def limit(gigabits: float) -> None:
+    """Bring up this namespace's loopback, held to a rate."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    held = ["rate", f"{gigabits}gbit", "burst", "4mb", "latency", "50ms"]
+    subprocess.run(["tc", "qdisc", "add", "dev", "lo", "root", "tbf", *held], check=True)
 
 
 def publish(server: S3Server, folder: Path, megabytes: int) -> int:
@@ -87,13 +105,13 @@ def measure(server: S3Server, folder: Path, size: int, repeats: int) -> dict[str
     return seconds
 
 
-def report(size: int, seconds: dict[str, list[float]]) -> None:
+def report(name: str, size: int, seconds: dict[str, list[float]]) -> None:
     """Ours against the bare rate and against boto3."""
     bare = [max(pair) for pair in zip(seconds["loopback"], seconds["disk"], strict=True)]
-    rates = {f"{name}_mb_per_second": [round(size / s / 1e6) for s in values] for name, values in seconds.items()}
+    rates = {f"{way}_mb_per_second": [round(size / s / 1e6) for s in values] for way, values in seconds.items()}
     figure(
         "store_pull",
-        "store.pull",
+        name,
         [b / o for b, o in zip(bare, seconds["ours"], strict=True)],
         "times the bare rate",
         reference="the slower of reading the same bytes from the server by plain sockets, and writing and syncing them",
@@ -103,7 +121,7 @@ def report(size: int, seconds: dict[str, list[float]]) -> None:
     )
     figure(
         "store_pull",
-        "store.pull.vs_plain",
+        f"{name}.vs_plain",
         [b / o for b, o in zip(seconds["plain"], seconds["ours"], strict=True)],
         "times the rate of plain sockets into files",
         reference="plain sockets into files, eight ranges at a time, then synced and hashed",
@@ -111,7 +129,7 @@ def report(size: int, seconds: dict[str, list[float]]) -> None:
     )
     figure(
         "store_pull",
-        "store.pull.vs_boto3",
+        f"{name}.vs_boto3",
         [b / o for b, o in zip(seconds["boto3"], seconds["ours"], strict=True)],
         "times boto3's rate",
         reference="boto3's download_file with its defaults, file by file, then synced",

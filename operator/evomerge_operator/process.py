@@ -19,8 +19,9 @@ from evomerge_operator.handlers import watch
 from evomerge_operator.kube.client import Client
 from evomerge_operator.kube.errors import KubeError
 from evomerge_operator.kube.gateway import Gateway
-from evomerge_operator.kube.jobs import Defaults, template_of
+from evomerge_operator.kube.jobs import Defaults
 from evomerge_operator.kube.lease import Lease
+from evomerge_operator.kube.templates import template_of
 from evomerge_operator.services.reconcile import Reconciler
 
 _ALIVE_SECONDS = 60.0

@@ -15,7 +15,7 @@ import yaml
 from api_server import ApiServer, api_server
 from bad_manifests import good_evomerge
 from chart_switches import ABSENT, BAD_VALUES, switches
-from evomerge_operator.kube.jobs import merged
+from evomerge_operator.kube.templates import merged
 from kubernetes_cluster import Cluster
 from releases import CHART, RELEASE, Release
 from rendering import OLDEST, of_kind, rendered

@@ -107,6 +107,24 @@ def test_without_an_operator_deletion_of_a_search_and_of_its_namespace_completes
         cluster.get(f"namespace/{searches[1].namespace}")
 
 
+def test_a_job_of_the_same_name_that_is_not_its_own_is_neither_taken_for_it_nor_touched(
+    cluster: Cluster, light_search: Callable[..., Search], operator: OperatorProcess
+) -> None:
+    search = light_search("squatted", suspend=True)
+    search.wait(lambda status: status.get("phase") == "Suspended")
+    name = f"{prefix_of(search)}prepare-a1"
+    cluster.apply(_foreign_job(name, search.namespace))
+    uid = cluster.get(f"job/{name}", f"--namespace={search.namespace}")["metadata"]["uid"]
+
+    search.patch({"suspend": False})
+    met = search.wait(lambda status: status.get("reason") == "JobRefused")
+    assert f"the Job {search.namespace}/{name} is in the way: somebody else made it; delete it" in met["message"]
+    assert cluster.get(f"job/{name}", f"--namespace={search.namespace}")["metadata"]["uid"] == uid
+
+    cluster.kubectl("delete", f"job/{name}", f"--namespace={search.namespace}")
+    search.succeeds()
+
+
 def test_candidates_that_share_a_pod_share_no_failure_and_an_ended_search_goes_when_its_time_is_over(
     cluster: Cluster, light_search: Callable[..., Search], operator: OperatorProcess, s3: S3Server, undisturbed: Search
 ) -> None:
@@ -157,6 +175,18 @@ def _shared(s3: S3Server) -> dict[str, Any]:
     """Up to three candidates a pod; the session of one of them takes all memory once."""
     worker = light_manifest("", "", "", s3, faults={"ps/1/1": "oom"})["spec"]["worker"]
     return {"worker": {"podTemplate": worker["podTemplate"], "candidatesPerPod": 3}}
+
+
+def _foreign_job(name: str, namespace: str) -> dict[str, Any]:
+    """A Job that somebody else made; it never starts."""
+    container = {"name": "foreign", "image": "foreign"}
+    spec = {"suspend": True, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
 
 
 def _long_tasks() -> dict[str, Any]:

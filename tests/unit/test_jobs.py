@@ -22,12 +22,11 @@ from evomerge_operator.kube.jobs import (
     digest_of_text,
     gpus,
     make_job,
-    merged,
     tasks_config_map,
     tasks_text,
-    template_of,
 )
 from evomerge_operator.kube.objects import DIGEST, TASKS, Parent
+from evomerge_operator.kube.templates import merged, template_of
 
 GOLDEN = Path(__file__).parent / "golden"
 PARENT = Parent("team", "tiny", "0123abcd-0000-0000-0000-000000000000")

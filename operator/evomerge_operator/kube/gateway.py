@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from evomerge_operator.kube.client import Client, Document
-from evomerge_operator.kube.errors import ConflictError, GoneError, NotLeaderError, UnavailableError
+from evomerge_operator.kube.errors import ConflictError, GoneError, NotLeaderError, RefusedError, UnavailableError
 from evomerge_operator.kube.failpoints import failpoint
 from evomerge_operator.kube.objects import API_VERSION, DIGEST, Parent
 
@@ -195,7 +195,11 @@ class Gateway:
         except ConflictError:
             # Perhaps an earlier answer got lost; perhaps the name is someone else's, or of something on its way out.
             there = await self._client.request("get", f"{path}/{document['metadata']['name']}")
-            if not parent.owns(there) or not same(there) or "deletionTimestamp" in there["metadata"]:
+            if "deletionTimestamp" in there["metadata"]:
+                raise
+            if not parent.owns(there):
+                raise RefusedError(_in_the_way(there)) from None
+            if not same(there):
                 raise
             return there
 
@@ -218,3 +222,8 @@ def _digest(document: dict[str, Any]) -> str | None:
     annotations = document["metadata"].get("annotations") or {}
     digest = annotations.get(DIGEST)
     return digest if isinstance(digest, str) else None
+
+
+def _in_the_way(there: Document) -> str:
+    name = f"{there['metadata']['namespace']}/{there['metadata']['name']}"
+    return f"the {there['kind']} {name} is in the way: somebody else made it; delete it or rename the EvoMerge"
