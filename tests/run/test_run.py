@@ -135,7 +135,7 @@ def test_killed_three_times_and_with_one_worker_the_run_ends_the_same(finished: 
 def test_ctrl_c_ends_tidily_and_says_how_to_go_on(tmp_path: Path) -> None:
     file = manifest(tmp_path, candidates=1000)  # so that it has not ended by then
     process = subprocess.Popen([*EVOMERGE, "run", file, "--out", "out"], cwd=tmp_path, text=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_heed_ctrl_c)  # fmt: skip
     _wait_for_lines(tmp_path / "out" / "log.jsonl", 3, process)
     second = evomerge("run", file, "--out", "out", cwd=tmp_path)
     assert second.returncode == 1
@@ -217,6 +217,11 @@ def test_help_is_there_for_every_command(command: list[str]) -> None:
     ended = evomerge(*command, "--help")
     assert ended.returncode == 0
     assert "Usage:" in ended.stdout
+
+
+def _heed_ctrl_c() -> None:
+    """A shell lets the commands that it runs in the background ignore it, and all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait_for_lines(path: Path, count: int, process: subprocess.Popen[Any]) -> None:
