@@ -14,9 +14,15 @@ Entry = dict[str, Any]
 
 
 def job_creates(search: Search) -> Counter[str]:
-    """How often each Job of a search was created with success, by what its name says of step, index and attempt."""
+    """How often each Job of a search was created with success, by what its name says of step, index and attempt.
+
+    Of a create whose client was killed before the answer, the log says 504 even where the Job was made: it counts when
+    no other create of that Job succeeded.
+    """
+    made = [entry["objectRef"]["name"] for entry in _job_creates(search)]
+    unanswered = {entry["objectRef"]["name"] for entry in _job_creates(search, unanswered=True)}
     # The name of the search, 8 digits of its UID, and then the attempt.
-    return Counter(entry["objectRef"]["name"].removeprefix(f"{search.name}-")[9:] for entry in _job_creates(search))
+    return Counter(name.removeprefix(f"{search.name}-")[9:] for name in [*made, *(unanswered - set(made))])
 
 
 def first_job_create(search: Search, after: datetime) -> datetime:
@@ -44,9 +50,10 @@ def unheld_writes(cluster: Cluster, namespace: str) -> tuple[list[str], int]:
     return unheld, count
 
 
-def _job_creates(search: Search) -> Iterator[Entry]:
+def _job_creates(search: Search, *, unanswered: bool = False) -> Iterator[Entry]:
     for entry in search.cluster.audit():
-        made = entry["verb"] == "create" and _is_write(entry) and entry["responseStatus"]["code"] < 400
+        code = entry["responseStatus"]["code"]
+        made = entry["verb"] == "create" and _is_write(entry) and (code == 504 if unanswered else code < 400)
         what = entry.get("objectRef") or {}
         of_search = what.get("namespace") == search.namespace and what.get("name", "").startswith(f"{search.name}-")
         if made and of_search and what["resource"] == "jobs":
