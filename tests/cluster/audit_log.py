@@ -19,15 +19,17 @@ def job_creates(search: Search) -> Counter[str]:
     Of a create whose client was killed before the answer, the log says 504 even where the Job was made: it counts when
     no other create of that Job succeeded.
     """
-    made = [entry["objectRef"]["name"] for entry in _job_creates(search)]
-    unanswered = {entry["objectRef"]["name"] for entry in _job_creates(search, unanswered=True)}
+    creates = [(entry["objectRef"]["name"], entry["responseStatus"]["code"]) for entry in _job_creates(search)]
+    made = [name for name, code in creates if code < 400]
+    unanswered = {name for name, code in creates if code == 504}
     # The name of the search, 8 digits of its UID, and then the attempt.
     return Counter(name.removeprefix(f"{search.name}-")[9:] for name in [*made, *(unanswered - set(made))])
 
 
 def first_job_create(search: Search, after: datetime) -> datetime:
     """When the first Job of a search was created after a moment."""
-    return min(at for at in map(_received, _job_creates(search)) if at > after)
+    made = (entry for entry in _job_creates(search) if entry["responseStatus"]["code"] < 400)
+    return min(at for at in map(_received, made) if at > after)
 
 
 def unheld_writes(cluster: Cluster, namespace: str) -> tuple[list[str], int]:
@@ -50,13 +52,13 @@ def unheld_writes(cluster: Cluster, namespace: str) -> tuple[list[str], int]:
     return unheld, count
 
 
-def _job_creates(search: Search, *, unanswered: bool = False) -> Iterator[Entry]:
+def _job_creates(search: Search) -> Iterator[Entry]:
+    """Every create of a Job of the search, however it ended."""
     for entry in search.cluster.audit():
-        code = entry["responseStatus"]["code"]
-        made = entry["verb"] == "create" and _is_write(entry) and (code == 504 if unanswered else code < 400)
+        create = entry["verb"] == "create" and _is_write(entry)
         what = entry.get("objectRef") or {}
         of_search = what.get("namespace") == search.namespace and what.get("name", "").startswith(f"{search.name}-")
-        if made and of_search and what["resource"] == "jobs":
+        if create and of_search and what["resource"] == "jobs":
             yield entry
 
 
