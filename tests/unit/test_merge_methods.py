@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from evomerge_contract.methods import METHODS
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.draws import keep_mask
 from evomerge_worker.merge.method import Source
-from evomerge_worker.merge.methods import MERGE_METHODS
+from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.sparsify import drop, trim
 from evomerge_worker.merge.sums import total
 
@@ -33,13 +34,13 @@ def _close(result: Tensor, expected: Tensor) -> None:
 
 def test_linear_is_the_weighted_mean() -> None:
     x, y = _random(1), _random(2)
-    result = MERGE_METHODS["linear"]([_source(x, weight=0.3), _source(y, weight=1.2)], x, {"normalize": True})
+    result = method_named("linear")([_source(x, weight=0.3), _source(y, weight=1.2)], x, {"normalize": True})
     _close(result, (0.3 * x.double() + 1.2 * y.double()) / 1.5)
 
 
 def test_linear_without_normalize_is_the_weighted_sum() -> None:
     x, y = _random(1), _random(2)
-    result = MERGE_METHODS["linear"]([_source(x, weight=0.3), _source(y, weight=-1.2)], x, {"normalize": False})
+    result = method_named("linear")([_source(x, weight=0.3), _source(y, weight=-1.2)], x, {"normalize": False})
     _close(result, 0.3 * x.double() - 1.2 * y.double())
 
 
@@ -47,14 +48,14 @@ def test_one_model_alone_comes_out_bit_for_bit() -> None:
     x = _random(1).bfloat16()
     for weight in (1.0, 0.3, 7.0):
         sources = [_source(x, weight=weight), _source(_random(2), weight=0.0)]
-        result = MERGE_METHODS["linear"](sources, x, {"normalize": True})
+        result = method_named("linear")(sources, x, {"normalize": True})
         assert torch.equal(result.bfloat16(), x)
 
 
 def test_weights_that_sum_to_zero_fail_the_candidate() -> None:
     sources = [_source(_random(1), weight=0.5), _source(_random(2), weight=-0.5)]
     with pytest.raises(CandidateError, match="weights sum to zero") as caught:
-        MERGE_METHODS["linear"](sources, _random(1), {"normalize": True})
+        method_named("linear")(sources, _random(1), {"normalize": True})
     assert caught.value.reason == "NotFinite"
 
 
@@ -64,7 +65,7 @@ def test_slerp_keeps_to_the_arc_between_base_and_source(t: float) -> None:
     x = _random(1)
     y = _random(2)
     y = y * (x.norm() / y.norm())
-    result = MERGE_METHODS["slerp"]([_source(y)], x, {"t": t})
+    result = method_named("slerp")([_source(y)], x, {"t": t})
     angle = torch.acos((x.double() * y.double()).sum() / (x.double().norm() * y.double().norm()))
     expected = (torch.sin((1 - t) * angle) * x.double() + torch.sin(t * angle) * y.double()) / torch.sin(angle)
     _close(result, expected)
@@ -74,7 +75,7 @@ def test_slerp_keeps_to_the_arc_between_base_and_source(t: float) -> None:
 @pytest.mark.parametrize("factor", [1.0, 2.0, -1.0, 0.0])
 def test_slerp_of_parallel_or_zero_tensors_is_finite(factor: float) -> None:
     x = _random(1)
-    result = MERGE_METHODS["slerp"]([_source(x * factor)], x, {"t": 0.25})
+    result = method_named("slerp")([_source(x * factor)], x, {"t": 0.25})
     assert bool(result.isfinite().all())
     if factor:
         _close(result, (0.75 + 0.25 * factor) * x.double())
@@ -84,7 +85,7 @@ def test_task_arithmetic_adds_weighted_task_vectors() -> None:
     base, x, y = _random(0), _random(1), _random(2)
     sources = [_source(x, weight=0.4), _source(y, weight=-0.7)]
     shared = FAMILY | {"lambda": 1.5}
-    result = MERGE_METHODS["task_arithmetic"](sources, base, shared)
+    result = method_named("task_arithmetic")(sources, base, shared)
     b = base.double()
     _close(result, b + 1.5 * (0.4 * (x - b) - 0.7 * (y - b)))
 
@@ -92,7 +93,7 @@ def test_task_arithmetic_adds_weighted_task_vectors() -> None:
 def test_task_arithmetic_normalized_divides_by_the_weights() -> None:
     base, x, y = _random(0), _random(1), _random(2)
     sources = [_source(x, weight=0.4), _source(y, weight=0.2)]
-    result = MERGE_METHODS["task_arithmetic"](sources, base, FAMILY | {"normalize": True})
+    result = method_named("task_arithmetic")(sources, base, FAMILY | {"normalize": True})
     b = base.double()
     _close(result, b + (0.4 * (x - b) + 0.2 * (y - b)) / 0.6)
 
@@ -102,7 +103,7 @@ def test_ties_trims_elects_and_averages() -> None:
     base, x, y, z = (_random(seed) for seed in range(4))
     weights = {1: 0.9, 2: 0.6, 3: 1.1}
     sources = [_source(t, weight=weights[i], density=0.4) for i, t in ((1, x), (2, y), (3, z))]
-    result = MERGE_METHODS["ties"](sources, base, FAMILY | {"normalize": True})
+    result = method_named("ties")(sources, base, FAMILY | {"normalize": True})
     deltas = []
     for tensor in (x, y, z):
         delta = (tensor - base).double().flatten()
@@ -121,7 +122,7 @@ def test_ties_trims_elects_and_averages() -> None:
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
 def test_dare_drops_by_its_masks_and_restores_the_l1_norm(method: str) -> None:
     base, x = _random(0), _random(1)
-    result = MERGE_METHODS[method]([_source(x, weight=1.0, density=0.3)], base, FAMILY | {"rescale": True})
+    result = method_named(method)([_source(x, weight=1.0, density=0.3)], base, FAMILY | {"rescale": True})
     delta = (x - base).double()
     kept = delta * keep_mask(0, 0, "t", SHAPE, 0.3)
     _close(result, base + kept * delta.abs().sum() / kept.abs().sum())
@@ -135,7 +136,7 @@ def test_sources_are_never_written_to(method: str, dtype: torch.dtype) -> None:
     before = [tensor.clone() for tensor in tensors]
     sources = [_source(t, weight=w, density=0.5) for t, w in zip(tensors[1:], (0.5, 0.0), strict=True)]
     for chosen in (sources, sources[1:], []):
-        MERGE_METHODS[method](chosen, tensors[0], FAMILY | {"rescale": True, "lambda": 2.0}).add_(1)
+        method_named(method)(chosen, tensors[0], FAMILY | {"rescale": True, "lambda": 2.0}).add_(1)
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
 
 
@@ -144,12 +145,12 @@ def test_sources_of_the_mixing_methods_are_never_written_to(method: str) -> None
     x, y = _random(1), _random(2)
     before = (x.clone(), y.clone())
     sources = [_source(y)] if method == "slerp" else [_source(x, weight=1.0), _source(y, weight=2.0)]
-    MERGE_METHODS[method](sources, x, {"normalize": True, "t": 0.5}).add_(1)
+    method_named(method)(sources, x, {"normalize": True, "t": 0.5}).add_(1)
     assert torch.equal(x, before[0])
     assert torch.equal(y, before[1])
 
 
-@pytest.mark.parametrize("method", sorted(MERGE_METHODS))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_number_of_threads_changes_no_bit(method: str) -> None:
     """Three million elements and some: sizes at which torch shares its work out."""
     x, y, z = (_random(seed, (3_000_013,)) for seed in range(3))
@@ -160,7 +161,7 @@ def test_the_number_of_threads_changes_no_bit(method: str) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(MERGE_METHODS[method](sources[:1] if method == "slerp" else sources, x, shared))
+            results.append(method_named(method)(sources[:1] if method == "slerp" else sources, x, shared))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])

@@ -9,7 +9,7 @@ from torch import Tensor
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.draws import keep_mask
 from evomerge_worker.merge.method import Source
-from evomerge_worker.merge.methods import MERGE_METHODS
+from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.plan import Input, TensorPlan
 from evomerge_worker.shards import Checkpoint
 
@@ -48,7 +48,7 @@ def merge_tensor(
         sources.append(Source(tensor, item.values, partial(_keep, mask_seed, place, item, tensor)))
     base = _NO_BASE if plan.base is None else load(plan.base)
     try:
-        return MERGE_METHODS[plan.method](sources, base, plan.shared)
+        return method_named(plan.method)(sources, base, plan.shared)
     except CandidateError as error:
         raise CandidateError(error.reason, f"tensor {plan.name}: {error}") from error
 

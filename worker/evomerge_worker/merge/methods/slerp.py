@@ -12,7 +12,7 @@ _PARALLEL = 0.9995  # beyond this cosine the arc is as good as straight, and sin
 _TINY = 1e-8
 
 
-def slerp(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
     """(sin((1 - t) a) x + sin(t a) y) / sin(a), with x the base, y the one source and a the angle between them."""
     (source,) = sources
     x, y = base.float(), source.tensor.float()

@@ -10,7 +10,7 @@ from evomerge_worker.merge.method import Source, fresh
 _ONE = 1e-9  # decimals that sum to one do so only nearly in binary
 
 
-def linear(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
     """sum(weight_i * x_i), divided by sum(weight_i) when `normalize`.
 
     Raises:

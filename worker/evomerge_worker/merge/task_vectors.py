@@ -1,7 +1,7 @@
-"""Task arithmetic and what builds on it: task vectors, thinned out, weighted, perhaps brought to agree on a sign.
+"""The family of task arithmetic: task vectors, thinned out, weighted, perhaps brought to agree on a sign.
 
-task_arithmetic (arXiv 2212.04089), ties (arXiv 2306.01708), dare_linear and dare_ties (arXiv 2311.03099). The order is
-mergekit's: delta = model - base, sparsify, times weight, sign consensus, sum, normalize, times lambda, plus base.
+The order is mergekit's: delta = model - base, sparsify, times weight, sign consensus, sum, normalize, times lambda,
+plus base.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.merge.method import MergeMethod, Source, fresh
-from evomerge_worker.merge.sparsify import drop, trim
+from evomerge_worker.merge.sparsify import drop
 
 _Sparsify = Callable[[Tensor, Source, bool], Tensor]
 _NO_WEIGHT = 1e-8  # weights that sum to less are not divided by
@@ -65,20 +65,12 @@ def _agreeing(deltas: list[Tensor], weights: list[float], *, normalize: bool) ->
     return mixed.mul_(sign)
 
 
-def _whole(delta: Tensor, source: Source, rescale: bool) -> Tensor:
+def whole(delta: Tensor, source: Source, rescale: bool) -> Tensor:
+    """All of the task vector."""
     return delta
 
 
-def _trimmed(delta: Tensor, source: Source, rescale: bool) -> Tensor:
-    return trim(delta, source.values["density"], rescale=rescale)
-
-
-def _dropped(delta: Tensor, source: Source, rescale: bool) -> Tensor:
+def dropped(delta: Tensor, source: Source, rescale: bool) -> Tensor:
+    """What DARE's draws leave of it (arXiv 2311.03099)."""
     density = source.values["density"]
     return delta if density >= 1 else drop(delta, source.keep(density), rescale=rescale)
-
-
-task_arithmetic = family(_whole, consensus=False)
-ties = family(_trimmed, consensus=True)
-dare_linear = family(_dropped, consensus=False)
-dare_ties = family(_dropped, consensus=True)
