@@ -58,7 +58,10 @@ def main() -> None:
             os.environ.update(process.server.environment)
             size = publish(process.server, folder / "model", options.megabytes)
             seconds = measure(process.server, folder, size, options.repeats)
-            report("store.pull" if options.gigabits is None else "store.pull.limited", size, seconds)
+            if options.gigabits is None:
+                report("store.pull", size, seconds)
+            else:
+                report("store.pull.limited", size, seconds, gigabits_per_second=options.gigabits)
 
 
 def limit(gigabits: float) -> None:
@@ -105,7 +108,7 @@ def measure(server: S3Server, folder: Path, size: int, repeats: int) -> dict[str
     return seconds
 
 
-def report(name: str, size: int, seconds: dict[str, list[float]]) -> None:
+def report(name: str, size: int, seconds: dict[str, list[float]], **limit: float) -> None:
     """Ours against the bare rate and against boto3."""
     bare = [max(pair) for pair in zip(seconds["loopback"], seconds["disk"], strict=True)]
     rates = {f"{way}_mb_per_second": [round(size / s / 1e6) for s in values] for way, values in seconds.items()}
@@ -117,6 +120,7 @@ def report(name: str, size: int, seconds: dict[str, list[float]]) -> None:
         reference="the slower of reading the same bytes from the server by plain sockets, and writing and syncing them",
         goal=">= 0.9",
         bytes=size,
+        **limit,
         **rates,
     )
     figure(
