@@ -12,7 +12,7 @@ import torch
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.errors import CandidateError, InputError, StorageError
-from evomerge_worker.merge import export_checkpoint, merged, plan_merge
+from evomerge_worker.merge import Merger, export_checkpoint, plan_merge
 from evomerge_worker.merge.export import replacing
 from evomerge_worker.shards import Checkpoint
 from tiny_models import Tiny
@@ -36,7 +36,7 @@ def test_an_export_holds_the_merged_weights(tmp_path: Path, sources: dict[str, C
     recipe = _recipe()
     export_checkpoint(recipe, sources, tmp_path / "out", mask_seed=0, max_shard_bytes=40_000)
     out = Checkpoint.open(tmp_path / "out", "out")
-    expected = dict(merged(plan_merge(recipe, sources), sources, 0))
+    expected = dict(Merger(sources, 0).merged(plan_merge(recipe, sources)))
     assert out.names == sorted(expected)
     assert all(torch.equal(out.tensor(n), t) and out.dtype(n) == t.dtype for n, t in expected.items())
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) == 3

@@ -1,19 +1,17 @@
 """What each merge method computes, against its published formula in float64; mergekit is asked in tests/parity."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from evomerge_contract.methods import METHODS
 from evomerge_worker.errors import CandidateError
-from evomerge_worker.merge.draws import keep_mask
+from evomerge_worker.merge.draws import Draws, limit_of
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods import method_named
-from evomerge_worker.merge.sparsify import drop, trim
+from evomerge_worker.merge.run import tensor_of
 from evomerge_worker.merge.sums import total
 
 SHAPE = (7, 11)
@@ -25,7 +23,11 @@ def _random(seed: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
 
 
 def _source(tensor: Tensor, place: int = 0, **values: float) -> Source:
-    return Source(tensor, values, lambda density: keep_mask(0, place, "t", tensor.shape, density))
+    return Source(tensor, values, Draws.of(0, str(place), "t"))
+
+
+def _merged(method: str, sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+    return tensor_of(method_named(method)(sources, base, shared))
 
 
 def _close(result: Tensor, expected: Tensor) -> None:
@@ -34,13 +36,13 @@ def _close(result: Tensor, expected: Tensor) -> None:
 
 def test_linear_is_the_weighted_mean() -> None:
     x, y = _random(1), _random(2)
-    result = method_named("linear")([_source(x, weight=0.3), _source(y, weight=1.2)], x, {"normalize": True})
+    result = _merged("linear", [_source(x, weight=0.3), _source(y, weight=1.2)], x, {"normalize": True})
     _close(result, (0.3 * x.double() + 1.2 * y.double()) / 1.5)
 
 
 def test_linear_without_normalize_is_the_weighted_sum() -> None:
     x, y = _random(1), _random(2)
-    result = method_named("linear")([_source(x, weight=0.3), _source(y, weight=-1.2)], x, {"normalize": False})
+    result = _merged("linear", [_source(x, weight=0.3), _source(y, weight=-1.2)], x, {"normalize": False})
     _close(result, 0.3 * x.double() - 1.2 * y.double())
 
 
@@ -48,14 +50,14 @@ def test_one_model_alone_comes_out_bit_for_bit() -> None:
     x = _random(1).bfloat16()
     for weight in (1.0, 0.3, 7.0):
         sources = [_source(x, weight=weight), _source(_random(2), weight=0.0)]
-        result = method_named("linear")(sources, x, {"normalize": True})
+        result = _merged("linear", sources, x, {"normalize": True})
         assert torch.equal(result.bfloat16(), x)
 
 
 def test_weights_that_sum_to_zero_fail_the_candidate() -> None:
     sources = [_source(_random(1), weight=0.5), _source(_random(2), weight=-0.5)]
     with pytest.raises(CandidateError, match="weights sum to zero") as caught:
-        method_named("linear")(sources, _random(1), {"normalize": True})
+        _merged("linear", sources, _random(1), {"normalize": True})
     assert caught.value.reason == "NotFinite"
 
 
@@ -65,7 +67,7 @@ def test_slerp_keeps_to_the_arc_between_base_and_source(t: float) -> None:
     x = _random(1)
     y = _random(2)
     y = y * (x.norm() / y.norm())
-    result = method_named("slerp")([_source(y)], x, {"t": t})
+    result = _merged("slerp", [_source(y)], x, {"t": t})
     angle = torch.acos((x.double() * y.double()).sum() / (x.double().norm() * y.double().norm()))
     expected = (torch.sin((1 - t) * angle) * x.double() + torch.sin(t * angle) * y.double()) / torch.sin(angle)
     _close(result, expected)
@@ -75,7 +77,7 @@ def test_slerp_keeps_to_the_arc_between_base_and_source(t: float) -> None:
 @pytest.mark.parametrize("factor", [1.0, 2.0, -1.0, 0.0])
 def test_slerp_of_parallel_or_zero_tensors_is_finite(factor: float) -> None:
     x = _random(1)
-    result = method_named("slerp")([_source(x * factor)], x, {"t": 0.25})
+    result = _merged("slerp", [_source(x * factor)], x, {"t": 0.25})
     assert bool(result.isfinite().all())
     if factor:
         _close(result, (0.75 + 0.25 * factor) * x.double())
@@ -85,7 +87,7 @@ def test_task_arithmetic_adds_weighted_task_vectors() -> None:
     base, x, y = _random(0), _random(1), _random(2)
     sources = [_source(x, weight=0.4), _source(y, weight=-0.7)]
     shared = FAMILY | {"lambda": 1.5}
-    result = method_named("task_arithmetic")(sources, base, shared)
+    result = _merged("task_arithmetic", sources, base, shared)
     b = base.double()
     _close(result, b + 1.5 * (0.4 * (x - b) - 0.7 * (y - b)))
 
@@ -93,7 +95,7 @@ def test_task_arithmetic_adds_weighted_task_vectors() -> None:
 def test_task_arithmetic_normalized_divides_by_the_weights() -> None:
     base, x, y = _random(0), _random(1), _random(2)
     sources = [_source(x, weight=0.4), _source(y, weight=0.2)]
-    result = method_named("task_arithmetic")(sources, base, FAMILY | {"normalize": True})
+    result = _merged("task_arithmetic", sources, base, FAMILY | {"normalize": True})
     b = base.double()
     _close(result, b + (0.4 * (x - b) + 0.2 * (y - b)) / 0.6)
 
@@ -103,7 +105,7 @@ def test_ties_trims_elects_and_averages() -> None:
     base, x, y, z = (_random(seed) for seed in range(4))
     weights = {1: 0.9, 2: 0.6, 3: 1.1}
     sources = [_source(t, weight=weights[i], density=0.4) for i, t in ((1, x), (2, y), (3, z))]
-    result = method_named("ties")(sources, base, FAMILY | {"normalize": True})
+    result = _merged("ties", sources, base, FAMILY | {"normalize": True})
     deltas = []
     for tensor in (x, y, z):
         delta = (tensor - base).double().flatten()
@@ -122,9 +124,9 @@ def test_ties_trims_elects_and_averages() -> None:
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
 def test_dare_drops_by_its_masks_and_restores_the_l1_norm(method: str) -> None:
     base, x = _random(0), _random(1)
-    result = method_named(method)([_source(x, weight=1.0, density=0.3)], base, FAMILY | {"rescale": True})
+    result = _merged(method, [_source(x, weight=1.0, density=0.3)], base, FAMILY | {"rescale": True})
     delta = (x - base).double()
-    kept = delta * keep_mask(0, 0, "t", SHAPE, 0.3)
+    kept = delta * (Draws.of(0, "0", "t").numbers(0, delta.numel(), delta.device) < limit_of(0.3)).view(SHAPE)
     _close(result, base + kept * delta.abs().sum() / kept.abs().sum())
 
 
@@ -136,7 +138,7 @@ def test_sources_are_never_written_to(method: str, dtype: torch.dtype) -> None:
     before = [tensor.clone() for tensor in tensors]
     sources = [_source(t, weight=w, density=0.5) for t, w in zip(tensors[1:], (0.5, 0.0), strict=True)]
     for chosen in (sources, sources[1:], []):
-        method_named(method)(chosen, tensors[0], FAMILY | {"rescale": True, "lambda": 2.0}).add_(1)
+        _merged(method, chosen, tensors[0], FAMILY | {"rescale": True, "lambda": 2.0}).add_(1)
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
 
 
@@ -145,7 +147,7 @@ def test_sources_of_the_mixing_methods_are_never_written_to(method: str) -> None
     x, y = _random(1), _random(2)
     before = (x.clone(), y.clone())
     sources = [_source(y)] if method == "slerp" else [_source(x, weight=1.0), _source(y, weight=2.0)]
-    method_named(method)(sources, x, {"normalize": True, "t": 0.5}).add_(1)
+    _merged(method, sources, x, {"normalize": True, "t": 0.5}).add_(1)
     assert torch.equal(x, before[0])
     assert torch.equal(y, before[1])
 
@@ -161,7 +163,7 @@ def test_the_number_of_threads_changes_no_bit(method: str) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(method_named(method)(sources[:1] if method == "slerp" else sources, x, shared))
+            results.append(_merged(method, sources[:1] if method == "slerp" else sources, x, shared))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
@@ -181,50 +183,3 @@ def test_sums_are_near_exact_for_any_size_and_number_of_threads(count: int) -> N
         torch.set_num_threads(before)
     (found,) = sums
     assert found == pytest.approx(float(tensor.double().sum()), rel=1e-7)
-
-
-@given(st.integers(1, 200), st.floats(0.0, 1.0), st.integers(0, 3))
-def test_trimming_keeps_exactly_k_of_the_largest_and_the_first_among_equals(
-    n: int, density: float, digits: int
-) -> None:
-    """Coarse numbers make many magnitudes equal, as the deltas of bfloat16 weights are."""
-    delta = torch.round(_random(n, (n,)), decimals=digits) + 0.0625  # never zero
-    kept = trim(delta.clone(), density, rescale=False)
-    k = n if density >= 1 else 0 if density <= 0 else max(1, int(density * n))
-    order = sorted(range(n), key=lambda i: (-abs(float(delta[i])), i))
-    assert kept.nonzero().flatten().tolist() == sorted(order[:k])
-    assert torch.equal(kept[kept != 0], delta[kept != 0])
-
-
-@pytest.mark.parametrize("thin", [lambda d: trim(d, 0.3, rescale=True), lambda d: drop(d, d > 0.2, rescale=True)])
-def test_rescaling_restores_the_l1_norm(thin: Callable[[Tensor], Tensor]) -> None:
-    delta = _random(5)
-    assert float(thin(delta.clone()).abs().sum()) == pytest.approx(float(delta.abs().sum()), rel=1e-6)
-
-
-def test_rescaling_what_is_empty_gives_zeros() -> None:
-    assert not drop(_random(1), torch.zeros(SHAPE, dtype=torch.bool), rescale=True).any()
-
-
-@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.integers(0, 2**31 - 1))
-def test_a_dare_mask_holds_every_mask_of_lower_density(one: float, other: float, seed: int) -> None:
-    low, high = sorted((one, other))
-    sparse, dense = (keep_mask(seed, 0, "t", (9, 9), density) for density in (low, high))
-    assert not bool((sparse & ~dense).any())
-
-
-def test_dare_masks_are_a_function_of_seed_place_and_tensor_alone() -> None:
-    """Golden bits: they must be the same on every machine and in every version, or no search could be resumed."""
-    mask = keep_mask(7, 0, "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5)
-    assert ["".join("01"[int(k)] for k in row) for row in mask] == ["00011001", "00110010", "01111100", "11111000"]
-    assert not torch.equal(mask, keep_mask(8, 0, "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5))
-    assert not torch.equal(mask, keep_mask(7, 1, "model.layers.0.mlp.up_proj.weight", (4, 8), 0.5))
-    assert not torch.equal(mask, keep_mask(7, 0, "model.layers.1.mlp.up_proj.weight", (4, 8), 0.5))
-
-
-@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.93, 1.0])
-def test_dare_keeps_each_element_with_the_probability_asked_for(density: float) -> None:
-    """A million draws: the share kept lies within five standard deviations."""
-    n = 1_000_000
-    kept = int(keep_mask(1, 0, "t", (n,), density).sum())
-    assert abs(kept - density * n) <= 5 * (n * density * (1 - density)) ** 0.5

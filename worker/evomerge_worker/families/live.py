@@ -12,8 +12,9 @@ from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.loading import load_model, load_state, load_tokenizer
 from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
+from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
-from evomerge_worker.merge.run import checksum, merge_tensor, merged, not_finite
+from evomerge_worker.merge.run import Merger, not_finite
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store.wanted import companions
 
@@ -36,6 +37,7 @@ class LiveModel:
         self._opened: tuple[str, torch.dtype] | None = None
         self._slots: dict[str, Tensor] | None = None
         self._identities: dict[Checkpoint, str] = {}
+        self._statistics = Statistics()
 
     @classmethod
     def open(
@@ -69,11 +71,12 @@ class LiveModel:
         wanted = (self._identity(anchor), result_dtype(plans, anchor))
         if self._opened != wanted:
             self._open(anchor, wanted[1])
+        merger = Merger(checkpoints, mask_seed, self._device, self._statistics)
         with torch.no_grad():
             if self._slots is not None and {plan.name for plan in plans} == set(anchor.names):
-                self._merge_in_place(plans, checkpoints, mask_seed)
+                self._merge_in_place(plans, merger)
                 return
-            state = dict(merged(plans, checkpoints, mask_seed))
+            state = dict(merger.merged(plans))
         self._opened = None
         self.model = load_state(self.model, state, dtype=wanted[1], device=self._device)
         if self._slots is None:  # slots would be those of the model before
@@ -86,20 +89,13 @@ class LiveModel:
         self._slots = find_slots(self.model, checkpoint)
         self._opened = (self._identity(checkpoint), dtype)
 
-    def _merge_in_place(self, plans: list[TensorPlan], checkpoints: Mapping[str, Checkpoint], mask_seed: int) -> None:
-        sums, names = [], []
-        for plan in plans:
-            slot = (self._slots or {}).get(plan.name)
-            if slot is None:
-                continue  # a tensor that the architecture has no use for
-            tensor = merge_tensor(plan, checkpoints, mask_seed, self._device)
-            slot.copy_(tensor if slot.dtype == plan.dtype else tensor.to(plan.dtype))
-            if slot.is_floating_point():
-                sums.append(checksum(slot))
-                names.append(plan.name)
-        finite = torch.stack(sums).isfinite()
-        if not bool(finite.all()):
-            raise not_finite(names[int(finite.logical_not().nonzero()[0])])
+    def _merge_in_place(self, plans: list[TensorPlan], merger: Merger) -> None:
+        """Put every tensor straight into the model's own; those that the architecture has no use for are left out."""
+        slots = self._slots or {}
+        finite = {plan.name: merger.merge_into(plan, slots[plan.name]) for plan in plans if plan.name in slots}
+        wrong = [name for name, fine in finite.items() if not bool(fine)]
+        if wrong:
+            raise not_finite(wrong[0])
 
     def _identity(self, checkpoint: Checkpoint) -> str:
         """A digest of all but the weights: names of the tensors, config, tokenizer and generation config."""

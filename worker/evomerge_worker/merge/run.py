@@ -1,13 +1,15 @@
 """Carrying out a plan, tensor by tensor, in float32 with one rounding at the end."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from evomerge_worker.errors import CandidateError
-from evomerge_worker.merge.draws import keep_mask
+from evomerge_worker.merge import native
+from evomerge_worker.merge.draws import Draws
+from evomerge_worker.merge.formula import Formula, Votes, plain, shape_of
+from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.plan import Input, TensorPlan
@@ -17,40 +19,91 @@ CPU = torch.device("cpu")
 _NO_BASE = torch.empty(0)
 
 
-def merged(
-    plans: Iterable[TensorPlan], checkpoints: Mapping[str, Checkpoint], mask_seed: int, device: torch.device = CPU
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the result by name, each in its plan's dtype, on `device`. `mask_seed` is DARE's.
+class Merger:
+    """Carries out plans over the same sources, which it keeps what is known of. `mask_seed` is that of DARE's draws."""
 
-    Raises:
-        CandidateError: a tensor that is not finite comes out.
-    """
-    for plan in plans:
-        tensor = merge_tensor(plan, checkpoints, mask_seed, device).to(plan.dtype)
-        if tensor.is_floating_point() and not bool(checksum(tensor).isfinite()):
-            raise not_finite(plan.name)
-        yield plan.name, tensor
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        mask_seed: int,
+        device: torch.device = CPU,
+        statistics: Statistics | None = None,
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._mask_seed = mask_seed
+        self._device = device
+        self._statistics = statistics or Statistics()
+
+    def merged(self, plans: Iterable[TensorPlan]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the result by name, each in its plan's dtype.
+
+        Raises:
+            CandidateError: a tensor that is not finite comes out.
+        """
+        for plan in plans:
+            tensor = torch.empty(self._checkpoints_shape(plan), dtype=plan.dtype, device=self._device)
+            if not bool(self.merge_into(plan, tensor)):
+                raise not_finite(plan.name)
+            yield plan.name, tensor
+
+    def merge_into(self, plan: TensorPlan, out: Tensor) -> bool | Tensor:
+        """Put one tensor of the result into `out`, rounded to the plan's dtype and, if that is another, to `out`'s.
+
+        Returns whether it is finite; on a device as a scalar tensor, which need not be waited for.
+
+        Raises:
+            CandidateError: the parameters make no sense for these tensors.
+        """
+        if plan.method is None or not out.numel():
+            out.copy_(self._load(plan.inputs[0]))
+            return True
+        try:
+            result = method_named(plan.method)(self._sources(plan), self._base(plan), plan.shared)
+        except CandidateError as error:
+            raise CandidateError(error.reason, f"tensor {plan.name}: {error}") from error
+        if out.dtype != plan.dtype or not out.is_contiguous():
+            rounded = torch.empty(out.shape, dtype=plan.dtype, device=out.device)
+            finite = carry_out(result, rounded)
+            out.copy_(rounded)
+            return finite
+        return carry_out(result, out)
+
+    def _checkpoints_shape(self, plan: TensorPlan) -> tuple[int, ...]:
+        first = plan.inputs[0] if plan.inputs else plan.base
+        return self._checkpoints[first.model].shape(first.tensor) if first is not None else ()
+
+    def _load(self, item: Input) -> Tensor:
+        return self._checkpoints[item.model].tensor(item.tensor).to(self._device)
+
+    def _base(self, plan: TensorPlan) -> Tensor:
+        return _NO_BASE if plan.base is None else self._load(plan.base)
+
+    def _sources(self, plan: TensorPlan) -> list[Source]:
+        sources = []
+        for item in plan.inputs:
+            checkpoint = self._checkpoints[item.model]
+            draws = Draws.of(self._mask_seed, checkpoint.fingerprint, item.tensor)
+            known = {} if plan.base is None else self._statistics.of(self._checkpoints, item, plan.base)
+            sources.append(Source(self._load(item), item.values, draws, known))
+        return sources
 
 
-def merge_tensor(
-    plan: TensorPlan, checkpoints: Mapping[str, Checkpoint], mask_seed: int, device: torch.device = CPU
-) -> Tensor:
-    """One tensor of the result in float32, not yet rounded to its dtype; a copied one as it is."""
+def carry_out(result: Tensor | Formula, out: Tensor) -> bool | Tensor:
+    """Put what a method returned into `out`, of that shape and contiguous; whether it is finite there."""
+    if isinstance(result, Tensor):
+        out.copy_(result)
+        return checksum(out).isfinite()
+    finite = native.apply(result, out)
+    return plain(result, out) if finite is None else finite
 
-    def load(item: Input) -> Tensor:
-        return checkpoints[item.model].tensor(item.tensor).to(device)
 
-    if plan.method is None:
-        return load(plan.inputs[0])
-    sources = []
-    for place, item in enumerate(plan.inputs):
-        tensor = load(item)
-        sources.append(Source(tensor, item.values, partial(_keep, mask_seed, place, item, tensor)))
-    base = _NO_BASE if plan.base is None else load(plan.base)
-    try:
-        return method_named(plan.method)(sources, base, plan.shared)
-    except CandidateError as error:
-        raise CandidateError(error.reason, f"tensor {plan.name}: {error}") from error
+def tensor_of(result: Tensor | Formula) -> Tensor:
+    """What a method returned, as a tensor in float32."""
+    if isinstance(result, Tensor):
+        return result
+    out = torch.empty(shape_of(result), device=(result.base if isinstance(result, Votes) else result.tensors[0]).device)
+    carry_out(result, out)
+    return out
 
 
 def checksum(tensor: Tensor) -> Tensor:
@@ -61,7 +114,3 @@ def checksum(tensor: Tensor) -> Tensor:
 def not_finite(name: str) -> CandidateError:
     """The failure of a merge whose tensor `name` came out wrong."""
     return CandidateError("NotFinite", f"tensor {name} of the merged model holds NaN or infinity")
-
-
-def _keep(mask_seed: int, place: int, item: Input, tensor: Tensor, density: float) -> Tensor:
-    return keep_mask(mask_seed, place, item.tensor, tensor.shape, density).to(tensor.device)

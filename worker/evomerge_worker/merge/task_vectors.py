@@ -6,71 +6,62 @@ plus base.
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from evomerge_worker.merge.method import MergeMethod, Source, fresh
-from evomerge_worker.merge.sparsify import drop
+from evomerge_worker.merge.formula import Delta, Thinning, Votes, WeightedSum
+from evomerge_worker.merge.method import MergeMethod, Source
+from evomerge_worker.merge.sums import total
 
-_Sparsify = Callable[[Tensor, Source, bool], Tensor]
+Thinned = tuple[Thinning, float]
+"""What is kept of a task vector, and what it is multiplied by so that its L1 norm stays (as mergekit does, where DARE
+divides by the density)."""
+Sparsify = Callable[[Sequence[Source], Tensor, bool], Sequence[Thinned]]
+"""(sources, base, rescale) to what becomes of each source's task vector."""
+
 _NO_WEIGHT = 1e-8  # weights that sum to less are not divided by
+_TINY = 1e-7  # below this L1 norm nothing is rescaled
 
 
-def family(sparsify: _Sparsify, *, consensus: bool) -> MergeMethod:
+def family(sparsify: Sparsify, *, consensus: bool) -> MergeMethod:
     """The method that thins task vectors out by `sparsify` and, with `consensus`, elects a sign per element."""
 
-    def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
-        start = base.float()
-        deltas, weights = [], []
-        for source in sources:
-            weight = source.values["weight"]
-            if weight != 0:
-                delta = sparsify(fresh(source.tensor).sub_(start), source, bool(shared["rescale"]))
-                deltas.append(delta.mul_(weight))
-                weights.append(weight)
-        if not deltas:
-            return fresh(base)
-        combine = _agreeing if consensus else _summed
-        mixed = combine(deltas, weights, normalize=bool(shared["normalize"]))
-        if shared["lambda"] != 1:
-            mixed.mul_(shared["lambda"])
-        return mixed.add_(start)
+    def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Votes | WeightedSum:
+        taken = [source for source in sources if source.values["weight"] != 0]
+        if not taken:
+            return WeightedSum((base,), (1.0,))
+        weights = [source.values["weight"] for source in taken]
+        thinned = sparsify(taken, base, bool(shared["rescale"]))
+        deltas = (
+            Delta(source.tensor, weight, weight * scale, thinning)
+            for source, weight, (thinning, scale) in zip(taken, weights, thinned, strict=True)
+        )
+        divided = shared["normalize"] and not consensus and abs(sum(weights)) >= _NO_WEIGHT
+        return Votes(
+            base,
+            tuple(deltas),
+            consensus=consensus,
+            normalize=bool(shared["normalize"]) and consensus,
+            divisor=sum(weights) if divided else 1.0,
+            lambda_=shared["lambda"],
+        )
 
     return merge
 
 
-def _summed(deltas: list[Tensor], weights: list[float], *, normalize: bool) -> Tensor:
-    """The sum of the weighted deltas, over that of the weights when `normalize`. Writes to the first delta."""
-    mixed, *others = deltas
-    for delta in others:
-        mixed.add_(delta)
-    total = sum(weights)
-    return mixed.div_(total) if normalize and abs(total) >= _NO_WEIGHT else mixed
+def whole(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
+    """All of the task vectors."""
+    return [(None, 1.0)] * len(sources)
 
 
-def _agreeing(deltas: list[Tensor], weights: list[float], *, normalize: bool) -> Tensor:
-    """The sum of the weighted deltas that agree with the sign of their sum (a sum of zero counts as positive).
-
-    With `normalize`, each element is divided by the weights that are left in it. Writes to the deltas.
-    """
-    sign = sum(deltas[1:], start=deltas[0]).ge(0).float().mul_(2).sub_(1)
-    mixed, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
-    for delta, weight in zip(deltas, weights, strict=True):
-        agreed = delta.mul_(sign).clamp_(min=0)
-        mixed.add_(agreed)
-        if normalize:
-            divisor.add_(agreed.sign_(), alpha=weight)
-    if normalize:
-        mixed.div_(divisor.add_(divisor.eq(0).float()))  # nothing is left where the divisor is zero
-    return mixed.mul_(sign)
+def restoring(before: float, after: float) -> float:
+    """What restores the L1 norm `before` of a task vector whose rest has the norm `after`."""
+    return before / after if min(before, after) >= _TINY else 1.0
 
 
-def whole(delta: Tensor, source: Source, rescale: bool) -> Tensor:
-    """All of the task vector."""
-    return delta
-
-
-def dropped(delta: Tensor, source: Source, rescale: bool) -> Tensor:
-    """What DARE's draws leave of it (arXiv 2311.03099)."""
-    density = source.values["density"]
-    return delta if density >= 1 else drop(delta, source.keep(density), rescale=rescale)
+def masked(source: Source, base: Tensor, keep: Tensor, rescale: bool) -> Thinned:
+    """What a boolean tensor keeps."""
+    if not rescale:
+        return keep, 1.0
+    magnitudes = (source.tensor.float() - base.float()).abs_()
+    before = total(magnitudes)
+    return keep, restoring(before, total(magnitudes.mul_(keep.float())))

@@ -1,5 +1,6 @@
 """Reading a Hugging Face checkpoint folder: safetensors shards by mmap, without a copy."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -102,6 +103,18 @@ class Checkpoint:
     def bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(e.dtype.itemsize * torch.Size(e.shape).numel() for e in self._entries.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which weights these are, wherever they lie and however they are sharded, without reading all of them.
+
+        A digest of every tensor's name, type and shape and of its first 1,024 elements.
+        """
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(f"{name}\n{self.dtype(name)}\n{self.shape(name)}\n".encode())
+            digest.update(self.tensor(name).reshape(-1)[:1024].view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

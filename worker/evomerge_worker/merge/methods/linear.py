@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from evomerge_worker.errors import CandidateError
-from evomerge_worker.merge.method import Source, fresh
+from evomerge_worker.merge.formula import WeightedSum
+from evomerge_worker.merge.method import Source
 
 _ONE = 1e-9  # decimals that sum to one do so only nearly in binary
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
     """sum(weight_i * x_i), divided by sum(weight_i) when `normalize`.
 
     Raises:
@@ -21,8 +22,9 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
         total = sum(source.values["weight"] for source in sources)
         if total == 0:
             raise CandidateError("NotFinite", "the weights sum to zero, and normalize divides by their sum")
-    first, *others = [source for source in sources if source.values["weight"] != 0] or sources[:1]
-    result = fresh(first.tensor).mul_(first.values["weight"])
-    for source in others:
-        result.add_(source.tensor, alpha=source.values["weight"])
-    return result if abs(total - 1) < _ONE else result.div_(total)
+    taken = [source for source in sources if source.values["weight"] != 0] or sources[:1]
+    return WeightedSum(
+        tuple(source.tensor for source in taken),
+        tuple(source.values["weight"] for source in taken),
+        1.0 if abs(total - 1) < _ONE else total,
+    )

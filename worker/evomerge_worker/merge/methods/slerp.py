@@ -5,25 +5,17 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.method import Source, fresh
-from evomerge_worker.merge.sums import total
+from evomerge_worker.merge.formula import WeightedSum
+from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.statistics import cosine
 
 _PARALLEL = 0.9995  # beyond this cosine the arc is as good as straight, and sin(angle) too small to divide by
-_TINY = 1e-8
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
     """(sin((1 - t) a) x + sin(t a) y) / sin(a), with x the base, y the one source and a the angle between them."""
     (source,) = sources
-    x, y = base.float(), source.tensor.float()
-    of_x, of_y = _coefficients(_cosine(x, y), shared["t"])
-    return fresh(x).mul_(of_x).add_(y, alpha=of_y)
-
-
-def _cosine(x: Tensor, y: Tensor) -> float:
-    norm_x, norm_y = math.sqrt(total(x.square())), math.sqrt(total(y.square()))
-    # A vector without a direction counts as orthogonal to every other.
-    return total(x * y) / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0))
+    return WeightedSum((base, source.tensor), _coefficients(cosine(source, base), shared["t"]))
 
 
 def _coefficients(cosine: float, t: float) -> tuple[float, float]:

@@ -1,14 +1,35 @@
 """TIES: task vectors trimmed to their largest elements, then brought to agree on a sign (arXiv 2306.01708)."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from evomerge_worker.merge.formula import AtLeast
 from evomerge_worker.merge.method import Source
-from evomerge_worker.merge.sparsify import trim
-from evomerge_worker.merge.task_vectors import family
+from evomerge_worker.merge.statistics import at_least
+from evomerge_worker.merge.task_vectors import Thinned, family, masked
 
 
-def _trimmed(delta: Tensor, source: Source, rescale: bool) -> Tensor:
-    return trim(delta, source.values["density"], rescale=rescale)
+def _trimmed(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
+    densities = [source.values["density"] for source in sources]
+    some = [(source, density) for source, density in zip(sources, densities, strict=True) if density > 0]
+    found = iter(at_least([source for source, _ in some], base, [density for _, density in some]))
+    return [
+        _thinned(source, base, next(found), rescale) if density > 0 else (_NOTHING, 1.0)
+        for source, density in zip(sources, densities, strict=True)
+    ]
+
+
+_NOTHING = AtLeast(float("inf"), -1)
+
+
+def _thinned(source: Source, base: Tensor, kept: AtLeast | None, rescale: bool) -> Thinned:
+    if kept is None or not rescale:
+        return kept, 1.0
+    magnitudes = (source.tensor.float() - base.float()).abs_().flatten()
+    keep = magnitudes > kept.threshold
+    keep[: kept.last_tie + 1] |= magnitudes[: kept.last_tie + 1] == kept.threshold
+    return masked(source, base, keep.view(base.shape), rescale)
 
 
 merge = family(_trimmed, consensus=True)

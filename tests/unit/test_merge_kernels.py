@@ -1,0 +1,181 @@
+"""The compiled loops and torch: one meaning, the same bits."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from evomerge_worker.merge import native
+from evomerge_worker.merge.draws import Draws
+from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Thinning, Votes, WeightedSum, plain, shape_of
+from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.statistics import _by_sorting, _norms, at_least, norms
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SIZES = [1, 2, 63, 255, 511, 512, 513, 65_536, 70_001, 1_050_000]
+
+
+def _tensor(seed: int, count: int, dtype: torch.dtype = torch.bfloat16, coarse: bool = False) -> Tensor:
+    """Weights as models have them; every hundredth is zero, minus zero, tiny or large."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(count, generator=generator) * 0.05
+    if coarse:
+        values = values.mul_(64).round_().div_(64)
+    odd = torch.tensor([0.0, -0.0, 1e-7, -3e-6, 60.0, -250.0])
+    places = torch.arange(min(seed % 7, count - 1), count, 100)
+    values[places] = odd[torch.randint(len(odd), (len(places),), generator=generator)]
+    return values.to(dtype)
+
+
+def _both(formula: Formula, dtype: torch.dtype) -> None:
+    compiled, by_torch = torch.empty(shape_of(formula), dtype=dtype), torch.empty(shape_of(formula), dtype=dtype)
+    finite = native.apply(formula, compiled)
+    assert finite is not None, "the compiled library is not there, or does not do this"
+    assert finite is bool(plain(formula, by_torch))
+    if finite:
+        whole = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
+        assert torch.equal(compiled.view(whole), by_torch.view(whole))
+
+
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("sources", [1, 2, 3, 4, 5, 16])
+def test_sums_have_the_same_bits(sources: int, count: int) -> None:
+    tensors = tuple(_tensor(seed, count) for seed in range(sources))
+    weights = tuple(0.3 - 0.17 * s for s in range(sources))
+    for divisor in (1.0, 0.7):
+        _both(WeightedSum(tensors, weights, divisor), torch.bfloat16)
+
+
+@pytest.mark.parametrize("out", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, None])
+def test_sums_of_all_dtypes_have_the_same_bits(dtype: torch.dtype | None, out: torch.dtype) -> None:
+    """None: each tensor in another one."""
+    tensors = tuple(_tensor(seed, 10_007, dtype or DTYPES[seed]) for seed in range(3))
+    _both(WeightedSum(tensors, (0.6, -1.4, 0.9)), out)
+    _both(WeightedSum(tensors, (0.6, -1.4, 0.9), -1.3), out)
+
+
+def _thinnings(count: int) -> list[Thinning]:
+    draws = Draws.of(1, "m", "t")
+    return [None, AtLeast(0.046875, count), AtLeast(0.046875, count // 3), AtLeast(0.046875, -1), Drawn(draws, 20_000),
+            AtLeast(float("inf"), -1), Drawn(draws, 0), Drawn(draws, 65_536)]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("sources", [1, 2, 3, 4, 5, 16])
+@pytest.mark.parametrize("how", [(False, False, 1.0), (False, False, 0.9), (True, False, 1.0), (True, True, 1.0)])
+def test_votes_have_the_same_bits(how: tuple[bool, bool, float], sources: int, count: int) -> None:
+    consensus, normalize, divisor = how
+    base, kinds = _tensor(99, count, coarse=True), _thinnings(count)
+    deltas = tuple(
+        Delta(_tensor(s, count, coarse=True), w := 0.9 - 0.25 * s, 1.1 * w, kinds[s % 5]) for s in range(sources)
+    )
+    for lambda_ in (1.0, 1.3):
+        _both(Votes(base, deltas, consensus, normalize, divisor, lambda_), torch.bfloat16)
+
+
+@pytest.mark.parametrize("out", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, None])
+@pytest.mark.parametrize("kind", range(8))
+def test_votes_of_all_dtypes_have_the_same_bits(dtype: torch.dtype | None, out: torch.dtype, kind: int) -> None:
+    count = 9_001
+    base = _tensor(99, count, dtype or torch.float16)
+    deltas = tuple(
+        Delta(_tensor(s, count, dtype or DTYPES[s]), 0.5 + s, 0.7 - s, _thinnings(count)[(kind + s) % 8])
+        for s in range(3)
+    )
+    _both(Votes(base, deltas, consensus=True, normalize=True, lambda_=0.8), out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weight", [1e30, float("inf"), float("nan"), 2e5])
+def test_what_is_not_finite_is_told(dtype: torch.dtype, weight: float) -> None:
+    """Also what only the rounding makes infinite: 250 times 2e5 is beyond float16 alone."""
+    tensors = (_tensor(1, 5_000, torch.float32).mul(1e8), _tensor(2, 5_000))
+    _both(WeightedSum(tensors, (weight, 0.1)), dtype)
+    _both(Votes(tensors[1], (Delta(tensors[0], 1.0, weight),)), dtype)
+    largest = torch.full((600,), torch.finfo(dtype).max, dtype=torch.float32)
+    _both(WeightedSum((largest,), (1.0,)), dtype)
+    _both(WeightedSum((largest,), (1.002,)), dtype)
+
+
+def test_every_half_and_every_rounding_has_the_same_bits() -> None:
+    """All 65,536 numbers of float16 in; out, what lies on and beside the middle between two neighbours."""
+    every = torch.arange(65_536, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    finite = every[every.isfinite()]
+    _both(WeightedSum((finite,), (1.0,)), torch.float32)
+    _both(WeightedSum((finite,), (1.0,)), torch.float16)
+    for dtype in (torch.float16, torch.bfloat16):
+        numbers = finite.float().to(dtype)
+        middle = (numbers.float() + torch.nextafter(numbers, torch.full_like(numbers, 1e4)).float()) / 2
+        for beside in (-1, 0, 1):
+            near = (middle.view(torch.int32) + beside).view(torch.float32)
+            _both(WeightedSum((near,), (1.0,)), dtype)
+
+
+def test_what_the_library_cannot_do_is_left_to_torch() -> None:
+    many = tuple(_tensor(s, 100) for s in range(17))
+    assert native.apply(WeightedSum(many, (0.1,) * 17), torch.empty(100)) is None
+    mask = Delta(many[1], 1.0, 1.0, torch.ones(100, dtype=torch.bool))
+    assert native.apply(Votes(many[0], (mask,)), torch.empty(100)) is None
+    crosswise = torch.empty(10, 10).t()
+    assert native.apply(WeightedSum((crosswise,), (1.0,)), torch.empty(10, 10)) is None
+
+
+def _source(tensor: Tensor) -> Source:
+    return Source(tensor, {}, Draws.of(0, "m", "t"))
+
+
+@given(st.integers(1, 3000), st.floats(0.0, 1.0, exclude_min=True), st.booleans(), st.sampled_from(DTYPES))
+@settings(deadline=None)
+def test_thresholds_are_those_of_sorting(n: int, density: float, coarse: bool, dtype: torch.dtype) -> None:
+    base = _tensor(1, n, dtype, coarse)
+    sources = [_source(_tensor(seed, n, dtype, coarse)) for seed in (2, 3)]
+    found = at_least(sources, base, [density, 1.0])
+    assert found[1] is None
+    if density < 1:
+        _same_kept(sources[0].tensor, base, found[0], max(1, int(density * n)))
+
+
+@pytest.mark.parametrize("density", [1e-6, 0.01, 0.4137, 0.7, 0.999999])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_thresholds_of_large_tensors_are_those_of_sorting(density: float, coarse: bool) -> None:
+    n = 300_001
+    base = _tensor(1, n, coarse=coarse)
+    sources = [_source(_tensor(seed, n, coarse=coarse)) for seed in (2, 3, 4)]
+    for source, found in zip(sources, at_least(sources, base, [density] * 3), strict=True):
+        _same_kept(source.tensor, base, found, max(1, int(density * n)))
+
+
+def _same_kept(tensor: Tensor, base: Tensor, found: AtLeast | None, kept: int) -> None:
+    """Exactly as many, the largest, the first among equals; only zeros, which change nothing, may be kept besides."""
+    vector = tensor.float() - base.float()
+    order = np.argsort(-vector.abs().numpy(), kind="stable")[:kept].copy()
+    assert found is not None
+    for answer in (found, _by_sorting(tensor, base, kept)):
+        magnitudes, places = vector.abs(), torch.arange(len(vector))
+        keep = (magnitudes > answer.threshold) | (magnitudes == answer.threshold) & (places <= answer.last_tie)
+        wanted = torch.zeros(len(vector), dtype=torch.bool)
+        wanted[order] = True
+        assert torch.equal(keep & (vector != 0), wanted & (vector != 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 300, 70_001])
+def test_norms_have_the_same_bits(dtype: torch.dtype, count: int) -> None:
+    base, source = _tensor(1, count, dtype), _source(_tensor(2, count, dtype))
+    by_draw = native.norms(source.tensor, base, source.draws)
+    assert np.array_equal(by_draw, _norms(source.tensor, base, source.draws))
+    vector = (source.tensor.float() - base.float()).abs().double()
+    for limit in (0, 16, 20_000 // 16 * 16, 65_536):
+        whole, kept = norms(source, base, limit)
+        drawn = source.draws.numbers(0, count, torch.device("cpu")) < limit
+        assert whole == pytest.approx(float(vector.sum()), rel=1e-12)
+        assert kept == pytest.approx(float(vector[drawn].sum()), rel=1e-12)
+
+
+@pytest.fixture(autouse=True)
+def _compiled() -> None:
+    assert native.usable(torch.zeros(1)), "build the package where there is a C compiler"

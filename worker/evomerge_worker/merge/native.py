@@ -1,0 +1,166 @@
+"""The compiled loops of kernels.c: formulas and statistics of tensors on a CPU, many times as fast as by torch.
+
+The library is built with the package where there is a C compiler. Without it, or for what it does not do, everything
+here says so and torch does the work, with the same bits.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge_worker.merge.draws import STEPS, Draws
+from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Votes, WeightedSum
+
+_MOST_SOURCES = 16
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+LOW_BITS = 13
+"""Of a magnitude's 31 bits, those that a histogram does not tell apart."""
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("dtype", ctypes.c_int32))
+
+
+class _Delta(ctypes.Structure):
+    _fields_ = (
+        ("tensor", _Tensor),
+        ("factor", ctypes.c_float),
+        ("weight", ctypes.c_float),
+        ("thinning", ctypes.c_int32),
+        ("threshold", ctypes.c_float),
+        ("last_tie", ctypes.c_int64),
+        ("key", ctypes.c_uint32 * 2),
+        ("limit", ctypes.c_uint32),
+    )
+
+
+class _Votes(ctypes.Structure):
+    _fields_ = (
+        ("consensus", ctypes.c_int32),
+        ("normalize", ctypes.c_int32),
+        ("divisor", ctypes.c_float),
+        ("lambda_", ctypes.c_float),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    found = sorted(Path(__file__).parent.glob("_kernels*.so"))
+    if not found:
+        return None
+    library = ctypes.CDLL(str(found[0]))
+    size, number, address = ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p
+    library.evomerge_sum.argtypes = [size, number, address, address, ctypes.c_float, address, number]
+    library.evomerge_votes.argtypes = [size, number, address, _Tensor, _Votes, address, number]
+    library.evomerge_norms.argtypes = [size, _Tensor, _Tensor, address, address]
+    library.evomerge_histogram.argtypes = [size, _Tensor, _Tensor, number, address]
+    library.evomerge_collect.argtypes = [size, number, address, _Tensor, number, address, address, address]
+    return library
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the library is there and can work on these tensors."""
+    fitting = (t.device.type == "cpu" and t.dtype in _DTYPES and t.is_contiguous() for t in tensors)
+    return _library() is not None and all(fitting)
+
+
+def apply(formula: Formula, out: Tensor) -> bool | None:
+    """Carry `formula` out into `out`, as `formula.plain` does; whether all is finite. None: not done, ask torch."""
+    return _apply_votes(formula, out) if isinstance(formula, Votes) else _apply_sum(formula, out)
+
+
+def _apply_sum(formula: WeightedSum, out: Tensor) -> bool | None:
+    library, number = _library(), len(formula.tensors)
+    if library is None or not usable(out, *formula.tensors) or number > _MOST_SOURCES:
+        return None
+    tensors = (_Tensor * number)(*map(_tensor, formula.tensors))
+    weights = (ctypes.c_float * number)(*formula.weights)
+    finite = library.evomerge_sum(
+        out.numel(), number, tensors, weights, formula.divisor, out.data_ptr(), _DTYPES[out.dtype]
+    )
+    return bool(finite)
+
+
+def _apply_votes(formula: Votes, out: Tensor) -> bool | None:
+    library, number = _library(), len(formula.deltas)
+    fitting = usable(out, formula.base, *(delta.tensor for delta in formula.deltas))
+    if library is None or not fitting or number > _MOST_SOURCES:
+        return None
+    if any(isinstance(delta.thinning, Tensor) for delta in formula.deltas):
+        return None
+    deltas = (_Delta * number)(*map(_delta, formula.deltas))
+    how = _Votes(formula.consensus, formula.normalize, formula.divisor, formula.lambda_)
+    finite = library.evomerge_votes(
+        out.numel(), number, deltas, _tensor(formula.base), how, out.data_ptr(), _DTYPES[out.dtype]
+    )
+    return bool(finite)
+
+
+def _tensor(tensor: Tensor) -> _Tensor:
+    return _Tensor(tensor.data_ptr(), _DTYPES[tensor.dtype])
+
+
+def _delta(delta: Delta) -> _Delta:
+    result = _Delta(tensor=_tensor(delta.tensor), factor=delta.factor, weight=delta.weight, thinning=0)
+    match delta.thinning:
+        case AtLeast(threshold, last_tie):
+            result.thinning, result.threshold, result.last_tie = 1, threshold, last_tie
+        case Drawn(draws, limit) if limit < 65536:
+            result.thinning, result.key, result.limit = 2, (ctypes.c_uint32 * 2)(*draws.key), limit
+    return result
+
+
+def norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
+    """For each of the steps of a density the L1 norm of `tensor - base` where the draws are in it.
+
+    Element by element in float64, in their order. The tensors are `usable`.
+    """
+    result = np.zeros(STEPS)
+    keys = (ctypes.c_uint32 * 2)(*draws.key)
+    _loaded().evomerge_norms(tensor.numel(), _tensor(tensor), _tensor(base), keys, result.ctypes.data)
+    return result
+
+
+def histogram(tensor: Tensor, base: Tensor) -> NDArray[np.uint32]:
+    """How many magnitudes of `tensor - base`, as float32, have each value of `bits >> LOW_BITS`."""
+    counts = np.zeros(1 << (31 - LOW_BITS), dtype=np.uint32)
+    _loaded().evomerge_histogram(tensor.numel(), _tensor(tensor), _tensor(base), LOW_BITS, counts.ctypes.data)
+    return counts
+
+
+def collect(
+    tensors: Sequence[Tensor], base: Tensor, bins: Sequence[int], sizes: Sequence[int]
+) -> list[tuple[NDArray[np.uint16], NDArray[np.uint64]]]:
+    """For each tensor the LOW_BITS of the magnitudes of `tensor - base` in its bin, in the order of the elements.
+
+    `sizes` says how many there are; the second array how many there were up to the end of each PART elements.
+    """
+    found = [np.empty(size, dtype=np.uint16) for size in sizes]
+    ends = np.zeros((len(tensors), -(-base.numel() // PART)), dtype=np.uint64)
+    _loaded().evomerge_collect(
+        base.numel(),
+        len(tensors),
+        (_Tensor * len(tensors))(*map(_tensor, tensors)),
+        _tensor(base),
+        LOW_BITS,
+        (ctypes.c_uint32 * len(tensors))(*bins),
+        (ctypes.c_void_p * len(tensors))(*(array.ctypes.data for array in found)),
+        ends.ctypes.data,
+    )
+    return list(zip(found, ends, strict=True))
+
+
+PART = 65536
+
+
+def _loaded() -> ctypes.CDLL:
+    library = _library()
+    if library is None:
+        raise RuntimeError("the compiled library is not there: ask `usable` first")
+    return library
