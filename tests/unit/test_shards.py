@@ -2,6 +2,7 @@
 
 import json
 import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge_worker.errors import InputError
-from evomerge_worker.shards import Checkpoint, write_checkpoint
+from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from tiny_models import write_tensors
 
 INDEX = "model.safetensors.index.json"
@@ -20,6 +21,10 @@ def _tensors() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     tensors = {f"model.layers.{i}.weight": torch.randn(4, 8, generator=generator) for i in range(3)}
     return tensors | {"embed.weight": torch.randn(6, 8, generator=generator)}
+
+
+def _entries(tensors: dict[str, torch.Tensor]) -> list[Entry]:
+    return [Entry(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
 
 
 def _sharded(folder: Path) -> Path:
@@ -204,7 +209,7 @@ def test_nan_and_infinity_are_found_by_name(tmp_path: Path) -> None:
 
 def test_written_tensors_read_back_bit_for_bit(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 4).bfloat16(), "b": torch.randn(5, 2).t(), "c": torch.arange(3)}
-    assert write_checkpoint(tmp_path, iter(tensors.items()), 10**9) == ["model.safetensors"]
+    assert write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 10**9) == ["model.safetensors"]
     (tmp_path / "config.json").write_text("{}")
     checkpoint = Checkpoint.open(tmp_path, "m")
     assert all(torch.equal(checkpoint.tensor(n), t) and checkpoint.dtype(n) == t.dtype for n, t in tensors.items())
@@ -213,27 +218,54 @@ def test_written_tensors_read_back_bit_for_bit(tmp_path: Path) -> None:
 def test_no_written_shard_is_larger_than_asked(tmp_path: Path) -> None:
     """One tensor alone may be; then it has a shard of its own."""
     tensors = {f"t{i}": torch.randn(size) for i, size in enumerate([10, 10, 10, 100, 10, 10])}
-    names = write_checkpoint(tmp_path, iter(tensors.items()), 80)
+    names = write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 80)
     shards = [{n: t.nbytes for n, t in load_file(tmp_path / name).items()} for name in names if name != INDEX]
     assert [sum(shard.values()) for shard in shards] == [80, 40, 400, 80]
     (tmp_path / "config.json").write_text("{}")
     assert Checkpoint.open(tmp_path, "m").names == sorted(tensors)
 
 
-def test_writing_holds_one_shard_at_a_time(tmp_path: Path) -> None:
-    """Tensors of earlier shards are released before later ones are made."""
-    alive: list[int] = []
-
-    class Counted(torch.Tensor):
-        def __del__(self) -> None:
-            alive.pop()
+def test_writing_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
+    """One that has been written is released before the next one is made."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    peaks: list[int] = []
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-        for i in range(20):
-            alive.append(i)
-            yield f"t{i}", torch.zeros(10).as_subclass(Counted)
-            peaks.append(len(alive))
+        for entry in entries:
+            yield entry.name, _remembered(torch.zeros(10), made)
+            peaks.append(sum(tensor() is not None for tensor in made))
 
-    peaks: list[int] = []
-    write_checkpoint(tmp_path, tensors(), 4 * 40)
-    assert max(peaks) <= 5
+    entries = [Entry(f"t{i}", torch.float32, (10,)) for i in range(20)]
+    write_checkpoint(tmp_path, entries, tensors(), 4 * 40)
+    assert len(made) == 20
+    assert max(peaks) == 0
+
+
+def _remembered(tensor: torch.Tensor, made: list[weakref.ref[torch.Tensor]]) -> torch.Tensor:
+    made.append(weakref.ref(tensor))
+    return tensor
+
+
+def test_all_tensors_of_a_file_are_aligned(tmp_path: Path) -> None:
+    """Whatever their order, so that they can be mapped as they lie."""
+    tensors = {
+        "a": torch.arange(3, dtype=torch.uint8),
+        "b": torch.randn(3).bfloat16(),
+        "c": torch.tensor(2.5),
+        "d": torch.tensor([7]),
+        "e": torch.zeros(0, 4),
+        "f": torch.tensor([True]),
+    }
+    write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 10**9)
+    read = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(read[name], tensor) and read[name].shape == tensor.shape for name, tensor in tensors.items())
+    data = (tmp_path / "model.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(data[8 : 8 + length])
+    assert all(header[name]["data_offsets"][0] % tensor.itemsize == 0 for name, tensor in tensors.items())
+
+
+def test_another_tensor_than_was_announced_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="b came where a was announced"):
+        write_checkpoint(tmp_path, [Entry("a", torch.float32, (1,))], iter([("b", torch.zeros(1))]), 10**9)

@@ -13,8 +13,8 @@ from evomerge_worker.families.loading import load_model, load_state, load_tokeni
 from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
 from evomerge_worker.merge.known import Statistics
-from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
-from evomerge_worker.merge.run import Merger, not_finite
+from evomerge_worker.merge.plan import anchor_of, plan_merge
+from evomerge_worker.merge.run import Merger
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store.wanted import companions
 
@@ -74,7 +74,7 @@ class LiveModel:
         merger = Merger(checkpoints, mask_seed, self._device, self._statistics)
         with torch.no_grad():
             if self._slots is not None and {plan.name for plan in plans} == set(anchor.names):
-                self._merge_in_place(plans, merger)
+                merger.merge_all(plans, self._slots)  # a tensor without a slot is one the architecture has no use for
                 return
             state = dict(merger.merged(plans))
         self._opened = None
@@ -88,14 +88,6 @@ class LiveModel:
         self.tokenizer = load_tokenizer(checkpoint, trust_remote_code=self._trust_remote_code)
         self._slots = find_slots(self.model, checkpoint)
         self._opened = (self._identity(checkpoint), dtype)
-
-    def _merge_in_place(self, plans: list[TensorPlan], merger: Merger) -> None:
-        """Put every tensor straight into the model's own; those that the architecture has no use for are left out."""
-        slots = self._slots or {}
-        finite = {plan.name: merger.merge_into(plan, slots[plan.name]) for plan in plans if plan.name in slots}
-        wrong = [name for name, fine in finite.items() if not bool(fine)]
-        if wrong:
-            raise not_finite(wrong[0])
 
     def _identity(self, checkpoint: Checkpoint) -> str:
         """A digest of all but the weights: names of the tensors, config, tokenizer and generation config."""

@@ -17,7 +17,7 @@ from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import CPU, Merger
-from evomerge_worker.shards import Checkpoint, write_checkpoint
+from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from evomerge_worker.shards.dtypes import NAMES
 from evomerge_worker.shards.writer import sync
 from evomerge_worker.store.wanted import companions
@@ -83,7 +83,9 @@ def export_checkpoint(
     plans = plan_merge(recipe, checkpoints)
     anchor = checkpoints[anchor_of(recipe)]
     with replacing(out_folder) as folder:
-        write_checkpoint(folder, Merger(checkpoints, mask_seed, device).merged(plans), max_shard_bytes)
+        merger = Merger(checkpoints, mask_seed, device)
+        entries = [Entry(plan.name, plan.dtype, merger.shape(plan)) for plan in plans]
+        write_checkpoint(folder, entries, merger.merged(plans), max_shard_bytes)
         config = export_config(anchor.config, result_dtype(plans, anchor))
         texts = {
             "config.json": json.dumps(config, indent=2) + "\n",

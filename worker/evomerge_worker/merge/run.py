@@ -1,6 +1,7 @@
 """Carrying out a plan, tensor by tensor, in float32 with one rounding at the end."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from evomerge_worker.shards import Checkpoint
 
 CPU = torch.device("cpu")
 _NO_BASE = torch.empty(0)
+_WORTH_THREADS = 1 << 22
+"""Elements of a model below which starting threads takes longer than they save."""
 
 
 class Merger:
@@ -34,17 +37,54 @@ class Merger:
         self._device = device
         self._statistics = statistics or Statistics()
 
-    def merged(self, plans: Iterable[TensorPlan]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors of the result by name, each in its plan's dtype.
+    def merged(self, plans: Sequence[TensorPlan]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the result by name, in the order of `plans`, each in its plan's dtype.
+
+        Those that come next are merged while the caller is busy with one.
 
         Raises:
             CandidateError: a tensor that is not finite comes out.
         """
-        for plan in plans:
-            tensor = torch.empty(self._checkpoints_shape(plan), dtype=plan.dtype, device=self._device)
-            if not bool(self.merge_into(plan, tensor)):
-                raise not_finite(plan.name)
-            yield plan.name, tensor
+        with _pool(self._threads) as pool:
+            coming = [(plan.name, pool.submit(self._merge, plan)) for plan in plans[: self._threads + 1]]
+            for number in range(len(plans)):
+                name, future = coming.pop(0)
+                tensor, finite = future.result()
+                if not bool(finite):
+                    raise not_finite(name)
+                yield name, tensor
+                del tensor, future
+                coming += [
+                    (plan.name, pool.submit(self._merge, plan))
+                    for plan in plans[number + self._threads + 1 : number + self._threads + 2]
+                ]
+
+    def merge_all(self, plans: Sequence[TensorPlan], outs: Mapping[str, Tensor]) -> None:
+        """Put every tensor of the result for which there is one of `outs` into that, as `merge_into` does.
+
+        Tensors are shared out to the threads, the largest first.
+
+        Raises:
+            CandidateError: a tensor that is not finite came out.
+        """
+        wanted = sorted((plan for plan in plans if plan.name in outs), key=lambda plan: -outs[plan.name].numel())
+        if self._threads == 1 or sum(out.numel() for out in outs.values()) < _WORTH_THREADS:
+            finite = [self.merge_into(plan, outs[plan.name]) for plan in wanted]
+        else:
+            with _pool(self._threads) as pool:
+                finite = list(pool.map(lambda plan: self.merge_into(plan, outs[plan.name]), wanted))
+        wrong = {plan.name for plan, fine in zip(wanted, finite, strict=True) if not bool(fine)}
+        if wrong:
+            raise not_finite(next(plan.name for plan in plans if plan.name in wrong))
+
+    @property
+    def _threads(self) -> int:
+        """Every thread has a tensor of its own, so results do not depend on how many there are."""
+        return torch.get_num_threads() if self._device.type == "cpu" else 1
+
+    def _merge(self, plan: TensorPlan) -> tuple[Tensor, bool | Tensor]:
+        out = torch.empty(self.shape(plan), dtype=plan.dtype, device=self._device)
+        return out, self.merge_into(plan, out)
 
     def merge_into(self, plan: TensorPlan, out: Tensor) -> bool | Tensor:
         """Put one tensor of the result into `out`, rounded to the plan's dtype and, if that is another, to `out`'s.
@@ -68,7 +108,8 @@ class Merger:
             return finite
         return carry_out(result, out)
 
-    def _checkpoints_shape(self, plan: TensorPlan) -> tuple[int, ...]:
+    def shape(self, plan: TensorPlan) -> tuple[int, ...]:
+        """The shape of a tensor of the result."""
         first = plan.inputs[0] if plan.inputs else plan.base
         return self._checkpoints[first.model].shape(first.tensor) if first is not None else ()
 
@@ -86,6 +127,16 @@ class Merger:
             known = {} if plan.base is None else self._statistics.of(self._checkpoints, item, plan.base)
             sources.append(Source(self._load(item), item.values, draws, known))
         return sources
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch uses no others. Gradients are off in each: that is a thread's own affair."""
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+
+    return ThreadPoolExecutor(threads, initializer=begin)
 
 
 def carry_out(result: Tensor | Formula, out: Tensor) -> bool | Tensor:
