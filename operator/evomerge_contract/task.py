@@ -104,13 +104,28 @@ class Baseline(Contract):
     recipe: Recipe
 
 
+MASKS = 5
+
+
+def mask_seeds(seed: int) -> list[int]:
+    """The seeds whose masks a finalist of a random method is scored with before it is believed: `seed`, the run's own,
+    and the four after it. Masks of different seeds have nothing in common, however near the seeds."""
+    return [(seed + further) % 2**31 for further in range(MASKS)]
+
+
 class ConcludeTask(TaskBase):
-    """Score finalists on select items, the best of them and the baselines once on test items, with intervals."""
+    """Score finalists on select items, the best of them and the baselines once on test items, with intervals.
+
+    With `mask_seeds`, for finalists of a method that draws masks, each is scored on select items once per seed, and
+    the best mean wins: the search has seen the masks of `mask_seed` alone and chose what they happened to suit. The
+    test items are scored with `mask_seed`, the one that is exported.
+    """
 
     kind: Literal["conclude"] = "conclude"
     finalists: list[Finalist] = Field(min_length=1)
     baselines: list[Baseline]
     mask_seed: int = 0
+    mask_seeds: list[int] | None = Field(None, min_length=1)
     bootstrap_seed: int = 0
     objectives: list[Objective]
     data: dict[str, DataDigests]
