@@ -55,11 +55,14 @@ def either_out(source: str, other: str) -> str:
     return f"leave {source} or {other} out"
 
 
+def and_more(count: int) -> str:
+    """How many more tensors a sentence speaks of than the one that it names."""
+    return f" (and {count} more tensor{'s' if count > 1 else ''} like it)" if count else ""
+
+
 def _told(source: str, kinds: list[_Misfit]) -> Iterator[str]:
     for kind in kinds[:_KINDS]:
-        count = len(kind.tensors) - 1
-        more = f" (and {count} more tensor{'s' if count > 1 else ''} like it)" if count else ""
-        yield f"{kind.message}{more}; {either_out(source, kind.other)}"
+        yield f"{kind.message}{and_more(len(kind.tensors) - 1)}; {either_out(source, kind.other)}"
     if rest := sum(len(kind.tensors) for kind in kinds[_KINDS:]):
         yield f"and {rest} more tensor{'s do' if rest > 1 else ' does'} not fit"
 
