@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
+from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import (
     ConcludeResult,
@@ -19,7 +20,7 @@ from evomerge_contract.report import (
     ScoreRow,
     SelectRow,
 )
-from evomerge_contract.task import Baseline, CardFacts, DataDigests, Source
+from evomerge_contract.task import MASKS, Baseline, CardFacts, DataDigests, Source, mask_seeds
 from evomerge_operator.search import make_search
 from evomerge_operator.space import Space, baselines, make_space
 
@@ -36,6 +37,12 @@ _LAYER_TENSORS = [
     "self_attn.v_proj.weight",
 ]
 # What the quickstart's baselines score, in total and by skill, by role or name.
+DARE_TIES = {
+    "method": "dare_ties",
+    "groups": {"everyLayer": True},
+    "parameters": {"weight": {"min": "0", "max": "2"}, "density": {"min": "0.1", "max": "1"}},
+}
+"""A parameter space of a method that draws masks."""
 _KNOWN = {"reader": (0.110, 1.0, 0.004), "counter": (0.020, 0.03, 0.002), "average": (0.346, 0.71, 0.31)}
 _OTHERS = {"source": (0.08, 0.4, 0.01), "default": (0.27, 0.55, 0.22), "base": (0.97, 0.99, 0.96)}
 
@@ -155,6 +162,9 @@ def conclude(
         )
         for c in best
     ]
+    drawn = METHODS[spec.stages[0].parameter_space.method].random
+    if drawn:
+        select = [_with_masks(row, random.Random(row.index)) for row in select]
     chosen = max(select, key=lambda r: r.score)
     total = round(chosen.fitness - 0.02, 3)
     names = [o.name for o in spec.evaluation.objectives]
@@ -187,7 +197,14 @@ def conclude(
         test_items=ITEMS * len(names),
         best_source=source.name,
         beats_best_source=source.winner_minus_interval.low > 0,
+        mask_seeds=mask_seeds(spec.stages[0].search.seed) if drawn else None,
     )
+
+
+def _with_masks(row: SelectRow, rng: random.Random) -> SelectRow:
+    scores = [round(row.score - 0.05 * rng.random(), 3) for _ in range(MASKS)]
+    update = {"score": math.fsum(scores) / MASKS, "mask_scores": scores, "spread": max(scores) - min(scores)}
+    return row.model_copy(update=update)
 
 
 def card_of(run: RunReport) -> tuple[CardFacts, list[Source], Recipe]:

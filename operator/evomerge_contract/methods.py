@@ -17,7 +17,7 @@ class Method:
 
     `per_model` and `shared` name its real parameters (a value per source, or one for all);
     `switches` its booleans with mergekit's default; `defaults` the values taken when a recipe is silent
-    (a parameter that is in neither must be given).
+    (a parameter that is in neither must be given). A `random` one draws masks: another seed gives another merge.
     """
 
     per_model: dict[str, Range] = field(default_factory=dict)
@@ -25,6 +25,7 @@ class Method:
     switches: dict[str, bool] = field(default_factory=dict)
     defaults: dict[str, float] = field(default_factory=dict)
     needs_base: bool = False
+    random: bool = False
     models: int | None = None  # exactly so many sources; None is any number
 
     @property
@@ -38,13 +39,14 @@ _SPARSE = {"weight": Range(), "density": Range(0.0, 1.0)}
 _LAMBDA = {"lambda": Range()}
 
 
-def _task_arithmetic(per_model: dict[str, Range], *, normalize: bool, rescale: bool) -> Method:
+def _task_arithmetic(per_model: dict[str, Range], *, normalize: bool, rescale: bool, random: bool = False) -> Method:
     return Method(
         per_model=per_model,
         shared=_LAMBDA,
         switches={"normalize": normalize, "rescale": rescale, "int8_mask": False},
         defaults={"density": 1.0, "lambda": 1.0},
         needs_base=True,
+        random=random,
     )
 
 
@@ -53,6 +55,6 @@ METHODS: dict[str, Method] = {
     "slerp": Method(shared={"t": Range(0.0, 1.0)}, models=2),
     "task_arithmetic": _task_arithmetic(_WEIGHT, normalize=False, rescale=False),
     "ties": _task_arithmetic(_SPARSE, normalize=True, rescale=False),
-    "dare_ties": _task_arithmetic(_SPARSE, normalize=False, rescale=True),
-    "dare_linear": _task_arithmetic(_SPARSE, normalize=False, rescale=True),
+    "dare_ties": _task_arithmetic(_SPARSE, normalize=False, rescale=True, random=True),
+    "dare_linear": _task_arithmetic(_SPARSE, normalize=False, rescale=True, random=True),
 }

@@ -100,7 +100,11 @@ class SelectRow(Contract):
 
     index: int = Field(description="The candidate.")
     fitness: float = Field(description="On search items.")
-    score: float = Field(description="On select items: the highest is the winner.")
+    score: float = Field(description="On select items: the highest is the winner. With maskScores, their mean.")
+    mask_scores: list[float] | None = Field(
+        None, description="Where the method draws masks: on select items, with each of maskSeeds."
+    )
+    spread: float | None = Field(None, description="The highest of maskScores minus the lowest.")
 
 
 class ConcludeResult(Contract):
@@ -115,6 +119,29 @@ class ConcludeResult(Contract):
     unscored: dict[str, str] = Field(
         {}, description='Finalists ("finalist 12") and baselines that could not be scored, with the reason.'
     )
+    mask_seeds: list[int] | None = Field(
+        None,
+        description="Where the method draws masks: the seeds that the finalists were scored with. The first is the "
+        "run's own, which the exported weights and every row of the test table have.",
+    )
+
+    @property
+    def chosen(self) -> SelectRow | None:
+        """The winner's row among the finalists."""
+        return next((row for row in self.select if row.index == self.winner), None)
+
+    @property
+    def lead(self) -> float:
+        """The winner's score minus the best source's, on test items."""
+        rows = (row for row in self.test if row.role == "source" and row.name == self.best_source)
+        return next((row.winner_minus for row in rows if row.winner_minus is not None), 0.0)
+
+    @property
+    def within_luck(self) -> bool:
+        """Whether there is a lead, and other masks move the winner's score by more than that: it may be luck of the
+        draw, though the exported weights have it."""
+        spread = self.chosen.spread if self.chosen else None
+        return spread is not None and 0 < self.lead < spread
 
 
 EXPORT_MARK = ".evomerge"

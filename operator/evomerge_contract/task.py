@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from evomerge_contract.base import Contract, Digest, digest_of
-from evomerge_contract.manifest import Objective, SplitName, Storage
+from evomerge_contract.manifest import Groups, Objective, SplitName, Storage
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult
 
@@ -64,7 +64,8 @@ class TaskBase(Contract):
 class PrepareTask(TaskBase):
     """Pin every source and data set, and find everything that keeps them from being merged and evaluated.
 
-    `methods` are the merge methods that will be used. Never answered from an earlier report.
+    `methods` are the merge methods that will be used, `groups` how each stage groups the tensors. Never answered from
+    an earlier report.
     Sources with a digest, and `data`, are what an earlier prepare found: content that is something else now is
     storage's fault (try again), not a mistake of the manifest.
     """
@@ -72,6 +73,7 @@ class PrepareTask(TaskBase):
     kind: Literal["prepare"] = "prepare"
     objectives: list[Objective]
     methods: list[str]
+    groups: list[Groups] = []
     data: dict[str, DataDigests] | None = None
 
 
@@ -102,13 +104,28 @@ class Baseline(Contract):
     recipe: Recipe
 
 
+MASKS = 5
+
+
+def mask_seeds(seed: int) -> list[int]:
+    """The seeds whose masks a finalist of a random method is scored with before it is believed: `seed`, the run's own,
+    and the four after it. Masks of different seeds have nothing in common, however near the seeds."""
+    return [(seed + further) % 2**31 for further in range(MASKS)]
+
+
 class ConcludeTask(TaskBase):
-    """Score finalists on select items, the best of them and the baselines once on test items, with intervals."""
+    """Score finalists on select items, the best of them and the baselines once on test items, with intervals.
+
+    With `mask_seeds`, for finalists of a method that draws masks, each is scored on select items once per seed, and
+    the best mean wins: the search has seen the masks of `mask_seed` alone and chose what they happened to suit. The
+    test items are scored with `mask_seed`, the one that is exported.
+    """
 
     kind: Literal["conclude"] = "conclude"
     finalists: list[Finalist] = Field(min_length=1)
     baselines: list[Baseline]
     mask_seed: int = 0
+    mask_seeds: list[int] | None = Field(None, min_length=1)
     bootstrap_seed: int = 0
     objectives: list[Objective]
     data: dict[str, DataDigests]

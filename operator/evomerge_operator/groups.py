@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from evomerge_contract.grouping import misplaced
 from evomerge_contract.manifest import Groups
 from evomerge_contract.report import Layout
 from evomerge_operator.rules import REST
@@ -29,8 +30,8 @@ def slice_tensors(groups: Groups, layout: Layout) -> list[SliceTensors]:
     Raises:
         ValueError: more blocks than layers, or a pattern that no tensor is left for.
     """
-    if groups.layers is not None and groups.layers > layout.layers:
-        raise ValueError(f"{groups.layers} is more blocks than the models have layers ({layout.layers})")
+    for _, message in misplaced(groups, layout):
+        raise ValueError(message)
     name = _naming(groups, layout.layers)
     slices = []
     for layer in range(layout.layers):
@@ -39,9 +40,6 @@ def slice_tensors(groups: Groups, layout: Layout) -> list[SliceTensors]:
         before = {t: name(t, None, EMBEDDINGS) for t in layout.before} if layer == 0 else {}
         after = {t: name(t, None, HEAD) for t in layout.after} if layer == layout.layers - 1 else {}
         slices.append(SliceTensors(layer, before | tensors | after))
-    for pattern in groups.patterns or []:
-        if pattern.name not in group_names(slices):
-            raise ValueError(f'pattern {pattern.name}: no tensor is left that "{pattern.regex}" matches')
     return slices
 
 

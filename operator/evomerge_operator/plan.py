@@ -12,9 +12,10 @@ from math import isfinite
 from typing import NamedTuple
 
 from evomerge_contract.candidate import Candidate, FailureReason, Genome
+from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, Report, RunReport, fitness_of
-from evomerge_contract.task import CardFacts, ConcludeTask, EvaluateTask, ExportTask, Finalist
+from evomerge_contract.task import MASKS, CardFacts, ConcludeTask, EvaluateTask, ExportTask, Finalist, mask_seeds
 from evomerge_operator.errors import RunError
 from evomerge_operator.prepared import LONG_SECONDS, Run, common_fields, data_digests, identity
 from evomerge_operator.rules import RESERVED_STAGE
@@ -208,13 +209,15 @@ def conclude_task(run: Run, finished: Mapping[Key, Candidate]) -> ConcludeTask:
     spec = run.manifest.spec
     seed = spec.stages[0].search.seed
     chosen = finalists(run, finished)
+    random = METHODS[spec.stages[0].parameter_space.method].random
     # Each evaluation may take as long as a candidate.
-    evaluations = len(chosen) + 1 + len(run.baselines)
+    evaluations = len(chosen) * (MASKS if random else 1) + 1 + len(run.baselines)
     return ConcludeTask(
         **common_fields(run) | {"timeout_seconds": run.manifest.spec.worker.timeout_seconds * evaluations},
         finalists=chosen,
         baselines=[b for i, b in enumerate(run.baselines) if finished[Key(BASELINES, i)].outcome == "Succeeded"],
         mask_seed=seed,
+        mask_seeds=mask_seeds(seed) if random else None,
         bootstrap_seed=seed,
         objectives=spec.evaluation.objectives,
         data=data_digests(run.prepared),

@@ -52,6 +52,7 @@ def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | Non
         report_dir=report_dir,
         objectives=spec.evaluation.objectives,
         methods=[s.parameter_space.method for s in spec.stages],
+        groups=[s.parameter_space.groups for s in spec.stages],
     )
 
 

@@ -235,7 +235,8 @@ _NEEDS_THE_OPERATOR: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing": (
         {"spec.stages.0.parameterSpace.groups": {"patterns": [{"name": "eyes", "regex": "vision"}]}},
-        'spec.stages[0].parameterSpace.groups: pattern eyes: no tensor is left that "vision" matches',
+        'spec.stages[0].parameterSpace.groups: pattern eyes: no tensor is left that "vision" matches (names are like '
+        "lm_head.weight); mend it, or leave the pattern out",
     ),
     "blocks": (
         {"spec.stages.0.parameterSpace.groups": {"layers": 5}},

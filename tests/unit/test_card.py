@@ -10,7 +10,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_contract.task import CardFacts, Source
 from evomerge_worker.report.card import model_card
 from evomerge_worker.report.licence import HUB_LICENCES, licence_notice, licence_of
-from example_runs import card_of, finished_run, manifest
+from example_runs import DARE_TIES, card_of, finished_run, manifest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -102,6 +102,20 @@ def test_card_tells_the_whole_story(made: tuple[CardFacts, list[Source], Recipe]
         assert found.search in card
         assert found.select in card
         assert found.test in card
+
+
+def test_card_tells_what_other_masks_make_of_the_winner(made: tuple[CardFacts, list[Source], Recipe]) -> None:
+    """Five figures, mean and spread, and which seed the weights have; nothing of it where no masks are drawn."""
+    drawn = card_of(finished_run(manifest(parameter_space=DARE_TIES, candidates=40, algorithm="Random")))
+    chosen = drawn[0].conclusion.chosen
+    assert chosen is not None
+    assert chosen.mask_scores is not None
+    card = model_card(*drawn)
+    assert "by the mean over 5 mask seeds; these weights have mask seed 1" in card
+    first, *rest = (f"{value:.3f}" for value in chosen.mask_scores)
+    assert f"it scores {first}, {', '.join(rest[:-1])} and {rest[-1]} on select items" in card
+    assert f"{chosen.score:.3f} on average with a spread of {chosen.spread:.3f}" in card
+    assert "mask" not in model_card(*made)
 
 
 def test_card_holds_the_very_recipe(made: tuple[CardFacts, list[Source], Recipe]) -> None:

@@ -13,7 +13,7 @@ from evomerge_worker.conclude import conclude
 from evomerge_worker.errors import CandidateError, InputError, StorageError
 
 ITEMS = 200
-Score = Callable[[Recipe, SplitName], dict[str, list[ItemScore]]]
+Score = Callable[[Recipe, SplitName, int], dict[str, list[ItemScore]]]
 
 
 def recipe(name: str) -> Recipe:
@@ -46,7 +46,7 @@ def table(figures: dict[str, float | Exception]) -> tuple[Score, list[tuple[str,
     """A score function that looks up "model/split", and the list of its calls."""
     calls: list[tuple[str, str]] = []
 
-    def score(asked: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
+    def score(asked: Recipe, split: SplitName, seed: int) -> dict[str, list[ItemScore]]:
         assert asked.models
         calls.append((asked.models[0].model, split))
         figure = figures[f"{asked.models[0].model}/{split}"]
@@ -134,7 +134,7 @@ def test_a_source_may_be_named_winner() -> None:
 def test_skills_and_several_objectives() -> None:
     objectives = [objective("sums", weight="3"), objective("text", "perplexity")]
 
-    def score(asked: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
+    def score(asked: Recipe, split: SplitName, seed: int) -> dict[str, list[ItemScore]]:
         return {
             "sums": share(0.75, ("easy", "hard")),
             "text": [ItemScore(value=2.0, count=1.0, skill="prose"), ItemScore(value=0.0, count=3.0)],
@@ -148,13 +148,13 @@ def test_skills_and_several_objectives() -> None:
 
 
 def test_one_objective_names_its_skills_plainly() -> None:
-    result = conclude(task([(0, 0.5)]), lambda asked, split: {"o": share(0.5, ("easy", "hard"))})
+    result = conclude(task([(0, 0.5)]), lambda asked, split, seed: {"o": share(0.5, ("easy", "hard"))})
     assert result.test[0].skills == {"easy": 1.0, "hard": 0.0}
 
 
 @pytest.mark.parametrize("failure", [CandidateError("OutOfMemory", "no room"), CandidateError("NotFinite", "nan")])
 def test_a_finalist_that_fails_on_select_items_is_passed_over(failure: CandidateError) -> None:
-    def score(asked: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
+    def score(asked: Recipe, split: SplitName, seed: int) -> dict[str, list[ItemScore]]:
         assert asked.models
         if asked.models[0].model != "f1":
             return {"o": share(0.5)}
@@ -228,3 +228,83 @@ def test_the_same_task_gives_the_same_result() -> None:
     one, two, other = (conclude(task([(0, 0.6)], bootstrap_seed=seed), table(figures)[0]).wire() for seed in (1, 1, 2))
     assert one == two
     assert one != other
+
+
+SEEDS = [7, 8, 9, 10, 11]
+
+
+def drawn(figures: dict[str, list[float | Exception]]) -> tuple[Score, list[tuple[str, str, int]]]:
+    """A score function that looks up "model/split" and there the place of the mask seed, and the list of its calls."""
+    calls: list[tuple[str, str, int]] = []
+
+    def score(asked: Recipe, split: SplitName, seed: int) -> dict[str, list[ItemScore]]:
+        assert asked.models
+        calls.append((asked.models[0].model, split, seed))
+        figure = figures[f"{asked.models[0].model}/{split}"][SEEDS.index(seed)]
+        if isinstance(figure, Exception):
+            raise figure
+        return {"o": share(figure)}
+
+    return score, calls
+
+
+ON_TEST: dict[str, list[float | Exception]] = {"red/test": [0.3], "blue/test": [0.4], "average/test": [0.35]}
+
+
+def random_task(finalists: list[tuple[int, float]]) -> ConcludeTask:
+    """As `task`, for a method that draws masks, in a run of seed 7."""
+    return task(finalists, mask_seed=7, mask_seeds=SEEDS)
+
+
+def test_the_best_mean_over_the_masks_wins_and_not_the_luckiest_draw() -> None:
+    """Finalist 1 is the best with the run's own masks, which the search has chosen it for, and with no other."""
+    lucky, steady = [0.9, 0.5, 0.5, 0.5, 0.5], [0.7, 0.7, 0.8, 0.7, 0.7]
+    score, calls = drawn(ON_TEST | {"f1/select": lucky, "f2/select": steady, "f2/test": [0.65]})
+    result = conclude(random_task([(1, 0.9), (2, 0.8)]), score)
+    assert result.winner == 2
+    assert result.mask_seeds == SEEDS
+    assert [row.mask_scores for row in result.select] == [lucky, steady]
+    assert [row.score for row in result.select] == pytest.approx([0.58, 0.72])
+    assert [row.spread for row in result.select] == pytest.approx([0.4, 0.1])
+    assert result.test[0].score == 0.65
+    assert [call for call in calls if call[1] == "test"] == [
+        ("f2", "test", 7),
+        ("red", "test", 7),
+        ("blue", "test", 7),
+        ("average", "test", 7),
+    ]
+    assert sorted(call for call in calls if call[1] == "select") == [
+        (name, "select", seed) for name in ("f1", "f2") for seed in SEEDS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("on_test", "spread", "luck"),
+    [(0.5, 0.2, True), (0.5, 0.05, False), (0.4, 0.2, False), (0.3, 0.2, False)],
+    ids=["lead smaller than spread", "lead larger than spread", "no lead", "behind"],
+)
+def test_a_lead_smaller_than_the_spread_over_masks_may_be_luck(on_test: float, spread: float, luck: bool) -> None:
+    select: list[float | Exception] = [0.5, 0.5 + spread, 0.5, 0.5, 0.5]
+    score, _ = drawn(ON_TEST | {"f1/select": select, "f1/test": [on_test]})
+    result = conclude(random_task([(1, 0.9)]), score)
+    assert result.lead == pytest.approx(on_test - 0.4)
+    assert result.within_luck is luck
+
+
+def test_a_finalist_that_fails_with_other_masks_is_passed_over() -> None:
+    broken = CandidateError("NotFinite", "NaN")
+    score, calls = drawn(
+        ON_TEST | {"f1/select": [0.9, 0.9, broken, 0.9, 0.9], "f2/select": [0.5] * 5, "f2/test": [0.5]}
+    )
+    result = conclude(random_task([(1, 0.9), (2, 0.8)]), score)
+    assert result.winner == 2
+    assert result.unscored == {"finalist 1": "NotFinite on select items: NaN"}
+    assert ("f1", "select", 10) not in calls
+
+
+def test_without_masks_a_conclusion_says_nothing_of_them() -> None:
+    score, _ = table(BASELINES | {"f0/select": 0.6, "f0/test": 0.6})
+    result = conclude(task([(0, 0.6)]), score)
+    assert not result.within_luck
+    assert "maskSeeds" not in result.wire()
+    assert result.wire()["select"] == [{"index": 0, "fitness": 0.6, "score": 0.6}]

@@ -192,7 +192,7 @@ def test_a_head_of_its_own_is_missed(tmp_path: Path, sources: dict[str, Checkpoi
     without = {name: tensor for name, tensor in _tensors().items() if name != "lm_head.weight"}
     sources["b"] = _checkpoint(tmp_path / "other", "b", without)
     assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
-        "models.b": "lacks tensor lm_head.weight, which a has"
+        "models.b": "lacks tensor lm_head.weight, which a has; leave b or a out"
     }
 
 
@@ -200,18 +200,25 @@ def test_shapes_that_differ_are_told_with_model_and_tensor(tmp_path: Path, sourc
     wide = _tensors() | {"model.layers.2.mlp.weight": torch.zeros(4, 5)}
     sources["b"] = _checkpoint(tmp_path / "other", "b", wide)
     assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
-        "models.b": "tensor model.layers.2.mlp.weight has shape [4, 5], but [4, 4] in a"
+        "models.b": "tensor model.layers.2.mlp.weight has shape [4, 5], but [4, 4] in a; leave b or a out"
     }
 
 
-def test_a_long_list_of_misfits_is_cut(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
-    extra = {f"model.layers.{i}.attn.bias": torch.zeros(4) for i in range(LAYERS)}
+def test_misfits_of_one_kind_are_one_problem_and_many_kinds_are_cut(
+    tmp_path: Path, sources: dict[str, Checkpoint]
+) -> None:
+    kinds = "bcdefghijk"
+    extra = {f"model.layers.{i}.attn.{kind}": torch.zeros(4) for i in range(LAYERS) for kind in kinds}
     sources["b"] = _checkpoint(tmp_path / "other", "b", _tensors() | extra)
     with pytest.raises(InputError) as caught:
         plan_merge(_recipe(models=_models(a=1, b=1)), sources)
     messages = [p.message for p in caught.value.problems]
-    assert messages[0] == "has tensor model.layers.0.attn.bias, which a lacks in layer 0"
-    assert messages[3:] == ["and 1 more like it"]
+    assert messages[:8] == [
+        f"has tensor model.layers.0.attn.{kind}, which a lacks in layer 0 (and 3 more tensors like it); "
+        "leave b or a out"
+        for kind in kinds[:8]
+    ]
+    assert messages[8:] == ["and 8 more tensors do not fit"]
 
 
 def test_all_mistakes_of_a_recipe_are_told_at_once(sources: dict[str, Checkpoint]) -> None:

@@ -1,6 +1,8 @@
 """A session's pipeline in this process, on tiny models: each kind of task, and what it keeps between tasks."""
 
 import gzip
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -9,13 +11,14 @@ import pytest
 from conftest import Tiny
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import RunReport
+from evomerge_contract.task import Baseline, ConcludeTask, DataDigests, EvaluateTask, Finalist, mask_seeds
 from evomerge_operator.local.log import read_log
 from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.pipeline import Pipeline
 from evomerge_worker.report import render
 from evomerge_worker.session import carry_out
 from example_runs import finished_run, manifest
-from pipeline_bench import Bench
+from pipeline_bench import Bench, mix
 
 
 @pytest.fixture
@@ -41,6 +44,38 @@ def test_one_session_scores_as_fresh_ones_do_in_any_order(bench: Bench) -> None:
     shutil.rmtree(bench.folder / "reports")
     session = Pipeline(bench.folder / "cache")
     assert [session.carry_out(task).evaluate for task in reversed(tasks)] == fresh[::-1]
+
+
+def test_a_conclusion_scores_each_mask_seed_as_an_evaluation_with_it_does(bench: Bench) -> None:
+    """Other masks give other figures, and the test items meet the run's own."""
+    for split in ("search", "select", "test"):
+        texts = [json.dumps({"text": f"{split} {n} = {n * n}"}) for n in range(4)]
+        (bench.folder / f"{split}.jsonl").write_text("\n".join(texts))
+    splits = ("search", "select", "test")
+    digests = {s: f"sha256:{hashlib.sha256((bench.folder / f'{s}.jsonl').read_bytes()).hexdigest()}" for s in splits}
+    objective = bench.objectives[0].model_copy(update={"metric": "perplexity"})
+    bench.common |= {"objectives": [objective], "data": {"sums": DataDigests(**digests)}}
+    models = [RecipeModel(model="b", parameters={"weight": 1.0, "density": 0.3})]
+    recipe = Recipe(merge_method="dare_ties", models=models, base_model="a", dtype="float32", out_dtype="float32")
+    task = ConcludeTask(
+        **bench.common,
+        finalists=[Finalist(index=3, fitness=0.5, recipe=recipe)],
+        baselines=[Baseline(name="a", role="source", recipe=mix(1.0))],
+        mask_seed=7,
+        mask_seeds=mask_seeds(7),
+    )
+    conclusion = bench.done(task).conclude
+    assert conclusion is not None
+    scores = {}
+    for split, seed in [*(("select", seed) for seed in mask_seeds(7)), ("test", 7)]:
+        evaluated = bench.done(
+            EvaluateTask(**bench.common, recipe=recipe, mask_seed=seed, split=split)  # type: ignore[arg-type]
+        ).evaluate
+        assert evaluated is not None
+        scores[split, seed] = -evaluated.scores["sums"]
+    assert conclusion.select[0].mask_scores == [scores["select", seed] for seed in mask_seeds(7)]
+    assert len(set(conclusion.select[0].mask_scores)) == 5
+    assert conclusion.test[0].score == scores["test", 7]
 
 
 @pytest.mark.parametrize("changed", ["model", "data"])

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from documents import document, prepared, stage
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.methods import METHODS
 from evomerge_contract.report import EvaluateResult, Problem, Report
-from evomerge_contract.task import EvaluateTask, Task
+from evomerge_contract.task import ConcludeTask, EvaluateTask, Task, mask_seeds
 from evomerge_operator import plan
 from evomerge_operator.errors import InputError, RunError, TryAgainError
 from evomerge_operator.local.directory import RunDirectory
@@ -372,6 +373,35 @@ def test_a_space_or_search_that_does_not_fit_the_models_is_wrong_input_with_its_
         with pytest.raises(InputError) as raised:
             make_run(manifest, prepared(manifest), "file:///r")
         assert [p.path for p in raised.value.problems] == [field]
+
+
+def _concluding(method: str) -> ConcludeTask:
+    """The end of a run of one candidate and seed 3, with a base."""
+    one = stage(method, candidates=1, seed=3)
+    manifest = EvoMerge.model_validate(document(stages=[one], base={"uri": "models/base"}))
+    run = make_run(manifest, prepared(manifest), "file:///reports")
+    finished = {Key(BASELINES, i): _finished(run, Key(BASELINES, i), 0.5) for i in range(len(run.baselines))}
+    finished[Key("ps", 0)] = _finished(run, Key("ps", 0), 0.5, tuple(0.5 for _ in run.space.genes))
+    return plan.conclude_task(run, finished)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.random])
+def test_finalists_of_a_random_method_are_scored_with_five_mask_seeds(method: str) -> None:
+    task = _concluding(method)
+    assert (task.mask_seed, task.mask_seeds) == (3, [3, 4, 5, 6, 7])
+    assert task.timeout_seconds == (5 + 1 + 5) * 3600
+
+
+def test_the_seed_after_the_largest_is_the_smallest() -> None:
+    assert mask_seeds(2**31 - 2) == [2**31 - 2, 2**31 - 1, 0, 1, 2]
+
+
+def test_without_masks_the_task_is_what_it_was_before_there_were_mask_seeds() -> None:
+    """A run that goes on under a newer version finds the reports of the older one by this digest."""
+    task = _concluding("task_arithmetic")
+    assert task.mask_seeds is None
+    assert task.timeout_seconds == (1 + 1 + 5) * 3600
+    assert task.digest == "sha256:f75bd92d69e2428d75267fa9ef9d581cbeef90553d8d647af7b0dbebc6dc31c3"
 
 
 def test_conclude_may_take_as_long_as_all_its_evaluations() -> None:

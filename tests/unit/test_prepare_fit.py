@@ -36,13 +36,13 @@ def test_a_config_that_means_something_else_is_told(
     changes: dict[str, Any], message: str, tiny: Tiny, tmp_path: Path
 ) -> None:
     folders = {"a": tiny(), "b": changed_config(tiny(), tmp_path / "b", **changes)}
-    assert mistakes_of(folders, tmp_path) == [("models.b", message)]
+    assert mistakes_of(folders, tmp_path) == [("models.b", f"{message}; leave b or a out")]
 
 
 def test_a_sliding_window_that_differs_is_told(tiny: Tiny, tmp_path: Path) -> None:
     a = tiny("mistral", sliding_window=32)
     folders = {"a": a, "b": changed_config(a, tmp_path / "b", sliding_window=16)}
-    assert mistakes_of(folders, tmp_path) == [("models.b", "sliding_window is 16, but 32 in a")]
+    assert mistakes_of(folders, tmp_path) == [("models.b", "sliding_window is 16, but 32 in a; leave b or a out")]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,14 @@ def test_a_config_that_means_the_same_is_not_told(changes: dict[str, Any], tiny:
 
 def test_the_base_must_fit_too(tiny: Tiny, tmp_path: Path) -> None:
     folders = {"base": changed_config(tiny(), tmp_path / "base", rms_norm_eps=0.1), "a": tiny(), "b": tiny(seed=1)}
-    assert mistakes_of(folders, tmp_path) == [("base", "rms_norm_eps is 0.1, but 1e-06 in a")]
+    assert mistakes_of(folders, tmp_path) == [
+        ("base", "rms_norm_eps is 0.1, but 1e-06 in a; take the base that a descends from, or leave a out")
+    ]
 
 
 def test_another_depth_is_one_mistake(tiny: Tiny, tmp_path: Path) -> None:
     folders = {"a": tiny(), "b": tiny(num_hidden_layers=3)}
-    assert mistakes_of(folders, tmp_path) == [("models.b", "has 3 layers, but a has 4")]
+    assert mistakes_of(folders, tmp_path) == [("models.b", "has 3 layers, but a has 4; leave b or a out")]
 
 
 def test_tensors_that_are_missing_or_too_many_are_named(tiny: Tiny, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge, Parameter
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import ConcludeResult, Interval, RunReport
+from evomerge_contract.report import ConcludeResult, Interval, RunReport, SelectRow
 from evomerge_contract.report import ScoreRow as Row
 from evomerge_operator.space import make_space
 from evomerge_worker.report import render
@@ -32,14 +32,9 @@ from evomerge_worker.report.score_table import score_table
 from evomerge_worker.report.text import listing, score, seconds, signed, size
 from evomerge_worker.report.verdict import concluded, verdict
 from evomerge_worker.report.winner_values import places
-from example_runs import finished_run, manifest, prepared
+from example_runs import DARE_TIES, finished_run, manifest, prepared
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
-DARE_TIES = {
-    "method": "dare_ties",
-    "groups": {"everyLayer": True},
-    "parameters": {"weight": {"min": "0", "max": "2"}, "density": {"min": "0.1", "max": "1"}},
-}
 COMPONENTS = {
     "method": "task_arithmetic",
     "groups": {"components": True},
@@ -334,6 +329,60 @@ def test_verdict_is_what_the_intervals_allow(end: ConcludeResult, tone: str, hea
     """Only an interval above zero is a success, against the plain average as much as against the best source."""
     found = concluded(end)
     assert (found.tone, found.headline) == (tone, headline)
+
+
+def _masks(end: ConcludeResult, spread: float) -> ConcludeResult:
+    """The end of a run whose winner has these select scores under five masks, 0.5 and the spread apart."""
+    scores = [0.5, 0.5 + spread, 0.5, 0.5, 0.5]
+    chosen = SelectRow(index=end.winner, fitness=0.6, score=0.5 + spread / 5, mask_scores=scores, spread=spread)
+    return end.model_copy(update={"select": [chosen], "mask_seeds": [7, 8, 9, 10, 11]})
+
+
+@pytest.mark.parametrize(
+    ("end", "spread", "tone", "headline"),
+    [
+        (
+            _ending((0.1, 0.2), (0.05, 0.1)),
+            0.2,
+            "mixed",
+            "The winner beats the best source, but by less than a draw of other masks may cost it.",
+        ),
+        (
+            _ending((0.1, 0.2), (0.05, 0.1)),
+            0.1,
+            "good",
+            "It worked: the winner beats the best source and the plain average.",
+        ),
+        (_ending((-0.1, -0.05), (0.05, 0.1)), 0.2, "bad", "Nothing beat the best source."),
+    ],
+)
+def test_a_lead_that_other_masks_may_cost_is_no_plain_success(
+    end: ConcludeResult, spread: float, tone: str, headline: str
+) -> None:
+    found = concluded(_masks(end, spread))
+    assert (found.tone, found.headline) == (tone, headline)
+    told = " ".join(found.details)
+    assert "with 5 mask seeds (7, 8, 9, 10 and 11) it scores 0.500, " in told
+    assert f"on average with a spread of {spread:.3f}. The exported weights have seed 7." in told
+    assert ("The spread over masks is larger than the lead over the best source, +0.150" in told) == (tone == "mixed")
+
+
+def test_page_shows_every_finalist_with_every_mask() -> None:
+    run = finished_run(manifest(parameter_space=DARE_TIES, candidates=40, algorithm="Random"))
+    assert run.conclusion is not None
+    html = render(run)
+    text = " ".join(" ".join(Page(html).words).split())
+    assert "Luck of the draw" in text
+    assert "mask seed 1 (exported) 2 3 4 5 mean spread" in text
+    for row in run.conclusion.select:
+        assert row.mask_scores is not None
+        assert row.spread is not None
+        figures = [f"{value:.3f}" for value in (*row.mask_scores, row.score, row.spread)]
+        assert " ".join(figures) in text
+
+
+def test_page_of_a_method_without_masks_says_nothing_of_them(html: str) -> None:
+    assert not re.search(r"mask", html, re.IGNORECASE)
 
 
 @pytest.mark.parametrize(("base", "than"), [(0.97, "more than"), (0.3, "less than"), (0.5, "as much as")])

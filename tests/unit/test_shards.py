@@ -167,7 +167,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     ((_, message),) = _refusals(tmp_path)
-    assert message.endswith("has neither model.safetensors nor model.safetensors.index.json")
+    assert message.startswith("has neither model.safetensors nor model.safetensors.index.json; save the model")
 
 
 def test_an_adapter_is_refused(tmp_path: Path) -> None:
@@ -180,22 +180,30 @@ def test_an_adapter_is_refused(tmp_path: Path) -> None:
 def test_quantised_weights_are_refused_in_words(tmp_path: Path) -> None:
     tensors = {f"layers.{i}.weight": torch.zeros(4, 4, dtype=torch.int8) for i in range(3)}
     folder = write_tensors(tmp_path / "int8", tensors, config={"quantization_config": {"quant_method": "awq"}})
-    messages = [message for _, message in _refusals(folder)]
-    assert messages == [
-        "the model is quantised (config.json has quantization_config): use its unquantised weights",
-        "tensor layers.0.weight in model.safetensors is of type I8, so the model is quantised: use its unquantised "
-        "weights (and 2 more tensors like it)",
+    assert _refusals(folder) == [
+        (
+            "models.maths",
+            "is quantised (quant_method awq in config.json): tensor layers.0.weight in model.safetensors is of type I8 "
+            "and 2 more tensors like it; use its unquantised weights",
+        )
     ]
 
 
-@pytest.mark.parametrize("code", ["F8_E4M3", "F64"])
-def test_an_unsupported_number_format_is_named(tmp_path: Path, code: str) -> None:
-    size = 8 if code == "F64" else 1
+@pytest.mark.parametrize(
+    ("code", "size", "words"),
+    [
+        ("F8_E4M3", 1, "is quantised: tensor a in model.safetensors is of type F8_E4M3; use"),
+        ("F8_E8M0", 1, "is quantised: tensor a in model.safetensors is of type F8_E8M0; use"),
+        ("F64", 8, "tensor a in model.safetensors is of type F64; only float32, float16 and bfloat16"),
+        ("U32", 4, "tensor a in model.safetensors is of type U32; only float32, float16 and bfloat16"),
+    ],
+)
+def test_an_unsupported_number_format_is_named(tmp_path: Path, code: str, size: int, words: str) -> None:
     header = json.dumps({"a": {"dtype": code, "shape": [2], "data_offsets": [0, 2 * size]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 * size))
     (tmp_path / "config.json").write_text("{}")
     ((_, message),) = _refusals(tmp_path)
-    assert message.startswith(f"tensor a in model.safetensors is of type {code}; only float32, float16 and bfloat16")
+    assert message.startswith(words)
 
 
 def test_nan_and_infinity_are_found_by_name(tmp_path: Path) -> None:

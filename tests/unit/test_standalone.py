@@ -11,6 +11,7 @@ import yaml
 
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.standalone import merge
+from faults import cut_head, quantised
 from prepare_tasks import Tiny, changed_config, changed_weights
 
 
@@ -56,4 +57,49 @@ def test_models_that_do_not_fit_are_all_told_as_the_recipe_names_them(
     assert "rms_norm_eps is 0.1, but 1e-06 in a" in told[0]
     assert "lm_head.weight holds NaN" in told[1]
     assert "the vocabulary is not that of a" in told[2]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_and_all_its_models_are_told_at_once(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Layer ranges are held against a quantised model too: its config says how many it has."""
+    shutil.copytree(tiny(seed=1), tmp_path / "a")
+    shutil.copytree(tiny(num_hidden_layers=6), tmp_path / "deep")
+    quantised(tiny(seed=2), tmp_path / "gptq", "gptq")
+    sources = [{"model": "a", "layer_range": [0, 5]}, {"model": "gptq", "layer_range": [4, 9]}]
+    recipe = {
+        "merge_method": "linear",
+        "slices": [
+            {"sources": sources},
+            {"sources": [{"model": "deep", "layer_range": [6, 8], "parameters": {"weight": 1}}]},
+        ],
+    }
+    capsys.readouterr()  # what making the models has said
+    assert merge(written(recipe, tmp_path)) == 65
+    _, *told = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in told] == [
+        "gptq",
+        *(f"recipe.slices[{i}].sources[{j}].layer_range" for i, j in [(0, 0), (0, 1), (1, 0)]),
+        "recipe.slices",
+    ]
+    assert "is quantised (quant_method gptq in config.json)" in told[0]
+    assert "[0, 5) is not a range within the 4 layers of a" in told[1]
+    assert "[4, 9) is not a range within the 4 layers of gptq" in told[2]
+    assert "[6, 8) is not a range within the 6 layers of deep" in told[3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "deep", "gptq", "recipe.yaml"]
+
+
+def test_parameters_that_are_missing_are_told_beside_what_does_not_fit(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny(seed=1), tmp_path / "a")
+    changed_weights(tiny(seed=2), tmp_path / "b", cut_head)
+    recipe = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b", "parameters": {"weight": 1}}]}
+    capsys.readouterr()
+    assert merge(written(recipe, tmp_path)) == 65
+    _, *told = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in told] == ["b", "recipe.weight[a]"]
+    assert "tensor lm_head.weight has shape [50, 32], but [96, 32] in a; leave b or a out" in told[0]
+    assert "linear needs a weight for a" in told[1]
     assert not (tmp_path / "out").exists()

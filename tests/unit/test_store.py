@@ -86,7 +86,9 @@ def test_a_folder_is_used_where_it_lies(form: str, local: Store, tmp_path: Path)
         ({"README.md": b""}, "has no config.json; it must be the folder of a Hugging Face checkpoint"),
         ({"adapter_config.json": b"{}"}, "is an adapter, not a whole model; merge it into its model first"),
         ({"config.json": b"{}", "pytorch_model.bin": b""}, "only as pickles (pytorch_model.bin)"),
-        ({"config.json": b"{}", "consolidated.safetensors": b""}, "has no *.safetensors files"),
+        ({"config.json": b"{}", "consolidated.safetensors": b""}, "only in Mistral's own format"),
+        ({"config.json": b"{}", "model.gguf": b""}, "only as GGUF (model.gguf)"),
+        ({"config.json": b"{}"}, "has no *.safetensors files"),
     ],
 )
 def test_a_folder_that_is_no_checkpoint_is_refused(

@@ -1,5 +1,6 @@
 """The end of a run: finalists on select items, then the best of them and the baselines once on test items."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,7 @@ from evomerge_worker.evaluate.metrics import aggregate
 from evomerge_worker.evaluate.statistics import fitness_samples, interval
 
 Items = dict[str, list[ItemScore]]
-Score = Callable[[Recipe, SplitName], Items]
+Score = Callable[[Recipe, SplitName, int], Items]
 Failures = dict[str, CandidateError]
 Role = Literal["winner", "source", "average", "default", "base"]
 
@@ -28,14 +29,29 @@ class _Scored:
     fitness: float
 
 
-_Attempt = Callable[[Recipe, SplitName, str], _Scored | None]
+@dataclass(frozen=True)
+class _Selected:
+    """A finalist with its select score under each mask seed; one alone where its method draws no masks."""
+
+    finalist: Finalist
+    fitness: list[float]
+
+    @property
+    def score(self) -> float:
+        """The mean over the masks."""
+        return self.fitness[0] if len(self.fitness) == 1 else math.fsum(self.fitness) / len(self.fitness)
+
+
+_Attempt = Callable[[Recipe, SplitName, int, str], _Scored | None]
 
 
 def conclude(task: ConcludeTask, score: Score) -> ConcludeResult:
     """Choose the winner on select items and compare it with the baselines on test items.
 
-    The winner has the best select score (ties: the higher search fitness, then the lower index). `score` gives a
-    recipe's item scores by objective, in the order of the items; it is called once per recipe and split.
+    The winner has the best select score (ties: the higher search fitness, then the lower index), where masks are drawn
+    the best mean over the mask seeds. Test items are scored with the masks of `task.mask_seed` alone, those of the
+    baselines too: a baseline has not been chosen for its masks. `score` gives a recipe's item scores by objective, in
+    the order of the items; it is called once per recipe, split and mask seed.
 
     What cannot be scored (a CandidateError, or a figure that is not finite) is named with its reason in `unscored`.
     A finalist of that kind is passed over; when it fails on test items only, the next best on select items wins.
@@ -49,32 +65,34 @@ def conclude(task: ConcludeTask, score: Score) -> ConcludeResult:
         raise InputError.at("baselines", "none is a source; the winner is compared with the best source")
     failures: Failures = {}
     attempt = _attempting(task.objectives, score, failures)
-    selected = [(f, s) for f in task.finalists if (s := attempt(f.recipe, "select", f"finalist {f.index}"))]
-    winner, on_test = _winner(selected, attempt, failures)
-    against = [(b, s) for b in task.baselines if (s := attempt(b.recipe, "test", b.name))]
+    seeds = task.mask_seeds or [task.mask_seed]
+    selected = [found for finalist in task.finalists if (found := _selected(finalist, seeds, attempt))]
+    winner, on_test = _winner(selected, task.mask_seed, attempt, failures)
+    against = [(b, s) for b in task.baselines if (s := attempt(b.recipe, "test", task.mask_seed, b.name))]
     table = _table(task, on_test, against)
     best_source = _best_source(table, failures)
     gap = best_source.winner_minus_interval
     return ConcludeResult(
         winner=winner.index,
-        select=[SelectRow(index=f.index, fitness=f.fitness, score=s.fitness) for f, s in selected],
+        select=[_select_row(one, drawn=task.mask_seeds is not None) for one in selected],
         test=table,
         test_items=sum(len(scores) for scores in on_test.items.values()),
         best_source=best_source.name,
         beats_best_source=gap is not None and gap.low > 0,
         unscored={name: f"{error.reason} on {error}" for name, error in failures.items()},
+        mask_seeds=task.mask_seeds,
     )
 
 
 def _attempting(objectives: list[Objective], score: Score, failures: Failures) -> _Attempt:
-    """A function that scores each recipe once per split, and notes failures under the name it is given."""
-    done: dict[tuple[str, SplitName], _Scored | CandidateError] = {}
+    """A function that scores each recipe once per split and seed, and notes failures under the name it is given."""
+    done: dict[tuple[str, SplitName, int], _Scored | CandidateError] = {}
 
-    def attempt(recipe: Recipe, split: SplitName, name: str) -> _Scored | None:
-        key = (recipe.digest, split)
+    def attempt(recipe: Recipe, split: SplitName, seed: int, name: str) -> _Scored | None:
+        key = (recipe.digest, split, seed)
         if key not in done:
             try:
-                done[key] = _figures(objectives, score(recipe, split))
+                done[key] = _figures(objectives, score(recipe, split, seed))
             except CandidateError as error:
                 done[key] = CandidateError(error.reason, f"{split} items: {error}")
         result = done[key]
@@ -86,13 +104,28 @@ def _attempting(objectives: list[Objective], score: Score, failures: Failures) -
     return attempt
 
 
-def _winner(
-    selected: list[tuple[Finalist, _Scored]], attempt: _Attempt, failures: Failures
-) -> tuple[Finalist, _Scored]:
+def _selected(finalist: Finalist, seeds: list[int], attempt: _Attempt) -> _Selected | None:
+    """A finalist on select items; None if it fails with any of the seeds: it is no better than its worst masks."""
+    fitness = []
+    for seed in seeds:
+        scored = attempt(finalist.recipe, "select", seed, f"finalist {finalist.index}")
+        if scored is None:
+            return None
+        fitness.append(scored.fitness)
+    return _Selected(finalist, fitness)
+
+
+def _select_row(one: _Selected, *, drawn: bool) -> SelectRow:
+    row = SelectRow(index=one.finalist.index, fitness=one.finalist.fitness, score=one.score)
+    spread = max(one.fitness) - min(one.fitness)
+    return row.model_copy(update={"mask_scores": one.fitness, "spread": spread}) if drawn else row
+
+
+def _winner(selected: list[_Selected], seed: int, attempt: _Attempt, failures: Failures) -> tuple[Finalist, _Scored]:
     """The best on select items that can be scored on test items, and its test scores."""
-    for finalist, _ in sorted(selected, key=lambda pair: (-pair[1].fitness, -pair[0].fitness, pair[0].index)):
-        if on_test := attempt(finalist.recipe, "test", f"finalist {finalist.index}"):
-            return finalist, on_test
+    for one in sorted(selected, key=lambda one: (-one.score, -one.finalist.fitness, one.finalist.index)):
+        if on_test := attempt(one.finalist.recipe, "test", seed, f"finalist {one.finalist.index}"):
+            return one.finalist, on_test
     raise _none_left("finalist", failures)
 
 

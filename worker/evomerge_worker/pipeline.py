@@ -69,37 +69,39 @@ class Pipeline:
             case PrepareTask():
                 return report.model_copy(update={"prepare": prepare(task, self._store(task))})
             case EvaluateTask():
-                items = self._score(task, task.recipe, task.split)
+                items = self._score(task, task.recipe, task.split, task.mask_seed)
                 scores = {o.name: aggregate(o.metric, items[o.name]) for o in task.objectives}
                 return report.model_copy(update={"evaluate": EvaluateResult(scores=scores, items=items)})
             case ConcludeTask():
-                result = conclude(task, lambda recipe, split: self._score(task, recipe, split))
+                result = conclude(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
                 return report.model_copy(update={"conclude": result})
             case ExportTask():
                 files = export(task, self._store(task), lambda: self._open(task), self._device)
                 return report.model_copy(update={"export": ExportResult(out=task.out, files=files)})
 
-    def _score(self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
-        """Merge `recipe` into the live model and score it on a split, item by item.
+    def _score(
+        self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName, mask_seed: int
+    ) -> dict[str, list[ItemScore]]:
+        """Merge `recipe`, its masks drawn from `mask_seed`, into the live model and score it on a split, item by item.
 
         Raises:
             CandidateError: it cannot be scored, memory that does not suffice included.
         """
         try:
-            return self._merge_and_score(task, recipe, split)
+            return self._merge_and_score(task, recipe, split, mask_seed)
         except (MemoryError, RuntimeError) as error:
             if out_of_memory(error):
                 raise CandidateError("OutOfMemory", " ".join(str(error).split())[:500]) from error
             raise
 
     def _merge_and_score(
-        self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName
+        self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName, mask_seed: int
     ) -> dict[str, list[ItemScore]]:
         checkpoints = self._open(task)
         with self._phase("load"):
             live = self._live_model(task, checkpoints[anchor_of(recipe)])
         with self._phase("merge"):
-            live.merge(recipe, checkpoints, task.mask_seed)
+            live.merge(recipe, checkpoints, mask_seed)
         scores = {}
         for objective in task.objectives:
             with self._phase("load"):

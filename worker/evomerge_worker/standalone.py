@@ -16,6 +16,8 @@ from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, WorkerError, where_of
 
 if TYPE_CHECKING:
+    from evomerge_worker.prepare.mistakes import Mistakes
+    from evomerge_worker.prepare.sources import Opened
     from evomerge_worker.shards import Checkpoint
 
 
@@ -76,9 +78,12 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
 
     models, store, mistakes = models_of(recipe), Store(Storage(), default_cache()), Mistakes()
     mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
+    spoken, first = bool(mistakes.found), recipe.base_model or next(iter(models), None)
     opened = [open_source(Source(name=model, uri=_uri(model, folder)), store, mistakes, code=False) for model in models]
-    check_fit(opened, mistakes)
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+    check_fit(sorted(opened, key=lambda source: source.name != first), mistakes, whole=not recipe.slices)
+    if not spoken:
+        _check_recipe(recipe, opened, mistakes)
     for checkpoint in checkpoints.values():
         with mistakes.collected():
             check_finite(checkpoint)
@@ -86,6 +91,22 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
     mistakes.found = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in mistakes.found]
     mistakes.raise_any(order=models)
     return checkpoints
+
+
+def _check_recipe(recipe: Recipe, opened: list["Opened"], mistakes: "Mistakes") -> None:
+    """Collect what keeps a recipe from being carried out over the models that it names, as far as they are known."""
+    from evomerge_worker.merge.plan import plan_merge
+    from evomerge_worker.merge.slices import counted_mistakes, sliced
+
+    layers = {source.name: source.layers for source in opened if source.layers is not None}
+    if len(layers) < len(opened):
+        return
+    counted = [Problem(path=p, message=m) for p, m in counted_mistakes(recipe, sliced(recipe, layers), layers)]
+    mistakes.found += counted
+    checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+    if not counted and len(checkpoints) == len(opened):
+        with mistakes.collected():
+            plan_merge(recipe, checkpoints)
 
 
 def read_recipe(path: Path) -> Recipe:

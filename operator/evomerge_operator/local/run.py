@@ -53,7 +53,7 @@ class Watcher(Protocol):
     def moved(self, run: Run, finished: dict[Key, Candidate], running: int) -> None:
         """Candidates have started or finished."""
 
-    def concluding(self, finalists: int, baselines: int) -> None:
+    def concluding(self, finalists: int, baselines: int, masks: int) -> None:
         """The search is done; finalists and test items are being scored."""
 
     def done(self, run: Run, conclusion: ConcludeResult, directory: RunDirectory) -> None:
@@ -239,7 +239,7 @@ def _finish(
 ) -> ConcludeResult:
     """Conclude, export and write the report."""
     task = plan.conclude_task(run, finished)
-    watcher.concluding(len(task.finalists), len(task.baselines))
+    watcher.concluding(len(task.finalists), len(task.baselines), len(task.mask_seeds or [task.mask_seed]))
     report = carry_out(executor, task)
     if report.conclude is None:
         raise error_of(report, f"scoring the finalists{executor.last_words()}", run.manifest)

@@ -75,16 +75,20 @@ class Terminal:
             self._seen, self._last_line = done, now
             self._console.print(f"{self._counts(run, finished, running)}  {_scores(run, finished)}", highlight=False)
 
-    def concluding(self, finalists: int, baselines: int) -> None:
-        """Say that the search is over."""
+    def concluding(self, finalists: int, baselines: int, masks: int) -> None:
+        """Say that the search is over; finalists are scored with so many masks."""
         self.close()
-        text = f"scoring {finalists} finalists on select items, the winner and {baselines} baselines on test items"
+        each = f" with {masks} mask seeds each" if masks > 1 else ""
+        text = (
+            f"scoring {finalists} finalists on select items{each}, the winner and {baselines} baselines on test items"
+        )
         self._console.print(text, style="dim", highlight=False)
 
     def done(self, run: Run, conclusion: ConcludeResult, directory: RunDirectory) -> None:
         """Show the table and where everything is."""
         self._console.print(result_table(conclusion))
-        self._console.print(verdict(conclusion), highlight=False)
+        for sentence in (verdict(conclusion), *mask_lines(conclusion)):
+            self._console.print(sentence, highlight=False)
         for label, path in (("winner", directory.best), ("recipe", directory.recipe), ("report", directory.report)):
             # One path a line and never wrapped, so that it can be copied.
             self._console.print(f"{label}   {path}", highlight=False, soft_wrap=True, markup=False)
@@ -196,6 +200,22 @@ def verdict(conclusion: ConcludeResult) -> str:
     if (row.winner_minus or 0.0) > 0:
         return f"The winner is ahead of the best source ({row.name}), but not beyond chance: {margin}."
     return f"Nothing beat the best source ({row.name}): {margin}."
+
+
+def mask_lines(conclusion: ConcludeResult) -> list[str]:
+    """The winner's scores with other masks, and whether they are worth a warning; nothing where none are drawn."""
+    chosen, seeds = conclusion.chosen, conclusion.mask_seeds
+    if chosen is None or chosen.mask_scores is None or chosen.spread is None or not seeds:
+        return []
+    scores = " ".join(f"{score:.3f}" for score in chosen.mask_scores)
+    given = ", ".join(str(seed) for seed in seeds)
+    told = [
+        f"With mask seeds {given} (the first is exported) it scores {scores} on select items: mean {chosen.score:.3f}, "
+        f"spread {chosen.spread:.3f}."
+    ]
+    if conclusion.within_luck:
+        told.append("That spread is larger than its lead over the best source: the lead may be luck of the draw.")
+    return told
 
 
 def _interval(interval: Interval | None) -> str:

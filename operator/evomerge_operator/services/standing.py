@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from datetime import datetime, timedelta
 
+from evomerge_contract.report import ConcludeResult
 from evomerge_contract.status import Condition, ConditionType, EvoMergeStatus, Phase
 from evomerge_operator.kube.pods import JobView
 from evomerge_operator.services.decide import (
@@ -150,12 +151,23 @@ def _result(known: Known) -> str:
         return "the winner is exported"
     scores = {row.name: row.score for row in conclusion.test}
     winner, source = _figure(scores.get("winner")), _figure(scores.get(conclusion.best_source))
+    masks = _over_masks(conclusion)
     if conclusion.beats_best_source:
-        return f"the winner scores {winner} on test items, the best source ({conclusion.best_source}) {source}"
+        return f"the winner scores {winner} on test items, the best source ({conclusion.best_source}) {source}{masks}"
     return (
         f"nothing beat the best source for certain: the winner scores {winner} on test items, "
-        f"{conclusion.best_source} {source}"
+        f"{conclusion.best_source} {source}{masks}"
     )
+
+
+def _over_masks(conclusion: ConcludeResult) -> str:
+    """How far other masks move the winner's score; nothing where its method draws none."""
+    chosen = conclusion.chosen
+    if chosen is None or not chosen.mask_scores:
+        return ""
+    low, high = _figure(min(chosen.mask_scores)), _figure(max(chosen.mask_scores))
+    told = f"; with {len(chosen.mask_scores)} mask seeds it scores {low} to {high} on select items"
+    return f"{told}, which is more than its lead: that may be luck of the draw" if conclusion.within_luck else told
 
 
 def _conditions(known: Known, phase: Phase, reason: str | None, message: str | None, now: datetime) -> list[Condition]:

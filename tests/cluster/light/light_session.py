@@ -67,7 +67,7 @@ class LightPipeline:
                 scores = {o.name: aggregate(o.metric, items[o.name]) for o in task.objectives}
                 return report.model_copy(update={"evaluate": EvaluateResult(scores=scores, items=items)})
             case ConcludeTask():
-                result = conclude(task, lambda recipe, split: self._score(task, recipe, split))
+                result = conclude(task, lambda recipe, split, _: self._score(task, recipe, split))
                 return report.model_copy(update={"conclude": result})
             case ExportTask():
                 return report.model_copy(

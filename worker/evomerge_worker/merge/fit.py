@@ -1,35 +1,70 @@
 """Whether sources fit together: the same tensors with the same shapes, a tied head left out or not."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 
+from evomerge_contract.manifest import BASE
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import where_of
 from evomerge_worker.shards import Checkpoint
 
-_SHOWN = 3
+_KINDS = 8
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass
+class _Misfit:
+    """The first misfit of a kind, and how many there are."""
+
+    message: str
+    other: str
+    tensors: set[str]
 
 
 class Misfits:
-    """What does not fit, source by source; a long list is cut to its first few and their number."""
+    """What does not fit, source by source: each kind of misfit once, with its first tensor and their number."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[str]] = {}
+        self._found: dict[str, dict[tuple[str, str], _Misfit]] = {}
 
-    def add(self, source: str, message: str) -> None:
-        """Note one misfit of `source`, once."""
-        messages = self._found.setdefault(source, [])
-        if message not in messages:
-            messages.append(message)
+    def add(self, source: str, tensor: str, message: str, other: str) -> None:
+        """Note that `tensor` of `source` does not fit the source `other`: `message`, which may speak of "{tensor}".
+
+        Tensors whose names differ in numbers alone are of one kind where the rest of the message is the same.
+        """
+        kinds = self._found.setdefault(source, {})
+        first = _Misfit(message.replace("{tensor}", f"tensor {tensor}"), other, set())
+        kinds.setdefault((_NUMBER.sub("0", tensor), _NUMBER.sub("0", message)), first).tensors.add(tensor)
 
     def problems(self) -> list[Problem]:
-        """All misfits, in the order in which they were found."""
+        """All misfits, in the order in which they were found; beyond the first few kinds, only how many more."""
         return [
             Problem(path=where_of(source), message=message)
-            for source, messages in self._found.items()
-            for message in messages[:_SHOWN] + [f"and {n} more like it" for n in [len(messages) - _SHOWN] if n > 0]
+            for source, kinds in self._found.items()
+            for message in _told(source, list(kinds.values()))
         ]
+
+
+def either_out(source: str, other: str) -> str:
+    """What to do where `source` and `other` cannot be merged with each other."""
+    if source == BASE:
+        return f"take the base that {other} descends from, or leave {other} out"
+    return f"leave {source} or {other} out"
+
+
+def and_more(count: int) -> str:
+    """How many more tensors a sentence speaks of than the one that it names."""
+    return f" (and {count} more tensor{'s' if count > 1 else ''} like it)" if count else ""
+
+
+def _told(source: str, kinds: list[_Misfit]) -> Iterator[str]:
+    for kind in kinds[:_KINDS]:
+        yield f"{kind.message}{and_more(len(kind.tensors) - 1)}; {either_out(source, kind.other)}"
+    if rest := sum(len(kind.tensors) for kind in kinds[_KINDS:]):
+        yield f"and {rest} more tensor{'s do' if rest > 1 else ' does'} not fit"
 
 
 def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: Misfits) -> tuple[list[str], list[str]]:
@@ -46,10 +81,10 @@ def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: 
             if anchor.config.get("tie_word_embeddings") is not False and _is_copy(anchor, name):
                 wanted.discard(name)
             else:
-                misfits.add(source.name, f"lacks tensor {name}, which {anchor.name} has")
+                misfits.add(source.name, name, f"lacks {{tensor}}, which {anchor.name} has", anchor.name)
         for name in sorted(held - {*before, *after}):
             if not _is_copy(source, name):
-                misfits.add(source.name, f"has tensor {name}, which {anchor.name} lacks")
+                misfits.add(source.name, name, f"has {{tensor}}, which {anchor.name} lacks", anchor.name)
     return [n for n in before if n in wanted], [n for n in after if n in wanted]
 
 
@@ -60,9 +95,11 @@ def check_layer(anchor: Checkpoint, layer: int, source: Checkpoint, its_layer: i
         return
     prefix = f"{source.layout.layer_prefix}{its_layer}."
     for name in sorted(set(ours) - set(theirs)):
-        misfits.add(source.name, f"lacks tensor {prefix}{name}, which {anchor.name} has in layer {layer}")
+        message = f"lacks {{tensor}}, which {anchor.name} has in layer {layer}"
+        misfits.add(source.name, prefix + name, message, anchor.name)
     for name in sorted(set(theirs) - set(ours)):
-        misfits.add(source.name, f"has tensor {prefix}{name}, which {anchor.name} lacks in layer {layer}")
+        message = f"has {{tensor}}, which {anchor.name} lacks in layer {layer}"
+        misfits.add(source.name, prefix + name, message, anchor.name)
 
 
 def check_tensor(
@@ -77,11 +114,11 @@ def check_tensor(
             complete = False
             continue
         if source.shape(tensor) != shape:
-            misfits.add(
-                model, f"tensor {tensor} has shape {list(source.shape(tensor))}, but {list(shape)} in {anchor.name}"
-            )
+            message = f"{{tensor}} has shape {list(source.shape(tensor))}, but {list(shape)} in {anchor.name}"
+            misfits.add(model, tensor, message, anchor.name)
         if source.dtype(tensor).is_floating_point != is_float:
-            misfits.add(model, f"tensor {tensor} is {source.dtype(tensor)}, but {anchor.dtype(name)} in {anchor.name}")
+            message = f"{{tensor}} is {source.dtype(tensor)}, but {anchor.dtype(name)} in {anchor.name}"
+            misfits.add(model, tensor, message, anchor.name)
     return complete
 
 

@@ -77,15 +77,19 @@ def plan_merge(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Te
         inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
         if check_tensor(anchor, place.name, inputs, checkpoints, misfits):
             plans.append(_tensor_plan(recipe, place, anchor, checkpoints, missing))
-    if problems := misfits.problems():
+    problems = [*misfits.problems(), *_problems(missing.items())]
+    if problems:
         raise InputError(*problems)
-    _raise_recipe(missing.items())
     return plans
 
 
 def _raise_recipe(mistakes: Iterable[tuple[str, str]]) -> None:
-    if problems := [Problem(path=path, message=message) for path, message in mistakes]:
+    if problems := _problems(mistakes):
         raise InputError(*problems)
+
+
+def _problems(mistakes: Iterable[tuple[str, str]]) -> list[Problem]:
+    return [Problem(path=path, message=message) for path, message in mistakes]
 
 
 def _places(

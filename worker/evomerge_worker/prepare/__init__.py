@@ -3,19 +3,22 @@
 A mistake costs one prepare task here, instead of every candidate of a search.
 """
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from evomerge_contract.grouping import misplaced
 from evomerge_contract.manifest import BASE, SplitName
 from evomerge_contract.methods import METHODS
-from evomerge_contract.report import PreparedSource, PreparedSplit, PrepareResult, Problem
+from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult, Problem
 from evomerge_contract.task import PrepareTask
+from evomerge_worker.prepare.architecture import unfit_for_config
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import reader_of
-from evomerge_worker.prepare.sources import Opened, open_source, pin
+from evomerge_worker.prepare.sources import Opened, check_finite, open_source, pin
 from evomerge_worker.store import Store
 from evomerge_worker.store.outline import Outline
 
@@ -45,11 +48,15 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
     opened, data = _look(task, store, mistakes)
     pinned: list[PreparedSource] = []
     for source, found in zip(task.sources, opened, strict=True):
+        if found.checkpoint is None:
+            continue
         with mistakes.collected():
-            if found.checkpoint is not None:
-                pinned.append(pin(found.checkpoint, source.digest, code=task.trust_remote_code))
+            if source.digest is None:  # else its content has been compared with that
+                check_finite(found.checkpoint)
+        if not mistakes.found:
+            pinned.append(pin(found.checkpoint, source.digest, code=task.trust_remote_code))
     mistakes.raise_any(order=[source.where for source in opened])
-    layout = next(s.checkpoint.layout for s in opened if s.checkpoint is not None and s.name != BASE)
+    layout = next(_layouts(opened))
     return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})
 
 
@@ -60,8 +67,36 @@ def _look(
     mistakes.found += _without_base(task)
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     check_fit(opened, mistakes)
+    mistakes.found += [*_unfit_for_config(opened, mistakes), *_misplaced(task, opened)]
     reader = reader_of(opened, mistakes, code=task.trust_remote_code, batch_size=task.batch_size)
     return opened, prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
+
+
+def _unfit_for_config(opened: list[Opened], mistakes: Mistakes) -> list[Problem]:
+    """What is wrong with the first model of the pool by itself; the others have been held against it."""
+    first = next((source for source in opened if source.name != BASE), None)
+    if first is None or first.checkpoint is None or first.config is None:
+        return []
+    if any(problem.path == first.where for problem in mistakes.found):
+        return []
+    return [Problem(path=first.where, message=told) for told in unfit_for_config(first.checkpoint, first.config)]
+
+
+def _layouts(opened: list[Opened]) -> Iterator[Layout]:
+    """Of the models of the pool, as far as they are known."""
+    return (source.checkpoint.layout for source in opened if source.checkpoint is not None and source.name != BASE)
+
+
+def _misplaced(task: PrepareTask, opened: list[Opened]) -> list[Problem]:
+    """A problem for every way of grouping that the first model with a layout has no place for."""
+    layout = next(_layouts(opened), None)
+    if layout is None:
+        return []
+    return [
+        Problem(path=f"spec.stages[{index}].parameterSpace.groups.{field}", message=message)
+        for index, groups in enumerate(task.groups)
+        for field, message in misplaced(groups, layout)
+    ]
 
 
 def _without_base(task: PrepareTask) -> list[Problem]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from evomerge_contract.manifest import BASE
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Problem
+from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, either_out, outside_tensors
 from evomerge_worker.merge.plan import plan_merge
 from evomerge_worker.prepare.config import differences
 from evomerge_worker.prepare.mistakes import Mistakes
@@ -13,18 +14,22 @@ from evomerge_worker.prepare.vocabulary import difference
 from evomerge_worker.shards import Checkpoint
 
 
-def check_fit(sources: Sequence[Opened], mistakes: Mistakes) -> None:
-    """Collect what keeps `sources` from being merged with each other, the base included."""
+def check_fit(sources: Sequence[Opened], mistakes: Mistakes, *, whole: bool = True) -> None:
+    """Collect what keeps `sources` from being merged with each other, the base included.
+
+    `whole` says that whole models are merged, which must have as many layers as one another.
+    """
     in_order = sorted(sources, key=lambda source: source.name == BASE)  # the pool first
     _check_configs([s for s in in_order if s.config is not None], mistakes)
     _check_vocabularies([s for s in in_order if s.vocabulary is not None], mistakes)
-    _check_tensors([s for s in in_order if s.checkpoint is not None], mistakes)
+    _check_tensors([s for s in in_order if s.checkpoint is not None], mistakes, whole)
 
 
 def _check_configs(sources: Sequence[Opened], mistakes: Mistakes) -> None:
     for source in sources[1:]:
         for sentence in differences(source.config, sources[0].config, sources[0].name):
-            mistakes.found.append(Problem(path=source.where, message=sentence))
+            message = f"{sentence}; {either_out(source.name, sources[0].name)}"
+            mistakes.found.append(Problem(path=source.where, message=message))
 
 
 def _check_vocabularies(sources: Sequence[Opened], mistakes: Mistakes) -> None:
@@ -36,7 +41,7 @@ def _check_vocabularies(sources: Sequence[Opened], mistakes: Mistakes) -> None:
             mistakes.found.append(Problem(path=source.where, message=sentence))
 
 
-def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes) -> None:
+def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes, whole: bool) -> None:
     """Plan a merge of all: what it refuses here, it would refuse in every candidate."""
     first = sources[0] if sources else None
     fitting: dict[str, Checkpoint] = {}
@@ -46,13 +51,29 @@ def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes) -> None:
         layers, wanted = source.checkpoint.layout.layers, first.checkpoint.layout.layers
         if layers == wanted:
             fitting[source.name] = source.checkpoint
-        else:
-            sentence = f"has {layers} layers, but {first.name} has {wanted}"
+        elif whole:
+            sentence = f"has {layers} layers, but {first.name} has {wanted}; {either_out(source.name, first.name)}"
             mistakes.found.append(Problem(path=source.where, message=sentence))
+            mistakes.found += _misfits_of_common_layers(first.checkpoint, source.checkpoint)
     if fitting:
         models = [RecipeModel(model=name, parameters={"weight": 1.0}) for name in fitting]
         with mistakes.collected():
             plan_merge(Recipe(merge_method="linear", models=models), fitting)
+
+
+def _misfits_of_common_layers(first: Checkpoint, other: Checkpoint) -> list[Problem]:
+    """What does not fit besides the number of layers, which no plan gets past."""
+    misfits = Misfits()
+    both = {first.name: first, other.name: other}
+    before, after = outside_tensors(first, [other], misfits)
+    pairs = [(name, name) for name in (*before, *after)]
+    for layer in range(min(first.layout.layers, other.layout.layers)):
+        check_layer(first, layer, other, layer, misfits)
+        ours, theirs = (f"{checkpoint.layout.layer_prefix}{layer}." for checkpoint in (first, other))
+        pairs += [(ours + rest, theirs + rest) for rest in first.layer_tensors[layer]]
+    for name, its_name in pairs:
+        check_tensor(first, name, {other.name: its_name}, both, misfits)
+    return misfits.problems()
 
 
 def _other_architecture(source: Opened, first: Opened) -> bool:

@@ -24,7 +24,10 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Opened:
-    """What could be read of a source; None is what could not, for a reason that has been collected."""
+    """What could be read of a source; None is what could not, for a reason that has been collected.
+
+    A `checkpoint` may have mistakes that do not keep it from being compared with others.
+    """
 
     name: str
     config: Any = None  # a transformers configuration
@@ -35,6 +38,14 @@ class Opened:
     def where(self) -> str:
         """The path of problems with this source."""
         return where_of(self.name)
+
+    @property
+    def layers(self) -> int | None:
+        """How many layers it has, by its tensors or, where these cannot be told, by its configuration."""
+        if self.checkpoint is not None:
+            return self.checkpoint.layout.layers
+        said = None if self.config is None else getattr(self.config.get_text_config(), "num_hidden_layers", None)
+        return said if isinstance(said, int) else None
 
 
 def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool) -> Opened:
@@ -48,8 +59,9 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
     if folder is None:
         return Opened(source.name)
     with mistakes.collected():
-        opened = Checkpoint.open(folder, source.name)
-        _ = opened.layout  # raises for a model without layers
+        opened, problems = Checkpoint.look(folder, source.name)
+        mistakes.found += problems
+        _ = opened and opened.layout  # raises for a model without layers
         checkpoint = opened
     with mistakes.collected():
         config = read_config(folder, where, code=code)
@@ -61,13 +73,7 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
 
 
 def pin(checkpoint: Checkpoint, digest: str | None, *, code: bool) -> PreparedSource:
-    """The source as found, after a look at every weight unless it has been compared with its `digest`.
-
-    Raises:
-        InputError: weights that are NaN or infinite, by tensor.
-    """
-    if digest is None:
-        check_finite(checkpoint)
+    """A source without mistakes, as found; the digest of its content is taken where it is not known."""
     elements: Counter[torch.dtype] = Counter()
     for name in checkpoint.names:
         if checkpoint.dtype(name).is_floating_point:

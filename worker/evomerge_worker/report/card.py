@@ -72,8 +72,15 @@ def _how_it_was_made(facts: CardFacts, merged: list[Source]) -> str:
         f"- method: {facts.method}\n"
         f"- search: {facts.algorithm}, {count(facts.candidates, 'candidate')}, seed {facts.seed}\n"
         f"- winner: candidate {facts.conclusion.winner}, chosen on select items among the "
-        f"{len(facts.conclusion.select)} best on search items\n\n"
+        f"{len(facts.conclusion.select)} best on search items{_by_mean(facts)}\n\n"
         + _markdown(["model", "place", "licence", "content digest"], rows)
+    )
+
+
+def _by_mean(facts: CardFacts) -> str:
+    seeds = facts.conclusion.mask_seeds
+    return (
+        f", by the mean over {count(len(seeds), 'mask seed')}; these weights have mask seed {seeds[0]}" if seeds else ""
     )
 
 

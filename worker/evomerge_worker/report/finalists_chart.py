@@ -16,7 +16,7 @@ COLUMNS = (84.0, 234.0, 384.0)
 def finalists_chart(conclusion: ConcludeResult) -> Markup:
     """A line for each finalist from search to select items; the winner's goes on to test items."""
     winner = next(r for r in conclusion.test if r.role == "winner")
-    ends = [v for r in conclusion.select for v in (r.fitness, r.score)]
+    ends = [v for r in conclusion.select for v in (r.fitness, r.score, *(r.mask_scores or []))]
     y = fitting([*ends, winner.interval.low, winner.interval.high, winner.score], BOTTOM, TOP)
     search, select, test = COLUMNS
     lines = []
@@ -25,6 +25,9 @@ def finalists_chart(conclusion: ConcludeResult) -> Markup:
         points = [(search, y(row.fitness)), (select, y(row.score))] + ([(test, y(winner.score))] if won else [])
         path = "M" + "L".join(f"{number(a)} {number(b)}" for a, b in points)
         kind = "winner" if won else "finalist"
+        if row.mask_scores:
+            low, high = y(min(row.mask_scores)), y(max(row.mask_scores))
+            lines.append(element("line", class_=f"bar {kind}", x1=select, x2=select, y1=low, y2=high))
         lines.append(element("path", class_=f"slope {kind}", d=path))
         lines += [element("circle", class_=f"dot {kind}", cx=a, cy=b, r=4) for a, b in points]
     low, high = y(winner.interval.low), y(winner.interval.high)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from evomerge_contract.manifest import EvoMergeSpec
 from evomerge_contract.report import ConcludeResult, RunReport, ScoreRow
+from evomerge_worker.report.masks import mask_sentences
 from evomerge_worker.report.text import count, interval, listing, score, signed
 
 
@@ -37,6 +38,7 @@ def concluded(conclusion: ConcludeResult) -> Verdict:
     ]
     details += [_sentence(r) for r in rivals if r.role == "average"]
     details += [_outside(r, winner) for r in rows if r.role == "base"]
+    details += mask_sentences(conclusion)
     if not conclusion.beats_best_source:
         higher = winner.score > source.score
         headline = "Nothing beat the best source" + (
@@ -47,6 +49,9 @@ def concluded(conclusion: ConcludeResult) -> Verdict:
         free = listing([f"the {r.name}" for r in ahead])
         need = "needs" if len(ahead) == 1 else "need"
         headline = f"The winner beats the best source, but is not shown to beat {free}, which {need} no search."
+        return Verdict("mixed", headline, details)
+    if conclusion.within_luck:
+        headline = "The winner beats the best source, but by less than a draw of other masks may cost it."
         return Verdict("mixed", headline, details)
     beaten = listing(["the best source", *(f"the {r.name}" for r in rivals)])
     return Verdict("good", f"It worked: the winner beats {beaten}.", details)

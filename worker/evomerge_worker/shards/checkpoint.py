@@ -13,9 +13,12 @@ from safetensors import SafetensorError, safe_open
 
 from evomerge_contract.report import Layout, Problem
 from evomerge_worker.errors import InputError, where_of
-from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, refusal
+from evomerge_worker.shards import quantised
+from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, REFUSED, refusal
 from evomerge_worker.shards.layout import layout_of
 from evomerge_worker.store.index import shard_files
+
+_KNOWN = FLOATS | BUFFERS | REFUSED
 
 
 class _Shard(Protocol):
@@ -31,6 +34,18 @@ class _Entry:
     shard: _Shard
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+
+@dataclass
+class _Headers:
+    """What the shards' headers say: the tensors, and how a person finds those that look quantised.
+
+    `whole`: no tensor is missing from `entries`.
+    """
+
+    entries: dict[str, _Entry]
+    quantised: list[str]
+    whole: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,28 +67,44 @@ class Checkpoint:
         """Open `folder`; `name` is what recipes call it.
 
         Raises:
-            InputError: all that is wrong with it: no config, no safetensors (pickles are refused), an index that is
-                broken or names files outside the folder, shards missing or truncated, types that cannot be merged.
+            InputError: all that `look` finds wrong with it.
+        """
+        checkpoint, problems = cls.look(folder, name)
+        if checkpoint is None or problems:
+            raise InputError(*problems)
+        return checkpoint
+
+    @classmethod
+    def look(cls, folder: Path, name: str) -> "tuple[Checkpoint | None, list[Problem]]":
+        """Open `folder` as far as it goes, with all that is wrong with it.
+
+        That is: no config, no safetensors (pickles are refused), an index that is broken or names files outside the
+        folder, shards missing or truncated, quantised weights, types that cannot be merged. A checkpoint comes out
+        wherever its tensors' names and shapes can be compared with another's.
         """
         config, problems = _read_config(folder)
         if (folder / "adapter_config.json").exists():
             problems.append("the folder holds an adapter (adapter_config.json); merge it into its model first")
         files, expected, found = shard_files(folder)
         problems += found
-        entries: dict[str, _Entry] = {}
+        headers = _Headers({}, [], whole=bool(files) and not found)
         for file in files:
             try:
                 shard: _Shard = safe_open(folder / file, framework="pt")
             except FileNotFoundError:
                 problems.append(f"{file} is missing; fetch it again")
+                headers.whole = False
                 continue
             except (SafetensorError, OSError) as error:
                 problems.append(f"{file} is truncated or no safetensors file ({error}); fetch it again")
+                headers.whole = False
                 continue
-            problems += _read_header(file, shard, entries, expected)
-        if problems:
-            raise InputError(*(Problem(path=where_of(name), message=message) for message in problems))
-        return cls(folder, name, config, entries)
+            problems += _read_header(file, shard, headers, expected)
+        if reason := quantised.refusal(config, headers.quantised):
+            problems.append(reason)
+        comparable = headers.whole and not headers.quantised
+        told = [Problem(path=where_of(name), message=message) for message in problems]
+        return cls(folder, name, config, headers.entries) if comparable else None, told
 
     @cached_property
     def names(self) -> list[str]:
@@ -142,12 +173,12 @@ class Checkpoint:
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether a float tensor (IEEE 754, 16 or 32 bits) holds neither NaN nor infinity.
+    """Whether a float tensor (IEEE 754, 16, 32 or 64 bits) holds neither NaN nor infinity.
 
     Without their sign, the bits of NaN and infinity are the largest as integers: comparing those is ten times faster
     than `isfinite`, and every weight of every source goes through here.
     """
-    whole = {2: torch.int16, 4: torch.int32}[tensor.dtype.itemsize]
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.dtype.itemsize]
     infinity = torch.tensor(float("inf"), dtype=tensor.dtype).view(whole)
     magnitudes = (part & torch.iinfo(whole).max for part in torch.split(tensor.reshape(-1).view(whole), 1 << 17))
     return all(bool(part.amax() < infinity) for part in magnitudes if part.numel())
@@ -164,30 +195,32 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"config.json is not JSON ({error})"]
     if not isinstance(config, dict):
         return {}, ["config.json is not a JSON object"]
-    if "quantization_config" in config:
-        return config, ["the model is quantised (config.json has quantization_config): use its unquantised weights"]
     return config, []
 
 
-def _read_header(
-    file: str, shard: _Shard, entries: dict[str, _Entry], expected: dict[str, str] | None
-) -> Iterator[str]:
-    """Add a shard's tensors to `entries`; yield what is wrong. `expected` maps tensors to files as the index does."""
+def _read_header(file: str, shard: _Shard, headers: _Headers, expected: dict[str, str] | None) -> Iterator[str]:
+    """Add what a shard's header says to `headers`; yield what is wrong. `expected` maps tensors to files as the index
+    does."""
     found = shard.keys()
     refused: dict[str, list[str]] = {}
-    for name in found:
+    for name in sorted(found):
         view = shard.get_slice(name)
         shape, code = tuple(view.get_shape()), view.get_dtype()
-        reason = refusal(name, code, len(shape))
-        if reason is None:
-            entries[name] = _Entry(shard, shape, (FLOATS | BUFFERS)[code])
-        else:
+        if quantised.looks_quantised(name, code, len(shape)):
+            headers.quantised.append(f"tensor {name} in {file} is of type {code}")
+            continue
+        if reason := refusal(code):
             refused.setdefault(reason, []).append(name)
+        if code in _KNOWN:
+            headers.entries[name] = _Entry(shard, shape, _KNOWN[code])
+        else:
+            headers.whole = False
     for reason, names in refused.items():
         yield f"tensor {names[0]} in {file} {reason}{_and_more(names)}"
     if expected is not None:
         listed = {name for name, its_file in expected.items() if its_file == file}
         if absent := sorted(listed - set(found)):
+            headers.whole = False
             yield f"the index lists tensor {absent[0]} in {file}, which does not hold it{_and_more(absent)}"
         if stray := sorted(set(found) - listed):
             yield f"{file} holds tensor {stray[0]}, which the index does not list there{_and_more(stray)}"

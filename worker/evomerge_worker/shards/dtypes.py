@@ -15,17 +15,22 @@ BUFFERS = {
 }
 """Masks, position numbers, counters: these are copied."""
 
+REFUSED = {
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+}
+"""What no merge takes; the shapes of such tensors can still be compared."""
+
 NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 BY_NAME = {name: dtype for dtype, name in NAMES.items()}
 """The dtypes a recipe may name."""
 
 
-def refusal(tensor: str, code: str, dimensions: int) -> str | None:
+def refusal(code: str) -> str | None:
     """Why a tensor of the safetensors format `code` cannot take part in a merge; None if it can."""
-    if code in FLOATS:
+    if code in FLOATS or code in BUFFERS:
         return None
-    if code not in BUFFERS:
-        return f"is of type {code}; only float32, float16 and bfloat16 weights can be merged: convert the model first"
-    if code != "BOOL" and dimensions >= 2 and tensor.endswith("weight"):
-        return f"is of type {code}, so the model is quantised: use its unquantised weights"
-    return None
+    return f"is of type {code}; only float32, float16 and bfloat16 weights can be merged: convert the model first"

@@ -17,7 +17,7 @@ def shard_files(folder: Path) -> tuple[list[str], dict[str, str] | None, list[st
     pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
     if pickles:
         return [], None, [f"only pickled weights ({pickles[0]}), which can run code; save the model as safetensors"]
-    return [], None, [f"{folder} has neither {SINGLE} nor {INDEX}"]
+    return [], None, [f"has neither {SINGLE} nor {INDEX}; save the model once more with save_pretrained"]
 
 
 def _read_index(path: Path) -> tuple[list[str], dict[str, str] | None, list[str]]:

@@ -75,6 +75,8 @@ def _without_config(uri: str, where: str, found: list[str]) -> InputError:
         folder = deeper[0].removesuffix("config.json")
         message = f"has no config.json, but its folder {folder} has one; is the path one level too high?"
         return InputError.at(where, f"{uri} {message}")
+    if gguf := _gguf(uri, where, [n for n in found if "/" not in n]):
+        return gguf
     return LackingError.at(where, f"{uri} has no config.json; it must be the folder of a Hugging Face checkpoint")
 
 
@@ -86,7 +88,19 @@ def _without_weights(uri: str, where: str, root: list[str]) -> InputError:
             "never read; convert them to safetensors"
         )
         return InputError.at(where, f"{uri} {message}")
+    if gguf := _gguf(uri, where, root):
+        return gguf
+    if own := [n for n in root if _matches(n, UNWANTED)]:
+        message = f"has its weights only in Mistral's own format ({own[0]}); use the transformers format of the model"
+        return LackingError.at(where, f"{uri} {message}")
     return LackingError.at(where, f"{uri} has no *.safetensors files")
+
+
+def _gguf(uri: str, where: str, names: list[str]) -> InputError | None:
+    if not (found := [n for n in names if n.endswith(".gguf")]):
+        return None
+    message = f"has its weights only as GGUF ({found[0]}), which is not read; use the safetensors that it was made from"
+    return InputError.at(where, f"{uri} {message}")
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
