@@ -83,7 +83,7 @@ $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9"
 
-$(VENV)/.ready: $(BIN)/uv pyproject.toml constraints.txt
+$(VENV)/.ready: $(BIN)/uv pyproject.toml constraints.txt worker/evomerge_worker/merge/kernels.c
 	@echo "installing into $(VENV) (PyTorch alone is a download of about 3 GB, once)"
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[operator,worker]'
 	touch $@

@@ -188,4 +188,4 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 def _counts(file: Path) -> bool:
-    return "__pycache__" not in file.parts and ".egg-info" not in str(file)
+    return "__pycache__" not in file.parts and ".egg-info" not in str(file) and file.suffix != ".so"

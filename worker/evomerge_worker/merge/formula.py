@@ -4,7 +4,6 @@ Statistics of whole tensors (norms, thresholds, angles) are found before and sta
 formula out in torch and says what it means; native.py does the same, to the bit, by compiled loops.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +26,10 @@ class WeightedSum:
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """Keep magnitudes of at least `threshold`, of those equal to it the ones up to the flat index `last_tie`."""
+    """Keep magnitudes above `threshold`, and of those equal to it the first `ties`."""
 
     threshold: float
-    last_tie: int
+    ties: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +80,10 @@ def plain(formula: Formula, out: Tensor) -> Tensor:
     """
     result = out.view(-1)
     finite = torch.ones((), dtype=torch.bool, device=out.device)
-    for part, values in _chunks(formula, result.numel()):
-        result[part] = values
+    ties = [d.thinning.ties if isinstance(d.thinning, AtLeast) else 0 for d in getattr(formula, "deltas", ())]
+    for start in range(0, result.numel(), _CHUNK):
+        part = slice(start, min(start + _CHUNK, result.numel()))
+        result[part] = _voted(formula, part, ties) if isinstance(formula, Votes) else _summed(formula, part)
         finite &= result[part].isfinite().all()
     return finite
 
@@ -90,12 +91,6 @@ def plain(formula: Formula, out: Tensor) -> Tensor:
 def shape_of(formula: Formula) -> torch.Size:
     """The shape of the result."""
     return (formula.base if isinstance(formula, Votes) else formula.tensors[0]).shape
-
-
-def _chunks(formula: Formula, count: int) -> Iterator[tuple[slice, Tensor]]:
-    for start in range(0, count, _CHUNK):
-        part = slice(start, min(start + _CHUNK, count))
-        yield part, _voted(formula, part) if isinstance(formula, Votes) else _summed(formula, part)
 
 
 def _summed(formula: WeightedSum, part: slice) -> Tensor:
@@ -106,9 +101,13 @@ def _summed(formula: WeightedSum, part: slice) -> Tensor:
     return total if formula.divisor == 1 else total.div_(formula.divisor)
 
 
-def _voted(formula: Votes, part: slice) -> Tensor:
+def _voted(formula: Votes, part: slice, ties: list[int]) -> Tensor:
+    """The part, and what it leaves of each delta's `ties`."""
     base = formula.base.view(-1)[part].float()
-    deltas = [_thinned(delta, base, part).mul_(delta.factor) for delta in formula.deltas]
+    deltas = []
+    for place, source in enumerate(formula.deltas):
+        vector, ties[place] = _thinned(source, base, part, ties[place])
+        deltas.append(vector.mul_(source.factor))
     total = deltas[0].clone()
     for delta in deltas[1:]:
         total.add_(delta)
@@ -132,18 +131,25 @@ def _agreeing(formula: Votes, deltas: list[Tensor], total: Tensor) -> Tensor:
     return mixed.mul_(sign)
 
 
-def _thinned(delta: Delta, base: Tensor, part: slice) -> Tensor:
+def _thinned(delta: Delta, base: Tensor, part: slice, ties: int) -> tuple[Tensor, int]:
     vector = delta.tensor.view(-1)[part].float() - base
     match delta.thinning:
         case None:
-            return vector
-        case AtLeast(threshold, last_tie):
-            magnitudes = vector.abs()
-            keep = magnitudes > threshold
-            ties = max(last_tie + 1 - part.start, 0)
-            keep[:ties] |= magnitudes[:ties] == threshold
+            return vector, ties
+        case AtLeast(threshold, _):
+            keep, ties = kept(vector.abs(), threshold, ties)
         case Drawn(draws, limit):
             keep = draws.numbers(part.start, vector.numel(), vector.device) < limit
         case mask:
             keep = mask.view(-1)[part]
-    return torch.where(keep, vector, 0.0)
+    return torch.where(keep, vector, 0.0), ties
+
+
+def kept(magnitudes: Tensor, threshold: float, ties: int) -> tuple[Tensor, int]:
+    """Where flat `magnitudes` are above `threshold`, or among the first `ties` equal to it; how many ties are left."""
+    keep = magnitudes > threshold
+    if not ties:
+        return keep, 0
+    equal = (magnitudes == threshold).nonzero().flatten()[:ties]
+    keep[equal] = True
+    return keep, ties - len(equal)

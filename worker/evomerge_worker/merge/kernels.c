@@ -18,6 +18,13 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
+/* The place of the first byte that is 1 among eight that are 0 or 1. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define FIRST_BYTE(bytes) ((size_t)__builtin_ctzll(bytes) / 8)
+#else
+#error "written for little-endian machines"
+#endif
+
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
 enum { ALL = 0, AT_LEAST = 1, DRAWN = 2 };       /* how a task vector is thinned out */
 enum { BLOCK = 512, LANES = 16, SOURCES = 16 };  /* SOURCES: at most so many task vectors */
@@ -33,7 +40,7 @@ typedef struct {
     float weight;       /* what is divided by where its element takes part */
     int32_t thinning;
     float threshold;    /* AT_LEAST: magnitudes below are dropped, */
-    int64_t last_tie;   /* and those equal to it behind this element */
+    int64_t ties;       /* and of those equal to it, all but so many, the first */
     uint32_t key[2];    /* DRAWN: which draws, */
     uint32_t limit;     /* and below what an element is kept, of 65,536 */
 } delta_t;
@@ -207,27 +214,30 @@ INLINE void draw(const uint32_t *key, uint64_t group, uint16_t *restrict draws) 
     }
 }
 
-/* A block of a task vector, thinned out and times its factor: what is dropped is zero. */
-INLINE void thinned(const delta_t *source, const float *restrict base, size_t start, size_t n, float *restrict delta) {
+/* A block of a task vector, thinned out and times its factor: what is dropped is zero. `ties` is how many elements equal
+ * to the threshold may still stay; the tensor's blocks come in their order. */
+INLINE void thinned(const delta_t *source, const float *restrict base, size_t start, size_t n, int64_t *ties,
+                    float *restrict delta) {
     const float factor = source->factor;
     if (source->thinning == AT_LEAST) {
-        const int64_t last = source->last_tie - (int64_t)start; /* ties up to this place stay */
-        const uint32_t threshold = bits_of(source->threshold);
-        if (last >= (int64_t)n || last < 0) {
-            const uint32_t least = threshold + (last < 0);
-            FOR_EACH(source->tensor, start, n, {
-                const uint32_t bits = bits_of(x - base[i]);
-                delta[i] = factor * float_of((bits & 0x7fffffffu) >= least ? bits : 0u);
-            });
-        } else {
-            FOR_EACH(source->tensor, start, n, {
-                const uint32_t bits = bits_of(x - base[i]), least = threshold + ((int64_t)i > last);
-                delta[i] = factor * float_of((bits & 0x7fffffffu) >= least ? bits : 0u);
-            });
-        }
+        const uint32_t threshold = bits_of(source->threshold), least = threshold + (*ties == 0);
+        uint32_t equal = 0;
+        FOR_EACH(source->tensor, start, n, {
+            const uint32_t bits = bits_of(x - base[i]), magnitude = bits & 0x7fffffffu;
+            equal += magnitude == threshold;
+            delta[i] = factor * float_of(magnitude >= least ? bits : 0u);
+        });
+        if (*ties > 0 && (int64_t)equal > *ties)
+            for (size_t i = 0; i < n; i++) {
+                const float x = load(source->tensor.data, source->tensor.dtype, start + i);
+                if ((bits_of(x - base[i]) & 0x7fffffffu) == threshold && (*ties)-- <= 0) delta[i] = factor * 0.0f;
+            }
+        else
+            *ties -= *ties ? equal : 0;
+        *ties = *ties < 0 ? 0 : *ties;
     } else if (source->thinning == DRAWN) {
         uint16_t draws[BLOCK];
-        const uint16_t limit = source->limit;
+        const uint16_t limit = (uint16_t)source->limit;
         for (size_t g = 0; g * GROUP < n; g++) draw(source->key, start / GROUP + g, draws + g * GROUP);
         FOR_EACH(source->tensor, start, n, delta[i] = factor * float_of(draws[i] < limit ? bits_of(x - base[i]) : 0u));
     } else {
@@ -290,7 +300,8 @@ EACH_CPU int evomerge_votes(size_t count, int32_t sources, const delta_t *deltas
                             int32_t out_dtype) {
     uint32_t wrong = 0;
     float weights[SOURCES];
-    for (int s = 0; s < sources; s++) weights[s] = deltas[s].weight;
+    int64_t ties[SOURCES];
+    for (int s = 0; s < sources; s++) weights[s] = deltas[s].weight, ties[s] = deltas[s].ties;
     const int usual = out_dtype == BF16 && how.divisor == 1.0f;
     for (size_t start = 0; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
@@ -299,7 +310,7 @@ EACH_CPU int evomerge_votes(size_t count, int32_t sources, const delta_t *deltas
         ask(&base, start, count);
         for (int s = 0; s < sources; s++) ask(&deltas[s].tensor, start, count);
         FOR_EACH(base, start, n, origin[i] = x);
-        for (int s = 0; s < sources; s++) thinned(&deltas[s], origin, start, n, delta[s]);
+        for (int s = 0; s < sources; s++) thinned(&deltas[s], origin, start, n, &ties[s], delta[s]);
 #define CASE(number)                                                                                                  \
     case number:                                                                                                      \
         if (!how.consensus) wrong |= voted(number, 0, 0, delta, weights, origin, how.lambda, n, to);                  \
@@ -344,15 +355,33 @@ EACH_CPU void evomerge_histogram(size_t count, tensor_t source, tensor_t base, i
     }
 }
 
-/* The lower bits of the magnitudes of x_s - base in bin wanted[s], in the order of the elements, written to found[s].
- *
- * found[s] has room for as many as the bin holds; ends[s * parts + p] is how many there were up to the end of the p-th
- * 65,536 elements. Sources without an interest have the bin UINT32_MAX.
- */
+/* The different magnitudes of x - base, as bits, and how often each is there: a hash table of 2**size places (keys, and
+ * counts that are set to zero; where the count stays zero is nothing). Returns 0 if they are more than three quarters. */
+EACH_CPU int evomerge_distinct(size_t count, tensor_t source, tensor_t base, int32_t size, uint32_t *keys,
+                               uint32_t *counts) {
+    const uint32_t last = (1u << size) - 1;
+    size_t room = (size_t)last / 4 * 3;
+    for (size_t start = 0; start < count; start += BLOCK) {
+        const size_t n = count - start < BLOCK ? count - start : BLOCK;
+        float delta[BLOCK];
+        uint32_t bits[BLOCK];
+        FOR_EACH(base, start, n, delta[i] = x);
+        FOR_EACH(source, start, n, bits[i] = bits_of(x - delta[i]) & 0x7fffffffu);
+        for (size_t i = 0; i < n; i++) {
+            uint32_t place = bits[i] * 0x9E3779B1u >> (32 - size);
+            while (counts[place] && keys[place] != bits[i]) place = (place + 1) & last;
+            if (!counts[place]++) {
+                if (!room--) return 0;
+                keys[place] = bits[i];
+            }
+        }
+    }
+    return 1;
+}
+
+/* The lower bits of the magnitudes of x_s - base in bin wanted[s], written to found[s], which has room for all of them. */
 EACH_CPU void evomerge_collect(size_t count, int32_t sources, const tensor_t *tensors, tensor_t base, int32_t shift,
-                               const uint32_t *wanted, uint16_t *const *found, uint64_t *ends) {
-    enum { PART = 65536, ROW = 64 };
-    const size_t parts = (count + PART - 1) / PART;
+                               const uint32_t *wanted, uint16_t *const *found) {
     const uint32_t low = (1u << shift) - 1, high = 0x7fffffffu & ~low;
     size_t filled[SOURCES] = {0};
     for (size_t start = 0; start < count; start += BLOCK) {
@@ -362,25 +391,19 @@ EACH_CPU void evomerge_collect(size_t count, int32_t sources, const tensor_t *te
         for (int s = 0; s < sources; s++) ask(&tensors[s], start, count);
         FOR_EACH(base, start, n, origin[i] = x);
         for (int s = 0; s < sources; s++) {
-            if (wanted[s] == UINT32_MAX) continue;
             const uint32_t bin = wanted[s] << shift;
-            for (size_t row = 0; row < n; row += ROW) {
-                const size_t width = n - row < ROW ? n - row : ROW;
-                uint16_t *to = found[s] + filled[s];
-                uint32_t any = 0;
-                if (width == ROW)
-                    FOR_EACH(tensors[s], start + row, ROW, any |= (bits_of(x - origin[row + i]) & high) == bin);
-                else
-                    any = 1;
-                if (!any) continue;
-                FOR_EACH(tensors[s], start + row, width, {
-                    const uint32_t bits = bits_of(x - origin[row + i]);
-                    if ((bits & high) == bin) *to++ = (uint16_t)(bits & low);
-                });
-                filled[s] = (size_t)(to - found[s]);
+            uint8_t match[BLOCK];
+            memset(match + n, 0, BLOCK - n);
+            FOR_EACH(tensors[s], start, n, match[i] = (bits_of(x - origin[i]) & high) == bin);
+            for (size_t at = 0; at < n; at += 8) { /* few match: look at eight at once */
+                uint64_t left;
+                memcpy(&left, match + at, sizeof left);
+                for (; left; left &= left - 1) {
+                    const size_t i = at + FIRST_BYTE(left);
+                    const float x = load(tensors[s].data, tensors[s].dtype, start + i);
+                    found[s][filled[s]++] = (uint16_t)(bits_of(x - origin[i]) & low);
+                }
             }
         }
-        if (start % PART == PART - BLOCK || start + BLOCK >= count)
-            for (int s = 0; s < sources; s++) ends[(size_t)s * parts + start / PART] = filled[s];
     }
 }

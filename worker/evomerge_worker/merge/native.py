@@ -19,6 +19,7 @@ from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Votes,
 
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_TABLE_BITS = 17
 LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""
 
@@ -34,7 +35,7 @@ class _Delta(ctypes.Structure):
         ("weight", ctypes.c_float),
         ("thinning", ctypes.c_int32),
         ("threshold", ctypes.c_float),
-        ("last_tie", ctypes.c_int64),
+        ("ties", ctypes.c_int64),
         ("key", ctypes.c_uint32 * 2),
         ("limit", ctypes.c_uint32),
     )
@@ -60,7 +61,8 @@ def _library() -> ctypes.CDLL | None:
     library.evomerge_votes.argtypes = [size, number, address, _Tensor, _Votes, address, number]
     library.evomerge_norms.argtypes = [size, _Tensor, _Tensor, address, address]
     library.evomerge_histogram.argtypes = [size, _Tensor, _Tensor, number, address]
-    library.evomerge_collect.argtypes = [size, number, address, _Tensor, number, address, address, address]
+    library.evomerge_distinct.argtypes = [size, _Tensor, _Tensor, number, address, address]
+    library.evomerge_collect.argtypes = [size, number, address, _Tensor, number, address, address]
     return library
 
 
@@ -109,8 +111,8 @@ def _tensor(tensor: Tensor) -> _Tensor:
 def _delta(delta: Delta) -> _Delta:
     result = _Delta(tensor=_tensor(delta.tensor), factor=delta.factor, weight=delta.weight, thinning=0)
     match delta.thinning:
-        case AtLeast(threshold, last_tie):
-            result.thinning, result.threshold, result.last_tie = 1, threshold, last_tie
+        case AtLeast(threshold, ties):
+            result.thinning, result.threshold, result.ties = 1, threshold, ties
         case Drawn(draws, limit) if limit < 65536:
             result.thinning, result.key, result.limit = 2, (ctypes.c_uint32 * 2)(*draws.key), limit
     return result
@@ -134,15 +136,27 @@ def histogram(tensor: Tensor, base: Tensor) -> NDArray[np.uint32]:
     return counts
 
 
+def distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.uint32]] | None:
+    """The different magnitudes of `tensor - base`, as the bits of float32, ascending, and how often each is there.
+
+    None if they are too many for that: of tensors of 16 bits there are some 10,000, of float32 as many as elements.
+    """
+    keys, counts = (np.zeros(1 << _TABLE_BITS, dtype=np.uint32) for _ in range(2))
+    done = _loaded().evomerge_distinct(
+        tensor.numel(), _tensor(tensor), _tensor(base), _TABLE_BITS, keys.ctypes.data, counts.ctypes.data
+    )
+    if not done:
+        return None
+    there = np.flatnonzero(counts)
+    order = there[np.argsort(keys[there])]
+    return keys[order], counts[order]
+
+
 def collect(
     tensors: Sequence[Tensor], base: Tensor, bins: Sequence[int], sizes: Sequence[int]
-) -> list[tuple[NDArray[np.uint16], NDArray[np.uint64]]]:
-    """For each tensor the LOW_BITS of the magnitudes of `tensor - base` in its bin, in the order of the elements.
-
-    `sizes` says how many there are; the second array how many there were up to the end of each PART elements.
-    """
+) -> list[NDArray[np.uint16]]:
+    """For each tensor the LOW_BITS of the magnitudes of `tensor - base` in its bin. `sizes` says how many there are."""
     found = [np.empty(size, dtype=np.uint16) for size in sizes]
-    ends = np.zeros((len(tensors), -(-base.numel() // PART)), dtype=np.uint64)
     _loaded().evomerge_collect(
         base.numel(),
         len(tensors),
@@ -151,12 +165,8 @@ def collect(
         LOW_BITS,
         (ctypes.c_uint32 * len(tensors))(*bins),
         (ctypes.c_void_p * len(tensors))(*(array.ctypes.data for array in found)),
-        ends.ctypes.data,
     )
-    return list(zip(found, ends, strict=True))
-
-
-PART = 65536
+    return found
 
 
 def _loaded() -> ctypes.CDLL:

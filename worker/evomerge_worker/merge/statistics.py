@@ -6,9 +6,9 @@ its L1 norm for every step of a density under given draws, the angle between the
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from evomerge_worker.merge.formula import AtLeast
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.sums import total
 
-_LOW = native.LOW_BITS
 _TINY = 1e-8
 
 
@@ -26,77 +25,78 @@ def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]
     """For each source what keeps exactly max(1, floor(density * n)) elements of `tensor - base`, the largest by
     magnitude, and among equals the first; None keeps all. Densities are above 0."""
     count = base.numel()
+    kept = [min(max(1, int(density * count)), count) if density < 1 else None for density in densities]
     if not native.usable(base, *(source.tensor for source in sources)):
-        return [
-            _by_sorting(s.tensor, base, _kept(d, count)) if d < 1 else None
-            for s, d in zip(sources, densities, strict=True)
-        ]
-    wanted = [_Wanted(s, base, _kept(d, count)) if d < 1 else None for s, d in zip(sources, densities, strict=True)]
-    asked = [w for w in wanted if w is not None and w.bin != 0]
-    if asked:
-        tensors = [w.source.tensor for w in asked]
-        found = native.collect(tensors, base, [w.bin for w in asked], [w.size for w in asked])
-        for one, (lows, ends) in zip(asked, found, strict=True):
-            one.find(base, lows, ends)
-    return [None if w is None else w.answer for w in wanted]
+        return [None if k is None else _by_sorting(s.tensor, base, k) for s, k in zip(sources, kept, strict=True)]
+    found = [None if k is None else _Place.of(s, base, k) for s, k in zip(sources, kept, strict=True)]
+    _look_inside([place for place in found if place is not None and place.low_bits], base)
+    return [None if place is None else AtLeast(place.threshold, place.kept) for place in found]
 
 
-def _kept(density: float, count: int) -> int:
-    return min(max(1, int(density * count)), count)
+@dataclass
+class _Place:
+    """Where a threshold lies among the magnitudes of a source: at `key`, of whose `size` elements `kept` stay.
 
+    The key is a magnitude's bits, or, where `low_bits` is not 0, those of all that differ only in as many lower ones.
+    """
 
-class _Wanted:
-    """The search for one threshold: the bin that holds it, then its place there."""
+    source: Source
+    key: int
+    size: int
+    kept: int
+    low_bits: int
 
-    def __init__(self, source: Source, base: Tensor, kept: int) -> None:
-        self.source = source
-        bins, above = _magnitudes(source, base)
-        place = int(np.searchsorted(-above, -kept, side="right")) - 1  # the last bin with so many in it and above
+    @classmethod
+    def of(cls, source: Source, base: Tensor, kept: int) -> "_Place":
+        keys, above, low_bits = _magnitudes(source, base)
+        place = int(np.searchsorted(-above, -kept, side="right")) - 1  # the last key with so many at it and above
         higher = int(above[place + 1]) if place + 1 < len(above) else 0
-        self.bin, self.size, self._rest = int(bins[place]), int(above[place]) - higher, kept - higher
-        # In the lowest bin is what is zero or next to it (below 2**-136), and keeping that changes nothing.
-        self.answer = AtLeast(0.0, base.numel() - 1)
+        return cls(source, int(keys[place]), int(above[place]) - higher, kept - higher, low_bits)
 
-    def find(self, base: Tensor, lows: NDArray[np.uint16], ends: NDArray[np.uint64]) -> None:
-        """Find the threshold among the lower bits of the magnitudes in the bin, given in the order of the elements."""
-        counts = np.bincount(lows, minlength=1 << _LOW)
+    @property
+    def threshold(self) -> float:
+        return float(np.uint32(self.key << self.low_bits).view(np.float32))
+
+
+def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
+    """Find the thresholds among the magnitudes of their bins, in one more pass over the tensors."""
+    if not places:
+        return
+    tensors = [place.source.tensor for place in places]
+    found = native.collect(tensors, base, [place.key for place in places], [place.size for place in places])
+    for place, lows in zip(places, found, strict=True):
+        counts = np.bincount(lows, minlength=1 << place.low_bits)
         above = np.cumsum(counts[::-1])[::-1]
-        low = int(np.flatnonzero(above >= self._rest)[-1])
-        threshold = float(np.uint32(self.bin << _LOW | low).view(np.float32))
-        ties = self._rest - int(above[low] - counts[low])
-        last = base.numel() - 1
-        if ties < counts[low]:
-            place = int(np.flatnonzero(lows == low)[ties - 1])
-            part = int(np.searchsorted(ends, place, side="right"))
-            start = part * native.PART
-            piece = slice(start, start + native.PART)
-            vector = self.source.tensor.view(-1)[piece].float() - base.view(-1)[piece].float()
-            inside = (vector.view(torch.int32) & 0x7FFFFFFF) >> _LOW == self.bin
-            before = int(ends[part - 1]) if part else 0
-            last = start + int(inside.nonzero()[place - before])
-        self.answer = AtLeast(threshold, last)
+        low = int(np.flatnonzero(above >= place.kept)[-1])
+        place.key, place.kept = place.key << place.low_bits | low, place.kept - int(above[low] - counts[low])
+        place.low_bits = 0
 
 
-def _magnitudes(source: Source, base: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The bins that hold a magnitude of the task vector, and how many it has in each of them and above."""
+def _magnitudes(source: Source, base: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """The magnitudes of the task vector, ascending, and how many elements have each of them or a larger one.
+
+    All of them where they are few, else bins: keys are then to be followed by so many lower bits, the third result.
+    """
     if "magnitudes" not in source.known:
-        counts = native.histogram(source.tensor, base)
-        bins = np.flatnonzero(counts)
-        source.known["magnitudes"] = np.stack([bins, np.cumsum(counts[bins][::-1], dtype=np.int64)[::-1]])
-    bins, above = source.known["magnitudes"]
-    return bins, above
+        found, low_bits = native.distinct(source.tensor, base), 0
+        if found is None:
+            counts, low_bits = native.histogram(source.tensor, base), native.LOW_BITS
+            found = np.flatnonzero(counts).astype(np.uint32), counts[counts > 0]
+        keys, counts = found
+        source.known["magnitudes"] = np.stack([keys, np.cumsum(counts[::-1], dtype=np.int64)[::-1]])
+        source.known["low_bits"] = np.array([low_bits])
+    keys, above = source.known["magnitudes"]
+    return keys, above, int(source.known["low_bits"][0])
 
 
 def _by_sorting(tensor: Tensor, base: Tensor, kept: int) -> AtLeast:
     magnitudes = (tensor.float() - base.float()).abs_().flatten()
     place = magnitudes.numel() - kept
     if magnitudes.device.type == "cpu":  # several times faster than any selection torch has on a CPU
-        threshold = torch.tensor(np.partition(magnitudes.numpy(), place)[place])
+        threshold = float(np.partition(magnitudes.numpy(), place)[place])
     else:
-        threshold = magnitudes.sort().values[place]
-    equal = (magnitudes == threshold).nonzero().flatten()
-    ties = kept - int((magnitudes > threshold).sum())
-    return AtLeast(float(threshold), int(equal[ties - 1]))
+        threshold = float(magnitudes.sort().values[place])
+    return AtLeast(threshold, kept - int((magnitudes > threshold).sum()))
 
 
 def norms(source: Source, base: Tensor, limit: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.formula import AtLeast
+from evomerge_worker.merge.formula import AtLeast, kept
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.statistics import at_least
 from evomerge_worker.merge.task_vectors import Thinned, family, masked
@@ -20,15 +20,14 @@ def _trimmed(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thi
     ]
 
 
-_NOTHING = AtLeast(float("inf"), -1)
+_NOTHING = AtLeast(float("inf"), 0)
 
 
-def _thinned(source: Source, base: Tensor, kept: AtLeast | None, rescale: bool) -> Thinned:
-    if kept is None or not rescale:
-        return kept, 1.0
+def _thinned(source: Source, base: Tensor, trimmed: AtLeast | None, rescale: bool) -> Thinned:
+    if trimmed is None or not rescale:
+        return trimmed, 1.0
     magnitudes = (source.tensor.float() - base.float()).abs_().flatten()
-    keep = magnitudes > kept.threshold
-    keep[: kept.last_tie + 1] |= magnitudes[: kept.last_tie + 1] == kept.threshold
+    keep, _ = kept(magnitudes, trimmed.threshold, trimmed.ties)
     return masked(source, base, keep.view(base.shape), rescale)
 
 
