@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from evomerge_contract.manifest import BASE, EvoMerge
+from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import Recipe
 
 
@@ -30,7 +31,7 @@ def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:
     spec = manifest.spec
     uris = {m.name: m.uri for m in spec.models} | ({BASE: spec.base.uri} if spec.base else {})
     plain = portable_recipe(recipe, uris, folder).plain()
-    seed = f" --seed {spec.stages[0].search.seed}" if "dare" in recipe.merge_method else ""
+    seed = f" --seed {spec.stages[0].search.seed}" if METHODS[recipe.merge_method].random else ""
     return f"# evomerge merge{seed} recipe.yaml OUT\n" + yaml.safe_dump(
         plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
     )

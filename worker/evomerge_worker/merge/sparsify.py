@@ -18,7 +18,7 @@ def trim(delta: Tensor, density: float, *, rescale: bool) -> Tensor:
         return delta
     if density <= 0:
         return delta.zero_()
-    return _masked(delta, _largest(delta.abs(), max(1, int(density * delta.numel()))), rescale=rescale)
+    return _masked(delta, largest(delta.abs(), max(1, int(density * delta.numel()))), rescale=rescale)
 
 
 def drop(delta: Tensor, keep: Tensor, *, rescale: bool) -> Tensor:
@@ -37,8 +37,10 @@ def _masked(delta: Tensor, keep: Tensor, *, rescale: bool) -> Tensor:
     return delta
 
 
-def _largest(magnitudes: Tensor, k: int) -> Tensor:
+def largest(magnitudes: Tensor, k: int) -> Tensor:
     """True at exactly the `k` largest elements; among those equal to the smallest of them, at the first."""
+    if k == 0:
+        return torch.zeros_like(magnitudes, dtype=torch.bool)
     flat = magnitudes.flatten()
     threshold = _kth_largest(flat, k)
     keep = flat > threshold

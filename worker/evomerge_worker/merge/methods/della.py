@@ -1,0 +1,42 @@
+"""DELLA: task vectors thinned out at random, large elements less than small ones, with TIES' signs (2406.11617)."""
+
+import torch
+from torch import Tensor
+
+from evomerge_worker.errors import CandidateError
+from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.sparsify import drop
+from evomerge_worker.merge.task_vectors import family
+
+
+def magprune(delta: Tensor, source: Source, rescale: bool) -> Tensor:
+    """Keep each element with a probability that rises by its rank among the magnitudes of its row.
+
+    From density - epsilon to density + epsilon, in equal steps (section 3.1). A row lies along the second dimension; a
+    vector is one row. Densities of 0 and 1 keep nothing and everything.
+    """
+    density, epsilon = source.values["density"], source.values["epsilon"]
+    if density >= 1:
+        return delta
+    if density <= 0:
+        return delta.zero_()
+    rows = delta if delta.dim() > 1 else delta.reshape(1, -1)
+    probabilities = _ranks(rows.abs()).mul_(2 * epsilon).add_(density - epsilon)
+    return drop(delta, source.keep(probabilities.reshape(delta.shape)), rescale=rescale)
+
+
+def _ranks(magnitudes: Tensor) -> Tensor:
+    """Each element's place in its row [n, length, ...], from 0 for the smallest to 1; among equals the first is lower.
+
+    Raises:
+        CandidateError: a row is one element.
+    """
+    length = magnitudes.shape[1]
+    if length == 1:
+        raise CandidateError("NotFinite", "rows of one element have no ranks; give this tensor a density of 1 or 0")
+    order = magnitudes.argsort(dim=1, stable=True)
+    places = torch.arange(length, device=order.device).view(-1, *[1] * (order.dim() - 2)).expand_as(order)
+    return torch.empty_like(magnitudes).scatter_(1, order, places.float() / (length - 1))
+
+
+merge = family(magprune, consensus=True)
