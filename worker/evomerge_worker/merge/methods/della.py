@@ -20,9 +20,13 @@ def magprune(delta: Tensor, source: Source, rescale: bool) -> Tensor:
         return delta
     if density <= 0:
         return delta.zero_()
+    return drop(delta, source.keep(probabilities(delta, density, epsilon)), rescale=rescale)
+
+
+def probabilities(delta: Tensor, density: float, epsilon: float) -> Tensor:
+    """What each element is kept with, in float32, in the shape of `delta`."""
     rows = delta if delta.dim() > 1 else delta.reshape(1, -1)
-    probabilities = _ranks(rows.abs()).mul_(2 * epsilon).add_(density - epsilon)
-    return drop(delta, source.keep(probabilities.reshape(delta.shape)), rescale=rescale)
+    return _ranks(rows.abs()).mul_(2 * epsilon).add_(density - epsilon).reshape(delta.shape)
 
 
 def _ranks(magnitudes: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     length = norm(mean)
     if length > max(eps, _ROUNDING * sum(map(abs, weights))):
         scale = sum(w * n for w, n in zip(weights, norms, strict=True))
-        return back(mean.mul_(math.cos(eps) * scale / length), base)
+        return _scaled(mean, math.cos(eps) * scale / length, base)
     if len(sources) == 2:
         return back(_sum(vectors, weights), base)
     raise CandidateError("NotFinite", "the weighted directions of the sources cancel; choose other weights")
@@ -48,6 +48,10 @@ def _weights(sources: Sequence[Source], *, normalize: bool) -> list[float]:
     if sum(weights) == 0:
         raise CandidateError("NotFinite", "the weights sum to zero, and normalize_weights divides by their sum")
     return [weight / sum(weights) for weight in weights]
+
+
+def _scaled(vector: Tensor, factor: float, base: Tensor) -> Tensor:
+    return fresh(base).add_(vector, alpha=factor) if base.numel() else vector.mul_(factor)
 
 
 def _sum(vectors: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
