@@ -9,11 +9,11 @@ from evomerge_worker.shards import Checkpoint
 OPERAND_STEPS = 4
 """Where operands cancel, a step of a tiny result is finer than float32 resolves them: the sums of both sides may then
 differ by a few of the operands' own float32 steps."""
-NORM_STEPS = 16
+NORM_STEPS = {"float32": 16, "float64": 8}
 """What is divided by norms and cosines takes over their errors, all elements alike. mergekit adds up thousands of
-squares and products in float32: on the corpus, with all results in float32, its elements are up to 14 steps (multislerp
-of task vectors; karcher 10, nuslerp 6, model_stock 5) from ours, whose sums are nearly exact. From mergekit's own
-results in float64 ours are at most 5 steps away, of which half are allowed."""
+squares and products in float32: on the corpus, with results in float32, its elements are up to 14 steps from ours
+(multislerp of task vectors; karcher 10, nuslerp 6, model_stock 5), whose sums are nearly exact. From mergekit's own
+results in float64 ours are at most 5 steps away: that bound is for the handful of roundings on our side."""
 
 
 def apart(ours: Tensor, theirs: Tensor, operands: Tensor, operand_steps: int) -> Tensor:

@@ -139,7 +139,7 @@ def test_sources_of_no_weight_are_never_written_to() -> None:
     assert all(torch.equal(a, b) for a, b in zip((base, x, y), before, strict=True))
 
 
-@pytest.mark.parametrize("shape", [(3_000_013,), (5, 200_003), (200_003, 5)])
+@pytest.mark.parametrize("shape", [(1_000_003,), (5, 200_003), (200_003, 5)])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_number_of_threads_changes_no_bit(method: str, shape: tuple[int, ...]) -> None:
     """Sizes at which torch shares its work out; few long rows and many short ones, for what is taken by rows."""
