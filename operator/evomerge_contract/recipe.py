@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 from evomerge_contract.base import digest_of
 
@@ -21,7 +21,12 @@ class Filtered(_Recipe):
     value: Scalar | list[float]
 
 
-Setting = Annotated[Scalar | list[Filtered] | list[float], Field(union_mode="left_to_right")]
+def _listed(setting: Any) -> Any:
+    """One filter may stand alone, without a list around it."""
+    return [setting] if isinstance(setting, dict | Filtered) else setting
+
+
+Setting = Annotated[Scalar | list[Filtered] | list[float], Field(union_mode="left_to_right"), BeforeValidator(_listed)]
 """A scalar, a list of filters, or a gradient: numbers spread evenly over the layers and interpolated."""
 Settings = dict[str, Setting]
 

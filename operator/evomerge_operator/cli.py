@@ -95,7 +95,7 @@ def plan(file: Path, workers: int | None) -> None:
 @app.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of DARE's random masks.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random masks.")
 def merge(recipe: Path, out: Path, seed: int) -> None:
     """Merge RECIPE, a mergekit configuration, into the new folder OUT.
 

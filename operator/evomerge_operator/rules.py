@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from evomerge_contract.manifest import BASE, SPLITS, Cache, EvoMergeSpec, Groups, Parameter, ParameterSpace
-from evomerge_contract.methods import METHODS, Method
+from evomerge_contract.methods import METHODS, SEARCHABLE, Method, so_many_models, without_base
 from evomerge_contract.report import Problem
 
 REST = "rest"
@@ -65,21 +65,24 @@ def _cache(cache: Cache) -> _Found:
 
 def _space(path: str, space: ParameterSpace, spec: EvoMergeSpec) -> _Found:
     yield from _groups(f"{path}.groups", space.groups)
-    method = METHODS.get(space.method)
+    method = SEARCHABLE.get(space.method)
     if method is None:
-        yield f"{path}.method", f'"{space.method}" is not known; allowed: {", ".join(METHODS)}'
+        said = "has nothing to search, only a recipe can name it" if space.method in METHODS else "is not known"
+        yield f"{path}.method", f'"{space.method}" {said}; allowed: {", ".join(SEARCHABLE)}'
         for name, parameter in space.parameters.items():
             yield from _bounds(f"{path}.parameters.{name}", parameter)
         return
     if method.needs_base and spec.base is None:
-        yield "spec.base", f"{space.method} needs a base; add spec.base or choose linear or slerp"
-    if method.models is not None and len(spec.models) != method.models:
-        yield "spec.models", f"{space.method} merges exactly {method.models} models, not {len(spec.models)}"
+        yield "spec.base", f"{space.method} needs a base; add spec.base or choose {without_base()}"
+    least, most = method.pool
+    if len(spec.models) < least or (most is not None and len(spec.models) > most):
+        yield "spec.models", f"{space.method} merges {so_many_models(least, most)}, not {len(spec.models)}"
     for name, parameter in space.parameters.items():
         yield from _parameter(f"{path}.parameters.{name}", name, parameter, method, len(spec.models))
     for name in method.real:
         if name not in space.parameters and name not in method.defaults:
             yield f"{path}.parameters.{name}", f"is missing; {space.method} needs it (min and max, or value)"
+    yield from _margin(path, space, method)
     if all(p.value is not None for p in space.parameters.values()):
         yield f"{path}.parameters", "are all fixed: nothing is left to search; give at least one min and max"
 
@@ -164,6 +167,29 @@ def _sum(path: str, name: str, parameter: Parameter, method: Method, models: int
         yield f"{path}.sumsToOne", f"{name} is one value for all models; only per-model parameters can sum to one"
     elif not models * low <= 1 <= models * high:
         yield f"{path}.sumsToOne", f"{models} values between {low:g} and {high:g} cannot sum to one"
+
+
+def _margin(path: str, space: ParameterSpace, method: Method) -> _Found:
+    """della keeps its elements with probabilities that spread by epsilon to both sides of the density."""
+    if method.margin is None:
+        return
+    name, other = method.margin
+    low, high = _reach(name, space, method)
+    _, margin = _reach(other, space, method)
+    if not (low == high and low in (0, 1)) and not (margin < low and high < 1 - margin):
+        yield (
+            f"{path}.parameters.{name}",
+            f"must lie between {margin:g} and {1 - margin:g}, these two excluded: {other} reaches {margin:g}, and "
+            f"{name} - {other} must be above 0, {name} + {other} below 1",
+        )
+
+
+def _reach(name: str, space: ParameterSpace, method: Method) -> tuple[float, float]:
+    """The smallest and the largest value of a parameter that has a default; what is no number counts as the default."""
+    parameter = space.parameters.get(name, Parameter())
+    texts = (parameter.value or parameter.min, parameter.value or parameter.max)
+    low, high = (method.defaults[name] if text in (None, "true", "false") else float(text or 0) for text in texts)
+    return low, high
 
 
 def _regex(path: str, text: str) -> _Found:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from evomerge_contract.base import GRID_DECIMALS
 from evomerge_contract.candidate import Genome
 from evomerge_contract.manifest import BASE, EvoMergeSpec, Parameter, ParameterSpace
-from evomerge_contract.methods import METHODS
+from evomerge_contract.methods import METHODS, Method
 from evomerge_contract.recipe import (
     DTypeName,
     Filtered,
@@ -114,9 +114,15 @@ def make_space(spec: EvoMergeSpec, space: ParameterSpace, layout: Layout, dtype:
         for group in groups
         for model in (_genes_of(parameter, models) if name in method.per_model else ("",))
     ]
-    # slerp goes from its base_model, here the first source, to the other one.
-    base = BASE if method.needs_base else models[0] if space.method == "slerp" else None
+    base = _base_model(method, models, has_base=spec.base is not None)
     return Space(space.method, models, base, dtype, space.parameters, slices, tuple(genes))
+
+
+def _base_model(method: Method, models: tuple[str, ...], *, has_base: bool) -> str | None:
+    """What a method sets out from is here the first source; what task vectors are taken from is the manifest's base."""
+    if method.base == "start":
+        return models[0]
+    return BASE if method.needs_base or (method.base == "optional origin" and has_base) else None
 
 
 def _genes_of(parameter: Parameter, models: tuple[str, ...]) -> tuple[str, ...]:

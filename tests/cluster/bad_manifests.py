@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge_contract.methods import METHODS
+from evomerge_contract.methods import SEARCHABLE
 
 Document = dict[str, Any]
 Changes = Mapping[str, Any]
@@ -144,7 +144,9 @@ _PLACE = "spec.stages[].parameterSpace"
 _PARAMETERS = f"{_PLACE}.parameters"
 _ONE = f"{_PARAMETERS}[]"
 _FREE = {"min": "0", "max": "1"}
-_NEED_BASE = "task_arithmetic, ties, dare_ties, dare_linear"
+_TASK_ARITHMETIC = "task_arithmetic, ties, dare_ties, dare_linear, della, della_linear, breadcrumbs, breadcrumbs_ties"
+_THREE = [{"name": name, "uri": f"s3://models/{name}"} for name in ("one", "two", "three")]
+_SHARED = "lambda, normalize, rescale, int8_mask"
 _DISJOINT = "the three splits must be disjoint"
 _OBJECTIVE = "spec.evaluation.objectives.0"
 _NO_MODEL = (
@@ -172,16 +174,16 @@ CREATED: list[Case] = [
     ),
     Case(
         "spec",
-        f"{_NEED_BASE} need a base; add spec.base or choose linear or slerp",
+        f"{_TASK_ARITHMETIC}, sce need a base; add spec.base or choose linear, slerp, nuslerp, multislerp or nearswap",
         {"spec.base": GONE, **_with("ties", weight=_FREE)},
     ),
-    Case(
-        "spec.models",
-        "slerp merges exactly 2 models",
-        {
-            "spec.models": [{"name": name, "uri": f"s3://models/{name}"} for name in ("one", "two", "three")],
-            **_with("slerp", t=_FREE),
-        },
+    *(
+        Case(
+            "spec.models",
+            f"{method} merges exactly 2 models",
+            {"spec.models": _THREE, **_with(method, **{parameter: _FREE})},
+        )
+        for method, parameter in (("slerp", "t"), ("nuslerp", "weight"), ("nearswap", "t"))
     ),
     Case(
         "spec.stages",
@@ -247,26 +249,27 @@ CREATED: list[Case] = [
         Case(_PARAMETERS, f"{methods}: the parameters allowed are {allowed}", _with(method, **needed, wieght=_FREE))
         for methods, method, allowed, needed in (
             ("linear", "linear", "weight, normalize", {"weight": _FREE}),
-            ("slerp", "slerp", "t", {"t": _FREE}),
-            ("task_arithmetic", "task_arithmetic", "weight, lambda, normalize, rescale, int8_mask", {"weight": _FREE}),
-            (
-                "ties, dare_ties, dare_linear",
-                "dare_ties",
-                "weight, density, lambda, normalize, rescale, int8_mask",
-                {"weight": _FREE},
-            ),
+            ("slerp, nearswap", "slerp", "t", {"t": _FREE}),
+            ("nuslerp", "nuslerp", "weight, nuslerp_row_wise, nuslerp_flatten", {"weight": _FREE}),
+            ("multislerp", "multislerp", "weight, normalize_weights", {"weight": _FREE}),
+            ("task_arithmetic", "task_arithmetic", f"weight, {_SHARED}", {"weight": _FREE}),
+            ("ties, dare_ties, dare_linear", "dare_ties", f"weight, density, {_SHARED}", {"weight": _FREE}),
+            ("della, della_linear", "della", f"weight, density, epsilon, {_SHARED}", {"weight": _FREE}),
+            ("breadcrumbs, breadcrumbs_ties", "breadcrumbs", f"weight, density, gamma, {_SHARED}", {"weight": _FREE}),
+            ("sce", "sce", "select_topk, int8_mask", {"select_topk": _FREE}),
         )
     ),
     Case(
         _PARAMETERS,
-        f"linear, {_NEED_BASE}: the parameter weight is missing (give min and max, or value)",
+        f"linear, nuslerp, multislerp, {_TASK_ARITHMETIC}: "
+        "the parameter weight is missing (give min and max, or value)",
         _with("dare_ties", density=_FREE),
     ),
     Case(
         _PARAMETERS,
-        "slerp: the parameter t is missing (give min and max, or value)",
+        "slerp, nearswap: the parameter t is missing (give min and max, or value)",
         _with("slerp", weight=_FREE),
-        besides=["slerp: the parameters allowed are t"],
+        besides=["slerp, nearswap: the parameters allowed are t"],
     ),
     Case(
         _PARAMETERS,
@@ -274,19 +277,27 @@ CREATED: list[Case] = [
         _with("slerp", t={"min": "-0.1", "max": "1"}),
     ),
     Case(_PARAMETERS, "t is above 1, the largest t", _with("slerp", t={"min": "0", "max": "1.1"})),
-    Case(
-        _PARAMETERS,
-        "density is below 0, the smallest density",
-        _with("ties", weight=_FREE, density={"value": "-0.5"}),
+    *(
+        Case(_PARAMETERS, f"{name} is {words} {name}", _with(method, **{name: bounds}, **needed))
+        for name, method, needed in (
+            ("density", "ties", {"weight": _FREE}),
+            ("epsilon", "della", {"weight": _FREE}),
+            ("gamma", "breadcrumbs", {"weight": _FREE}),
+            ("select_topk", "sce", {}),
+        )
+        for bounds, words in (
+            ({"min": "-0.5", "max": "1"}, "below 0, the smallest"),
+            ({"min": "0", "max": "1.5"}, "above 1, the largest"),
+        )
+    ),
+    *(
+        Case(_PARAMETERS, f"density is {words} density", _with("ties", weight=_FREE, density={"value": value}))
+        for value, words in (("-0.5", "below 0, the smallest"), ("1.5", "above 1, the largest"))
     ),
     Case(
         _PARAMETERS,
-        "density is above 1, the largest density",
-        _with("ties", weight=_FREE, density={"value": "1.5"}),
-    ),
-    Case(
-        _PARAMETERS,
-        'int8_mask, normalize, rescale are switches: give value "true" or "false"',
+        "int8_mask, normalize, normalize_weights, nuslerp_flatten, nuslerp_row_wise, rescale are switches: "
+        'give value "true" or "false"',
         _with("linear", weight=_FREE, normalize={"value": "1"}),
     ),
     Case(
@@ -296,7 +307,7 @@ CREATED: list[Case] = [
     ),
     Case(
         _PARAMETERS,
-        "only per-model parameters (density, weight) can sum to one; the others have one value",
+        "only per-model parameters (density, epsilon, gamma, weight) can sum to one; the others have one value",
         _with("ties", weight=_FREE, **{"lambda": {**_FREE, "sumsToOne": True}}),
     ),
     Case(
@@ -427,8 +438,15 @@ GOOD: dict[str, Changes] = {
     },
     "the longest name": {"metadata.name": "a" * 30},
     **{
-        method: _with(method, **dict.fromkeys(known.real, _FREE), **{s: {"value": "false"} for s in known.switches})
-        for method, known in METHODS.items()
+        method: _with(
+            method,
+            **dict.fromkeys(known.real, _FREE)
+            | {name: {"value": "false"} for name in known.switches}
+            | (
+                {"density": {"min": "0.4", "max": "0.6"}, "epsilon": {"min": "0", "max": "0.3"}} if known.margin else {}
+            ),
+        )
+        for method, known in SEARCHABLE.items()
     },
     **{
         f"groups by {name}": {f"{_STAGE}.groups": {name: value}}

@@ -1,9 +1,10 @@
 """Run by mergekit's own Python: answers questions about recipes, one JSON line in, one JSON line out.
 
-{"ask": "merge", "recipe": ..., "out": folder, "masks": file or null, "densities": {key: density}}
-    carries the recipe out as mergekit does, but for one thing: its trimming leaves open which of several elements of
-    one magnitude are kept, and is made to keep the first. With masks (safetensors, "<model>|<tensor>"), DARE's random
-    draws are replaced by these, after a check that mergekit asks for the same density.
+{"ask": "merge", "recipe": ..., "out": folder, "masks": file or null}
+    carries the recipe out as mergekit does, but for one thing: TIES, DELLA and SCE leave open which of several equal
+    elements come first, and are made to take them in their order. With masks (safetensors, "<model>|<tensor>"), the
+    random draws of DARE and DELLA are replaced by these, after a check that mergekit draws with the probabilities that
+    they were drawn with (beside them, "<model>|<tensor>|probability").
 {"ask": "resolve", "recipe": ...}
     answers what mergekit has planned for every tensor: inputs, base, shared and per-model parameters.
 {"ask": "architectures"}
@@ -13,7 +14,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -34,18 +35,30 @@ OPTIONS = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False)
 
 def merge(question: dict[str, Any]) -> None:
     config = MergeConfiguration.model_validate(question["recipe"])
-    with given_masks(question["masks"], question.get("densities", {})), first_among_equals():
+    with given_masks(question["masks"]), first_among_equals():
         run_merge(config, question["out"], OPTIONS)
 
 
-def first_among_equals() -> AbstractContextManager[object]:
-    """Let trimming keep the first of several elements of one magnitude: its sort leaves open which ones it keeps."""
-    return mock.patch.object(torch, "argsort", partial(torch.argsort, stable=True))
+@contextmanager
+def first_among_equals() -> Iterator[None]:
+    """Let equal elements keep their order, which sorting leaves open otherwise.
+
+    It decides which of them TIES keeps; DELLA's probabilities; and by SCE's choice the weights of all elements. In
+    breadcrumbs, it decides nothing but which of them are kept, and they are left out of the comparison instead.
+    """
+
+    def topk(values: torch.Tensor, k: int, largest: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        ordered = torch.sort(values, descending=largest, stable=True)
+        return ordered.values[:k], ordered.indices[:k]
+
+    stable = partial(torch.argsort, stable=True)
+    with mock.patch.object(torch, "argsort", stable), mock.patch.object(torch, "topk", topk):
+        yield
 
 
 @contextmanager
-def given_masks(file: str | None, densities: dict[str, float]) -> Iterator[None]:
-    """Let DARE drop by the masks in `file`."""
+def given_masks(file: str | None) -> Iterator[None]:
+    """Let DARE and DELLA drop by the masks in `file`."""
     masks = load_file(file) if file else {}
     real_group = generalized_task_arithmetic.GeneralizedTaskArithmeticMerge.merge_group
     real_sparsify = generalized_task_arithmetic.sparsify
@@ -62,10 +75,10 @@ def given_masks(file: str | None, densities: dict[str, float]) -> Iterator[None]
 
     def draw(key: str) -> Callable[[torch.Tensor], torch.Tensor]:
         def bernoulli(probability: torch.Tensor) -> torch.Tensor:
-            wanted = torch.full_like(probability, densities[key])
-            if not torch.equal(probability, wanted):
-                raise ValueError(f"{key}: density {probability.flatten()[0]} where {densities[key]} was expected")
-            return masks[key].to(probability.dtype)
+            apart = (probability - masks[f"{key}|probability"].view_as(probability)).abs().max()
+            if not apart <= 1e-6:
+                raise ValueError(f"{key}: its probabilities are {apart} from those that the mask was drawn with")
+            return masks[key].view_as(probability).to(probability.dtype)
 
         return bernoulli
 

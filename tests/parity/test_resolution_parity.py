@@ -11,6 +11,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_operator.space import make_space
 from evomerge_worker.merge import TensorPlan, plan_merge
 from evomerge_worker.shards import Checkpoint
+from merge_corpus import CORPUS
 from oracle import Oracle
 from tiny_models import Tiny
 
@@ -115,6 +116,12 @@ SPACES: dict[str, dict[str, Any]] = {
     "ties": {"weight": WEIGHT, "density": DENSITY, "normalize": {"value": "false"}},
     "dare_ties": {"weight": WEIGHT, "density": DENSITY, "lambda": {"value": "1.5"}},
     "dare_linear": {"weight": WEIGHT, "density": DENSITY},
+    "della": {"weight": WEIGHT, "density": {"min": "0.4", "max": "0.6"}, "epsilon": {"min": "0", "max": "0.3"}},
+    "breadcrumbs": {"weight": WEIGHT, "density": DENSITY, "gamma": {"min": "0", "max": "0.1"}},
+    "nuslerp": {"weight": WEIGHT, "nuslerp_flatten": {"value": "false"}},
+    "multislerp": {"weight": WEIGHT},
+    "nearswap": {"t": {"min": "0", "max": "0.1"}},
+    "sce": {"select_topk": {"min": "0.1", "max": "1"}},
 }
 
 
@@ -128,6 +135,12 @@ def test_a_hand_written_recipe_means_what_it_means_to_mergekit(
     oracle: Oracle, sources: dict[str, Checkpoint], name: str
 ) -> None:
     _check(oracle, Recipe.model_validate(HAND_WRITTEN[name]), sources)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_a_recipe_of_the_corpus_means_what_it_means_to_mergekit(oracle: Oracle, tiny: Tiny, name: str) -> None:
+    sources = CORPUS[name].checkpoints(tiny)
+    _check(oracle, Recipe.model_validate(CORPUS[name].over(sources)), sources)
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -175,6 +188,8 @@ def _check(oracle: Oracle, recipe: Recipe, sources: dict[str, Checkpoint]) -> No
     ours = plan_merge(recipe, sources)
     assert sorted(plan.name for plan in ours) == sorted(theirs)
     for plan in ours:
+        if plan.method is None:  # a buffer, which is copied from the anchor
+            continue
         assert _resolved(plan) == _of_mergekit(theirs[plan.name], plan, names), plan.name
 
 
@@ -198,12 +213,17 @@ def _resolved(plan: TensorPlan) -> dict[str, Any]:
 
 
 def _of_mergekit(answer: dict[str, Any], plan: TensorPlan, names: dict[str, str]) -> dict[str, Any]:
-    """mergekit's answer in our words. linear takes no base; task_arithmetic's density is parsed but never used."""
+    """mergekit's answer in our words.
+
+    Some methods take no base; task_arithmetic's density is parsed but never used; a scale of one is none to mergekit.
+    """
     base = names[answer["base"]] if answer["base"] and plan.base else None
     per_model = {names[path]: dict(values) for path, values in answer["per_model"].items() if names[path] != base}
     if plan.method == "task_arithmetic":
         for values in per_model.values():
             values.pop("density")
+    if plan.method == "passthrough":
+        per_model = {name: {"scale": 1.0 if v["scale"] is None else v["scale"]} for name, v in per_model.items()}
     return {
         "inputs": {names[path]: tensor for path, tensor in answer["inputs"].items()},
         "base": base,

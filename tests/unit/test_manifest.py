@@ -9,6 +9,7 @@ import yaml
 
 from documents import document, stage
 from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.methods import SEARCHABLE
 from evomerge_operator.errors import InputError
 from evomerge_operator.manifest import absolute_uri, load_manifest, parse_manifest
 
@@ -62,6 +63,7 @@ def change(path: str, value: Any) -> Change:
 
 
 PS = "spec.stages.0.parameterSpace"
+STAGE_PS = "spec.stages[0].parameterSpace"
 
 MISTAKES: list[tuple[str, Change, str, str]] = [
     ("unknown field", change("spec.evaluation.batch", 3), "spec.evaluation.batch", "allowed: objectives, batchSize"),
@@ -113,7 +115,12 @@ MISTAKES: list[tuple[str, Change, str, str]] = [
         "disjoint",
     ),
     ("method", change(f"{PS}.method", "magic"), "spec.stages[0].parameterSpace.method", "allowed: linear, slerp"),
-    ("no base", change(f"{PS}.method", "task_arithmetic"), "spec.base", "add spec.base or choose linear or slerp"),
+    (
+        "no base",
+        change(f"{PS}.method", "task_arithmetic"),
+        "spec.base",
+        "add spec.base or choose linear, slerp, nuslerp, multislerp",
+    ),
     (
         "number not quoted",
         change(f"{PS}.parameters.weight.min", 0.5),
@@ -177,6 +184,31 @@ MISTAKES: list[tuple[str, Change, str, str]] = [
         "not a regular expression",
     ),
     (
+        "nothing to search",
+        change(f"{PS}.method", "karcher"),
+        f"{STAGE_PS}.method",
+        "has nothing to search, only a recipe",
+    ),
+    ("one source only", change(f"{PS}.method", "passthrough"), f"{STAGE_PS}.method", "only a recipe can name it"),
+    (
+        "density and epsilon",
+        lambda doc: doc["spec"].update(
+            base={"uri": "base"},
+            stages=[stage("della", parameters={"weight": {"value": "1"}, "density": {"min": "0.1", "max": "0.9"}})],
+        ),
+        f"{STAGE_PS}.parameters.density",
+        "must lie between 0.15 and 0.85, these two excluded: epsilon reaches 0.15",
+    ),
+    (
+        "nuslerp of three",
+        lambda doc: doc["spec"].update(
+            models=[{"name": n, "uri": n} for n in "abc"],
+            stages=[stage("nuslerp")],
+        ),
+        "spec.models",
+        "nuslerp merges exactly 2 models, not 3",
+    ),
+    (
         "slerp of three",
         lambda doc: doc["spec"].update(
             models=[{"name": n, "uri": n} for n in "abc"],
@@ -206,6 +238,35 @@ def test_a_mistake_is_named_with_its_field_and_what_is_allowed(apply: Change, pa
     found = problems(doc)
     assert list(found) == [path]
     assert words in found[path]
+
+
+@pytest.mark.parametrize(
+    ("density", "epsilon"),
+    [
+        ({"min": "0.2", "max": "0.8"}, None),
+        ({"value": "1"}, {"min": "0", "max": "1"}),
+        (None, {"value": "0.5"}),
+        ({"min": "0.4", "max": "0.6"}, {"min": "0.1", "max": "0.3"}),
+    ],
+)
+def test_a_density_that_keeps_its_margin_is_accepted(
+    density: dict[str, str] | None, epsilon: dict[str, str] | None
+) -> None:
+    given = {"weight": {"min": "0", "max": "1"}, "density": density, "epsilon": epsilon}
+    chosen = stage("della", parameters={name: value for name, value in given.items() if value is not None})
+    doc = document(base={"uri": "base"}, stages=[chosen])
+    assert parse_manifest(doc, source="m.yaml", folder=Path("/"))
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHABLE))
+def test_every_method_with_something_to_search_may_be_named(name: str) -> None:
+    method = SEARCHABLE[name]
+    searched = {parameter: {"min": "0.4", "max": "0.5"} for parameter in method.real if parameter != "epsilon"}
+    switches = {switch: {"value": "true"} for switch in method.switches}
+    base = {"base": {"uri": "base"}} if method.needs_base else {}
+    assert parse_manifest(
+        document(stages=[stage(name, parameters=searched | switches)], **base), source="m.yaml", folder=Path("/")
+    )
 
 
 def test_all_mistakes_are_found_at_once() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge import TensorPlan, plan_merge
@@ -132,9 +133,36 @@ def test_a_base_that_is_not_listed_takes_part_all_the_same(sources: dict[str, Ch
     assert [i.model for i in plan.inputs] == ["a", "b"]
 
 
+def test_a_base_is_an_origin_where_the_method_has_one_if_it_is_given(sources: dict[str, Checkpoint]) -> None:
+    def inputs(method: str, **keys: Any) -> tuple[str | None, list[str]]:
+        plan = plan_merge(_recipe(merge_method=method, models=_models(a=1, b=1), **keys), sources)[0]
+        return plan.base.model if plan.base else None, [i.model for i in plan.inputs]
+
+    assert inputs("nuslerp", base_model="base") == ("base", ["a", "b"])
+    assert inputs("nuslerp") == (None, ["a", "b"])
+    assert inputs("multislerp", base_model="a") == ("a", ["b"])
+    assert inputs("linear", base_model="a") == (None, ["a", "b"])
+
+
+def test_a_base_is_a_model_like_any_other_to_the_karcher_mean(sources: dict[str, Checkpoint]) -> None:
+    recipe = _recipe(merge_method="karcher", models=[{"model": "a"}, {"model": "b"}], base_model="base")
+    plan = plan_merge(recipe, sources)[0]
+    assert plan.base is None
+    assert [i.model for i in plan.inputs] == ["a", "b", "base"]
+    assert plan.shared == {"max_iter": 10, "tol": 1e-5}
+
+
+def test_a_filter_may_stand_alone(sources: dict[str, Checkpoint]) -> None:
+    setting = {"filter": "attn", "value": 2}
+    weights = _weights(plan_merge(_recipe(models=_models(a=setting, b=1), parameters={"weight": 7}), sources), "a")
+    assert (weights["model.layers.1.attn.weight"], weights["model.layers.1.mlp.weight"]) == (2, 7)
+
+
 def test_a_silent_recipe_gets_the_defaults_of_mergekit(sources: dict[str, Checkpoint]) -> None:
     defaults = {}
-    for method in ("task_arithmetic", "ties", "dare_ties", "dare_linear"):
+    for method, known in METHODS.items():
+        if "lambda" not in known.shared:
+            continue
         plan = plan_merge(_recipe(merge_method=method, models=_models(a=1, b=1), base_model="base"), sources)[0]
         assert plan.shared["lambda"] == 1
         assert plan.inputs[0].values.get("density", 1) == 1
@@ -144,7 +172,15 @@ def test_a_silent_recipe_gets_the_defaults_of_mergekit(sources: dict[str, Checkp
         "ties": (True, False),
         "dare_ties": (False, True),
         "dare_linear": (False, True),
+        "della": (True, True),
+        "della_linear": (False, True),
+        "breadcrumbs": (False, False),
+        "breadcrumbs_ties": (False, False),
     }
+    plan = plan_merge(_recipe(merge_method="della", models=_models(a=1), base_model="base"), sources)[0]
+    assert plan.inputs[0].values == {"weight": 1, "density": 1, "epsilon": 0.15}
+    plan = plan_merge(_recipe(merge_method="breadcrumbs", models=_models(a=1), base_model="base"), sources)[0]
+    assert plan.inputs[0].values == {"weight": 1, "density": 1, "gamma": 0.01}
 
 
 def test_whole_numbers_are_copied_from_the_base_or_the_first_model(tmp_path: Path) -> None:
@@ -242,9 +278,9 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(sources: dict[str, Checkpoint
     ("keys", "path", "message"),
     [
         (
-            {"merge_method": "sce", "models": _models(a=1)},
+            {"merge_method": "arcee_fusion", "models": _models(a=1)},
             "recipe.merge_method",
-            "sce is not a method this version has",
+            "arcee_fusion is not a method this version has",
         ),
         ({}, "recipe", "give either models or slices"),
         ({"models": _models(a=1), "slices": [{"sources": [{"model": "a", "layer_range": [0, 4]}]}]}, "recipe", "give"),
@@ -263,7 +299,47 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(sources: dict[str, Checkpoint
                 "parameters": {"t": 0.5},
             },
             "recipe.models",
-            "slerp merges exactly 2 models, base_model included; here are 3",
+            "slerp merges exactly 1 model beside its base_model; here are 2",
+        ),
+        (
+            {"merge_method": "nuslerp", "models": _models(a=1, b=1), "base_model": "b"},
+            "recipe.models",
+            "nuslerp merges exactly 2 models beside its base_model; here are 1",
+        ),
+        (
+            {"merge_method": "nuslerp", "models": _models(a=1)},
+            "recipe.models",
+            "nuslerp merges exactly 2 models; here are 1",
+        ),
+        (
+            {"merge_method": "model_stock", "models": [{"model": "a"}, {"model": "base"}], "base_model": "base"},
+            "recipe.models",
+            "model_stock merges at least 2 models beside its base_model; here are 1",
+        ),
+        (
+            {"merge_method": "passthrough", "models": [{"model": "a"}], "base_model": "b"},
+            "recipe.models",
+            "passthrough merges at most 1 model; here are 2",
+        ),
+        (
+            {"merge_method": "karcher", "models": [{"model": "a"}], "parameters": {"max_iter": 2.5}},
+            "recipe.parameters.max_iter",
+            "2.5 is not a whole number",
+        ),
+        (
+            {"merge_method": "karcher", "models": [{"model": "a"}], "parameters": {"max_iter": [1, 2]}},
+            "recipe.max_iter",
+            "max_iter is 1.33333 at model.layers.1.attn.weight, not a whole number",
+        ),
+        (
+            {"merge_method": "karcher", "models": _models(a=1)},
+            "recipe.models[0].parameters.weight",
+            "karcher has no parameter weight; it has max_iter, tol",
+        ),
+        (
+            {"merge_method": "della", "models": _models(a=1), "base_model": "base", "parameters": {"density": 0.9}},
+            "recipe.density[a]",
+            "density 0.9 and epsilon 0.15 for a at model.embed_tokens.weight: density - epsilon must be above 0 and",
         ),
         (
             {"merge_method": "slerp", "models": [{"model": "a"}, {"model": "b"}], "base_model": "a"},

@@ -290,8 +290,8 @@ def test_items_are_not_held_against_a_model_that_has_problems_itself(tiny: Tiny,
 
 def test_methods_that_need_a_base_say_so(tiny: Tiny, pool: dict[str, Path], tmp_path: Path) -> None:
     assert mistakes_of({"a": tiny()}, tmp_path, methods=["linear", "ties", "dare_ties"]) == [
-        ("base", "ties needs a base; add spec.base or choose linear or slerp"),
-        ("base", "dare_ties needs a base; add spec.base or choose linear or slerp"),
+        ("base", f"{method} needs a base; add spec.base or choose linear, slerp, nuslerp, multislerp or nearswap")
+        for method in ("ties", "dare_ties")
     ]
     assert mistakes_of(pool, tmp_path, methods=["ties"]) == []
 

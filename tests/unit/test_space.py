@@ -110,6 +110,28 @@ def test_a_shared_parameter_stands_at_the_slice_and_slerp_goes_from_the_first_mo
     assert recipe.slices[1].parameters == {"t": 0.3}  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("method", "parameter", "with_base", "base_model"),
+    [
+        ("nearswap", "t", True, "a"),
+        ("nuslerp", "weight", False, None),
+        ("nuslerp", "weight", True, "base"),
+        ("sce", "select_topk", True, "base"),
+        ("linear", "weight", True, None),
+    ],
+)
+def test_the_base_is_there_where_it_has_a_part(
+    method: str, parameter: str, with_base: bool, base_model: str | None
+) -> None:
+    base = {"base": {"uri": "base"}} if with_base else {}
+    recipe = space_of(stages=[stage(method, parameters={parameter: {"min": "0", "max": "1"}})], **base).decode(
+        (0.5,) * (1 if parameter != "weight" else 2)
+    )
+    assert recipe.base_model == base_model
+    models = [source.model for source in recipe.slices[0].sources]  # type: ignore[index]
+    assert models == ["a", "b", *(["base"] if base_model == "base" else [])]
+
+
 def test_a_genome_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="a genome of 3 genes for a space of 2"):
         space_of().decode((0.1, 0.2, 0.3))

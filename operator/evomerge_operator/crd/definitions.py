@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from evomerge_contract.manifest import EvoMergeSpec
-from evomerge_contract.methods import METHODS
+from evomerge_contract.methods import SEARCHABLE
 from evomerge_contract.status import CandidateSpec, CandidateStatus, EvoMergeStatus
 from evomerge_operator.crd.cel import Rule, attach
 from evomerge_operator.crd.rules import CANDIDATE_ROOT, CANDIDATE_SPEC, CANDIDATE_STATUS, EVOMERGE_ROOT, EVOMERGE_SPEC
@@ -141,7 +141,7 @@ def _evomerge_spec() -> Schema:
     spec["required"] = [*spec["required"], "export"]
     method = spec["properties"]["stages"]["items"]["properties"]["parameterSpace"]["properties"]["method"]
     del method["maxLength"]
-    method["enum"] = list(METHODS)
+    method["enum"] = list(SEARCHABLE)
     attach(spec, EVOMERGE_SPEC)
     return spec
 

@@ -1,6 +1,6 @@
 """What a merge method asks of its parameters, and a parameter of itself."""
 
-from evomerge_contract.methods import METHODS
+from evomerge_contract.methods import SEARCHABLE
 from evomerge_operator.crd.cel import Rule, names_in, rule
 
 _TRUTHS = "['true', 'false']"
@@ -8,8 +8,8 @@ _TRUTHS = "['true', 'false']"
 
 def space_rules() -> list[Rule]:
     """What a method asks of its parameters."""
-    switches = sorted({name for method in METHODS.values() for name in method.switches})
-    per_model = sorted({name for method in METHODS.values() for name in method.per_model})
+    switches = sorted({name for method in SEARCHABLE.values() for name in method.switches})
+    per_model = sorted({name for method in SEARCHABLE.values() for name in method.per_model})
     return [
         *_known_parameters(),
         *_needed_parameters(),
@@ -41,7 +41,7 @@ def space_rules() -> list[Rule]:
 
 def _known_parameters() -> list[Rule]:
     methods: dict[tuple[str, ...], list[str]] = {}
-    for name, method in METHODS.items():
+    for name, method in SEARCHABLE.items():
         methods.setdefault((*method.real, *method.switches), []).append(name)
     return [
         rule(
@@ -55,7 +55,7 @@ def _known_parameters() -> list[Rule]:
 
 def _needed_parameters() -> list[Rule]:
     methods: dict[str, list[str]] = {}
-    for name, method in METHODS.items():
+    for name, method in SEARCHABLE.items():
         for parameter in method.real:
             if parameter not in method.defaults:
                 methods.setdefault(parameter, []).append(name)
@@ -70,26 +70,35 @@ def _needed_parameters() -> list[Rule]:
 
 
 def _ranges() -> list[Rule]:
-    """A parameter has the same range in every method that knows it."""
-    ranges = {name: allowed for method in METHODS.values() for name, allowed in method.real.items()}
-    made = []
-    for name, allowed in ranges.items():
-        for bound, sign, said in ((allowed.low, ">=", "below"), (allowed.high, "<=", "above")):
-            if bound is None:
-                continue
-            checks = [
-                f"(!has(self.parameters['{name}'].{field}) || {_skip(name, field)}"
-                f"double(self.parameters['{name}'].{field}) {sign} {bound})"
-                for field in ("min", "max", "value")
-            ]
-            made.append(
-                rule(
-                    f"!('{name}' in self.parameters) || ({' && '.join(checks)})",
-                    f"{name} is {said} {bound:g}, the {'smallest' if said == 'below' else 'largest'} {name}",
-                    field=".parameters",
-                )
-            )
-    return made
+    """Most parameters have one range in every method that knows them; where they differ, a rule names its methods."""
+    knowing: dict[str, list[str]] = {}
+    bounds: dict[tuple[str, str, float], list[str]] = {}
+    for method_name, method in SEARCHABLE.items():
+        for name, allowed in method.real.items():
+            knowing.setdefault(name, []).append(method_name)
+            for said, bound in (("below", allowed.low), ("above", allowed.high)):
+                if bound is not None:
+                    bounds.setdefault((name, said, bound), []).append(method_name)
+    return [
+        _bound(name, said, bound, None if methods == knowing[name] else methods)
+        for (name, said, bound), methods in bounds.items()
+    ]
+
+
+def _bound(name: str, said: str, bound: float, methods: list[str] | None) -> Rule:
+    """`name` lies nowhere `said` (below or above) `bound`, in `methods` or in all."""
+    sign, end = (">=", "smallest") if said == "below" else ("<=", "largest")
+    elsewhere = "" if methods is None else f"!(self.method in {names_in(methods)}) || "
+    checks = [
+        f"(!has(self.parameters['{name}'].{field}) || {_skip(name, field)}"
+        f"double(self.parameters['{name}'].{field}) {sign} {bound})"
+        for field in ("min", "max", "value")
+    ]
+    return rule(
+        f"{elsewhere}!('{name}' in self.parameters) || ({' && '.join(checks)})",
+        f"{name} is {said} {bound:g}, the {end} {name}",
+        field=".parameters",
+    )
 
 
 def _skip(name: str, field: str) -> str:

@@ -5,7 +5,7 @@ is here is refused at `kubectl apply`; the rest becomes a condition.
 """
 
 from evomerge_contract.manifest import BASE, SPLITS
-from evomerge_contract.methods import METHODS
+from evomerge_contract.methods import SEARCHABLE, so_many_models, without_base
 from evomerge_operator.crd.cel import Rule, names_in, rule
 from evomerge_operator.crd.parameters import PARAMETER_RULES, space_rules
 from evomerge_operator.rules import RESERVED_STAGE, REST
@@ -38,20 +38,22 @@ _MODEL_URI = rule(
 
 
 def _spec() -> list[Rule]:
-    with_base = [name for name, method in METHODS.items() if method.needs_base]
+    with_base = [name for name, method in SEARCHABLE.items() if method.needs_base]
     rules = [_unchanged(field) for field in _IMMUTABLE]
     rules.append(
         rule(
             f"has(self.base) || self.stages.all(s, !(s.parameterSpace.method in {names_in(with_base)}))",
-            f"{', '.join(with_base)} need a base; add spec.base or choose {_others(with_base)}",
+            f"{', '.join(with_base)} need a base; add spec.base or choose {without_base()}",
         )
     )
-    for name, method in METHODS.items():
-        if method.models is not None:
+    for name, method in SEARCHABLE.items():
+        least, most = method.pool
+        if most is not None:
             rules.append(
                 rule(
-                    f"self.models.size() == {method.models} || self.stages.all(s, s.parameterSpace.method != '{name}')",
-                    f"{name} merges exactly {method.models} models",
+                    f"({least} <= self.models.size() && self.models.size() <= {most}) || "
+                    f"self.stages.all(s, s.parameterSpace.method != '{name}')",
+                    f"{name} merges {so_many_models(least, most)}",
                     field=".models",
                 )
             )
@@ -67,10 +69,6 @@ def _spec() -> list[Rule]:
         )
     )
     return rules
-
-
-def _others(names: list[str]) -> str:
-    return " or ".join(name for name in METHODS if name not in names)
 
 
 _GROUPS = [

@@ -43,3 +43,13 @@ MergeMethod = Callable[[Sequence[Source], Tensor, Mapping[str, float]], Tensor |
 """(sources, base, shared parameters) to the merged tensor in float32, freshly allocated, or to a formula of it.
 
 All tensors are of one shape and contiguous. The base is an empty tensor for methods that take none."""
+
+
+def offset(tensor: Tensor, origin: Tensor) -> Tensor:
+    """`tensor` seen from `origin`, or from zero where that is empty, in float32; it may be written to."""
+    return fresh(tensor).sub_(origin) if origin.numel() else fresh(tensor)
+
+
+def back(tensor: Tensor, origin: Tensor) -> Tensor:
+    """The reverse of `offset`, in place."""
+    return tensor.add_(origin) if origin.numel() else tensor

@@ -12,7 +12,7 @@ from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, outside_tensors
 from evomerge_worker.merge.settings import Value, resolve, to_bool, to_float
-from evomerge_worker.merge.slices import anchor_of, counted_mistakes, sliced, spoken_mistakes, takes_base
+from evomerge_worker.merge.slices import anchor_of, base_of, counted_mistakes, sliced, spoken_mistakes
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import BY_NAME
 
@@ -72,12 +72,12 @@ def plan_merge(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Te
     anchor = checkpoints[anchor_of(recipe)]
     misfits = Misfits()
     plans = []
-    missing: dict[str, str] = {}
+    found: dict[str, str] = {}
     for place in _places(slices, anchor, checkpoints, misfits):
         inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
         if check_tensor(anchor, place.name, inputs, checkpoints, misfits):
-            plans.append(_tensor_plan(recipe, place, anchor, checkpoints, missing))
-    problems = [*misfits.problems(), *_problems(missing.items())]
+            plans.append(_tensor_plan(recipe, place, anchor, checkpoints, found))
+    problems = [*misfits.problems(), *_problems(found.items())]
     if problems:
         raise InputError(*problems)
     return plans
@@ -132,23 +132,23 @@ def _layer_places(
 
 
 def _tensor_plan(
-    recipe: Recipe, place: _Place, anchor: Checkpoint, checkpoints: Mapping[str, Checkpoint], missing: dict[str, str]
+    recipe: Recipe, place: _Place, anchor: Checkpoint, checkpoints: Mapping[str, Checkpoint], found: dict[str, str]
 ) -> TensorPlan:
     if not anchor.dtype(place.name).is_floating_point:
         return _copy(place, anchor)
     method = METHODS[recipe.merge_method]
     base, inputs = None, []
     for source, tensor in zip(place.slice.sources, place.tensors, strict=True):
-        if takes_base(recipe.merge_method) and source.model == recipe.base_model:
+        if source.model == base_of(recipe):
             base = Input(source.model, tensor, {})
         else:
-            inputs.append(Input(source.model, tensor, _per_model(recipe, method, place, source, tensor, missing)))
+            inputs.append(Input(source.model, tensor, _per_model(recipe, method, place, source, tensor, found)))
     return TensorPlan(
         name=place.name,
         method=recipe.merge_method,
         inputs=tuple(inputs),
         base=base,
-        shared=_shared(recipe, method, place, missing),
+        shared=_shared(recipe, method, place, found),
         dtype=_dtype(recipe, [*inputs, *([base] if base else [])], checkpoints),
     )
 
@@ -160,27 +160,35 @@ def _copy(place: _Place, anchor: Checkpoint) -> TensorPlan:
 
 
 def _per_model(
-    recipe: Recipe, method: Method, place: _Place, source: SliceSource, tensor: str, missing: dict[str, str]
+    recipe: Recipe, method: Method, place: _Place, source: SliceSource, tensor: str, found: dict[str, str]
 ) -> dict[str, float]:
     scopes = (source.parameters, place.slice.parameters, recipe.parameters)
     values = {}
     for name in method.per_model:
         value = _value(name, method, scopes, tensor, place.t)
         if value is None:
-            missing.setdefault(
+            found.setdefault(
                 f"recipe.{name}[{source.model}]", f"{recipe.merge_method} needs a {name} for {source.model} at {tensor}"
             )
         values[name] = float(value or 0.0)
+    if method.margin is not None:
+        name, margin = method.margin
+        if 0 < values[name] < 1 and not (values[name] - values[margin] > 0 and values[name] + values[margin] < 1):
+            given = f"{name} {values[name]:g} and {margin} {values[margin]:g} for {source.model} at {tensor}"
+            rule = f"{name} - {margin} must be above 0 and {name} + {margin} below 1"
+            found.setdefault(f"recipe.{name}[{source.model}]", f"{given}: {rule}")
     return values
 
 
-def _shared(recipe: Recipe, method: Method, place: _Place, missing: dict[str, str]) -> dict[str, Value]:
+def _shared(recipe: Recipe, method: Method, place: _Place, found: dict[str, str]) -> dict[str, Value]:
     scopes = (place.slice.parameters, recipe.parameters)
     values: dict[str, Value] = {}
-    for name in method.shared:
+    for name, allowed in (method.shared | method.numerics).items():
         value = _value(name, method, scopes, place.name, place.t)
         if value is None:
-            missing.setdefault(f"recipe.{name}", f"{recipe.merge_method} needs a {name} at {place.name}")
+            found.setdefault(f"recipe.{name}", f"{recipe.merge_method} needs a {name} at {place.name}")
+        elif allowed.whole and not float(value).is_integer():
+            found.setdefault(f"recipe.{name}", f"{name} is {value:g} at {place.name}, not a whole number")
         values[name] = float(value or 0.0)
     for name, default in method.switches.items():
         switch = resolve(name, scopes, place.name, place.t, to_bool)

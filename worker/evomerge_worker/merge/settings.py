@@ -60,7 +60,7 @@ def to_bool(value: Value) -> bool:
 
 def mistakes(settings: Settings | None, method_name: str, method: Method, where: str) -> Iterator[tuple[str, str]]:
     """Every mistake in the settings at `where`, as (path, message): unknown parameters, values out of range."""
-    known = method.real | dict.fromkeys(method.switches)
+    known = method.real | method.numerics | dict.fromkeys(method.switches)
     for name, setting in (settings or {}).items():
         path = f"{where}.parameters.{name}"
         if name not in known:
@@ -84,6 +84,8 @@ def _wrong_value(name: str, value: Value, allowed: Range | None) -> str | None:
         return None if value in (0, 1) else f"{value:g} is neither true nor false"
     if not math.isfinite(value):
         return f"{value} is not a finite number"
+    if allowed.whole and not float(value).is_integer():
+        return f"{value:g} is not a whole number"
     if allowed.low is not None and value < allowed.low:
         return f"{value:g} is below {allowed.low:g}, the smallest {name}"
     if allowed.high is not None and value > allowed.high:

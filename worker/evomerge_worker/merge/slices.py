@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 
-from evomerge_contract.methods import METHODS
+from evomerge_contract.methods import METHODS, so_many_models
 from evomerge_contract.recipe import Recipe, RecipeModel, Slice, SliceSource
 from evomerge_worker.merge.settings import mistakes
 
 _Mistakes = Iterator[tuple[str, str]]
 
 
-def takes_base(method: str) -> bool:
-    """Whether the method wants a base_model: task vectors are taken from it, and slerp sets out from it."""
-    return METHODS[method].needs_base or method == "slerp"
+def base_of(recipe: Recipe) -> str | None:
+    """The base_model where the method gives it a part of its own; None where it is a model like any other."""
+    return None if METHODS[recipe.merge_method].base == "input" else recipe.base_model
 
 
 def anchor_of(recipe: Recipe) -> str:
@@ -46,7 +46,7 @@ def spoken_mistakes(recipe: Recipe, sources: set[str]) -> _Mistakes:
     if (not recipe.models) == (not recipe.slices):
         yield "recipe", "give either models or slices"
         return
-    if takes_base(recipe.merge_method) and recipe.base_model is None:
+    if METHODS[recipe.merge_method].needs_base_model and recipe.base_model is None:
         yield "recipe.base_model", f"{recipe.merge_method} needs a base_model"
     if recipe.base_model is not None:
         yield from _unknown_model(recipe.base_model, "recipe.base_model", sources)
@@ -91,14 +91,14 @@ def _slice_mistakes(recipe: Recipe, one: Slice, where: str, layers: Mapping[str,
     models = [source.model for source in one.sources]
     for twice in sorted({m for m in models if models.count(m) > 1}):
         yield where, f"{twice} takes part twice"
-    wanted = METHODS[recipe.merge_method].models
-    if wanted is not None and len(models) != wanted:
-        yield (
-            where,
-            f"{recipe.merge_method} merges exactly {wanted} models, base_model included; here are {len(models)}",
-        )
-    if takes_base(recipe.merge_method) and recipe.base_model not in models:
-        yield where, f"the base_model {recipe.base_model} is not among the slice's sources; add it, without parameters"
+    method, base = METHODS[recipe.merge_method], base_of(recipe)
+    merged = len([model for model in models if model != base])
+    if merged < method.least or (method.most is not None and merged > method.most):
+        wanted = so_many_models(method.least, method.most)
+        beside = " beside its base_model" if base is not None else ""
+        yield where, f"{recipe.merge_method} merges {wanted}{beside}; here are {merged}"
+    if base is not None and base not in models:
+        yield where, f"the base_model {base} is not among the slice's sources; add it, without parameters"
     for j, source in enumerate(one.sources):
         start, end = source.layer_range
         if not 0 <= start < end <= layers[source.model]:

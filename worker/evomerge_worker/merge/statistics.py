@@ -15,6 +15,7 @@ from torch import Tensor
 from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast
+from evomerge_worker.merge.largest import nth_largest
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.sums import total
 
@@ -91,11 +92,7 @@ def _magnitudes(source: Source, base: Tensor) -> tuple[NDArray[np.int64], NDArra
 
 def _by_sorting(tensor: Tensor, base: Tensor, kept: int) -> AtLeast:
     magnitudes = (tensor.float() - base.float()).abs_().flatten()
-    place = magnitudes.numel() - kept
-    if magnitudes.device.type == "cpu":  # several times faster than any selection torch has on a CPU
-        threshold = float(np.partition(magnitudes.numpy(), place)[place])
-    else:
-        threshold = float(magnitudes.sort().values[place])
+    threshold = nth_largest(magnitudes, kept)
     return AtLeast(threshold, kept - int((magnitudes > threshold).sum()))
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 _ROW = 1 << 14
@@ -18,3 +19,18 @@ def total(tensor: Tensor) -> float:
     whole = flat.numel() - flat.numel() % _ROW
     rows = flat[:whole].view(-1, _ROW).sum(dim=1)
     return math.fsum([*rows.tolist(), float(flat[whole:].sum())])
+
+
+def norm(tensor: Tensor) -> float:
+    """The Euclidean norm of a float32 tensor taken as one vector."""
+    return math.sqrt(total(tensor.square()))
+
+
+def row_totals(tensor: Tensor) -> Tensor:
+    """The sums of a float32 tensor [..., n] along its last dimension, in float64, [..., 1].
+
+    torch shares whole rows out among its threads, if they lie in memory one after the other; a lone row it cuts.
+    """
+    if tensor.numel() == tensor.shape[-1]:
+        return torch.full((*tensor.shape[:-1], 1), total(tensor), dtype=torch.float64, device=tensor.device)
+    return tensor.contiguous().sum(dim=-1, keepdim=True).double()

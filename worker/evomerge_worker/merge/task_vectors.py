@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.formula import Delta, Thinning, Votes, WeightedSum
+from evomerge_worker.merge.formula import AtLeast, Delta, Thinning, Votes, WeightedSum
 from evomerge_worker.merge.method import MergeMethod, Source
 from evomerge_worker.merge.sums import total
 
@@ -17,6 +17,9 @@ Thinned = tuple[Thinning, float]
 divides by the density)."""
 Sparsify = Callable[[Sequence[Source], Tensor, bool], Sequence[Thinned]]
 """(sources, base, rescale) to what becomes of each source's task vector."""
+
+NOTHING = AtLeast(float("inf"), 0)
+"""No element is kept."""
 
 _NO_WEIGHT = 1e-8  # weights that sum to less are not divided by
 _TINY = 1e-7  # below this L1 norm nothing is rescaled

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from evomerge_contract.grouping import misplaced
 from evomerge_contract.manifest import BASE, SplitName
-from evomerge_contract.methods import METHODS
+from evomerge_contract.methods import METHODS, without_base
 from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult, Problem
 from evomerge_contract.task import PrepareTask
 from evomerge_worker.prepare.architecture import unfit_for_config
@@ -103,9 +103,8 @@ def _without_base(task: PrepareTask) -> list[Problem]:
     """A problem for every method that needs the base which is not there."""
     if any(source.name == BASE for source in task.sources):
         return []
-    free = " or ".join(sorted(name for name, method in METHODS.items() if not method.needs_base))
     return [
-        Problem(path=BASE, message=f"{name} needs a base; add spec.base or choose {free}")
+        Problem(path=BASE, message=f"{name} needs a base; add spec.base or choose {without_base()}")
         for name in dict.fromkeys(task.methods)
         if name in METHODS and METHODS[name].needs_base
     ]

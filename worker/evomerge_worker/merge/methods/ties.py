@@ -7,7 +7,7 @@ from torch import Tensor
 from evomerge_worker.merge.formula import AtLeast, kept
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.statistics import at_least
-from evomerge_worker.merge.task_vectors import Thinned, family, masked
+from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, masked
 
 
 def _trimmed(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
@@ -15,12 +15,9 @@ def _trimmed(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thi
     some = [(source, density) for source, density in zip(sources, densities, strict=True) if density > 0]
     found = iter(at_least([source for source, _ in some], base, [density for _, density in some]))
     return [
-        _thinned(source, base, next(found), rescale) if density > 0 else (_NOTHING, 1.0)
+        _thinned(source, base, next(found), rescale) if density > 0 else (NOTHING, 1.0)
         for source, density in zip(sources, densities, strict=True)
     ]
-
-
-_NOTHING = AtLeast(float("inf"), 0)
 
 
 def _thinned(source: Source, base: Tensor, trimmed: AtLeast | None, rescale: bool) -> Thinned:

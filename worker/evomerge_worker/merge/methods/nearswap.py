@@ -1,0 +1,17 @@
+"""NearSwap: the base takes from the other model what is near its own (huggingface.co/alchemonaut/QuartetAnemoi-70B)."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from evomerge_worker.merge.method import Source, fresh, offset
+
+_TINY = 1e-6
+
+
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+    """base + w * (x - base), with w = min(1, t / |x - base|) element by element, and at most t / 1e-6."""
+    (source,) = sources
+    delta = offset(source.tensor, base)
+    weight = delta.abs().clamp_(min=_TINY).reciprocal_().mul_(shared["t"]).clamp_(max=1)
+    return fresh(base).add_(delta.mul_(weight))
