@@ -42,9 +42,13 @@ class SliceSource(_Recipe):
 
 
 class Slice(_Recipe):
-    """Consecutive layers of the result, merged from as many layers of each source."""
+    """Consecutive layers of the result, merged from as many layers of each source.
+
+    A `base_model` of its own takes the place of the recipe's.
+    """
 
     sources: list[SliceSource] = Field(min_length=1)
+    base_model: str | None = None
     parameters: Settings | None = None
 
 
@@ -58,6 +62,14 @@ class Recipe(_Recipe):
     parameters: Settings | None = None
     dtype: DTypeName | None = None
     out_dtype: DTypeName | None = None
+
+    @property
+    def named_models(self) -> list[str]:
+        """Every model that the recipe names, once."""
+        slices = self.slices or []
+        named = [m.model for m in self.models or []] + [s.model for one in slices for s in one.sources]
+        bases = [self.base_model, *(one.base_model for one in slices)]
+        return list(dict.fromkeys([*named, *(base for base in bases if base is not None)]))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, as mergekit's YAML has them."""

@@ -20,8 +20,9 @@ def portable_recipe(recipe: Recipe, uris: Mapping[str, str], folder: Path) -> Re
     plain = recipe.plain()
     for entry in (*plain.get("models", []), *(s for part in plain.get("slices", []) for s in part["sources"])):
         entry["model"] = places[entry["model"]]
-    if "base_model" in plain:
-        plain["base_model"] = places[plain["base_model"]]
+    for part in (plain, *plain.get("slices", [])):
+        if "base_model" in part:
+            part["base_model"] = places[part["base_model"]]
     return Recipe.model_validate(plain)
 
 

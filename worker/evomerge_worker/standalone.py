@@ -74,10 +74,10 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
     from evomerge_worker.prepare.sources import check_finite, open_source
     from evomerge_worker.store import Store, default_cache
 
-    models, store, mistakes = models_of(recipe), Store(Storage(), default_cache()), Mistakes()
+    models, store, mistakes = recipe.named_models, Store(Storage(), default_cache()), Mistakes()
     mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
     opened = [open_source(Source(name=model, uri=_uri(model, folder)), store, mistakes, code=False) for model in models]
-    check_fit(opened, mistakes)
+    check_fit(opened, mistakes, whole=not recipe.slices)
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
     for checkpoint in checkpoints.values():
         with mistakes.collected():
@@ -104,13 +104,6 @@ def read_recipe(path: Path) -> Recipe:
             for e in error.errors(include_url=False)
         ]
         raise InputError(*problems) from error
-
-
-def models_of(recipe: Recipe) -> list[str]:
-    """Every model that a recipe names, once."""
-    named = [m.model for m in recipe.models or []]
-    named += [s.model for part in recipe.slices or [] for s in part.sources]
-    return list(dict.fromkeys([*named, *([recipe.base_model] if recipe.base_model else [])]))
 
 
 def _message(kind: str, text: str) -> str:

@@ -13,12 +13,15 @@ from evomerge_worker.prepare.vocabulary import difference
 from evomerge_worker.shards import Checkpoint
 
 
-def check_fit(sources: Sequence[Opened], mistakes: Mistakes) -> None:
-    """Collect what keeps `sources` from being merged with each other, the base included."""
+def check_fit(sources: Sequence[Opened], mistakes: Mistakes, *, whole: bool = True) -> None:
+    """Collect what keeps `sources` from being merged with each other, the base included.
+
+    `whole` says that whole models are merged, which must have as many layers as one another.
+    """
     in_order = sorted(sources, key=lambda source: source.name == BASE)  # the pool first
     _check_configs([s for s in in_order if s.config is not None], mistakes)
     _check_vocabularies([s for s in in_order if s.vocabulary is not None], mistakes)
-    _check_tensors([s for s in in_order if s.checkpoint is not None], mistakes)
+    _check_tensors([s for s in in_order if s.checkpoint is not None], mistakes, whole)
 
 
 def _check_configs(sources: Sequence[Opened], mistakes: Mistakes) -> None:
@@ -36,7 +39,7 @@ def _check_vocabularies(sources: Sequence[Opened], mistakes: Mistakes) -> None:
             mistakes.found.append(Problem(path=source.where, message=sentence))
 
 
-def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes) -> None:
+def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes, whole: bool) -> None:
     """Plan a merge of all: what it refuses here, it would refuse in every candidate."""
     first = sources[0] if sources else None
     fitting: dict[str, Checkpoint] = {}
@@ -46,7 +49,7 @@ def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes) -> None:
         layers, wanted = source.checkpoint.layout.layers, first.checkpoint.layout.layers
         if layers == wanted:
             fitting[source.name] = source.checkpoint
-        else:
+        elif whole:
             sentence = f"has {layers} layers, but {first.name} has {wanted}"
             mistakes.found.append(Problem(path=source.where, message=sentence))
     if fitting:
