@@ -2,12 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 from evomerge_contract.base import digest_of
 
-Scalar = StrictBool | float  # strict, or 1.0 would be read as true
+_TRUTHS = dict.fromkeys(("true", "yes", "on", "t", "y"), True) | dict.fromkeys(("false", "no", "off", "f", "n"), False)
+
+
+def _truth(value: Any) -> Any:
+    """A truth value that is written as text, as mergekit takes it."""
+    return _TRUTHS.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Scalar = Annotated[StrictBool | float, BeforeValidator(_truth)]  # strict, or 1.0 would be read as true
+_Gradient = list[Annotated[float, BeforeValidator(_truth)]]
 DTypeName = Literal["float32", "float16", "bfloat16"]
+_DType = Annotated[DTypeName, BeforeValidator(lambda value: str(value).removeprefix("torch."))]
 
 
 class _Recipe(BaseModel):
@@ -18,11 +28,19 @@ class Filtered(_Recipe):
     """A value for the tensors whose source name contains `filter`; without one, for all. The first match wins."""
 
     filter: str | None = None
-    value: Scalar | list[float]
+    value: Scalar | _Gradient
 
 
-Setting = Annotated[Scalar | list[Filtered] | list[float], Field(union_mode="left_to_right")]
-"""A scalar, a list of filters, or a gradient: numbers spread evenly over the layers and interpolated."""
+def _listed(value: Any) -> Any:
+    """A filter that stands alone as a list of one."""
+    return [value] if isinstance(value, dict) else value
+
+
+Setting = Annotated[Scalar | list[Filtered] | _Gradient, Field(union_mode="left_to_right"), BeforeValidator(_listed)]
+"""A scalar, a list of filters, or a gradient: numbers spread evenly over the layers and interpolated.
+
+Numbers may be text: to YAML, 1e-5 is one.
+"""
 Settings = dict[str, Setting]
 
 
@@ -60,8 +78,8 @@ class Recipe(_Recipe):
     slices: list[Slice] | None = None
     base_model: str | None = None
     parameters: Settings | None = None
-    dtype: DTypeName | None = None
-    out_dtype: DTypeName | None = None
+    dtype: _DType | None = None
+    out_dtype: _DType | None = None
 
     @property
     def named_models(self) -> list[str]:

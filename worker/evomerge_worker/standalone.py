@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import ValidationError
-
 from evomerge_contract.manifest import Storage
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import Problem, RunReport
 from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, WorkerError, where_of
+from evomerge_worker.recipe_file import read_recipe
 
 if TYPE_CHECKING:
     from evomerge_worker.shards import Checkpoint
@@ -86,28 +84,6 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
     mistakes.found = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in mistakes.found]
     mistakes.raise_any(order=models)
     return checkpoints
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file.
-
-    Raises:
-        InputError: it cannot be read, or is no recipe; every mistake with its key.
-    """
-    try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError.at(str(path), f"cannot be read as YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        problems = [
-            Problem(path=".".join(str(part) for part in e["loc"]) or "recipe", message=_message(e["type"], e["msg"]))
-            for e in error.errors(include_url=False)
-        ]
-        raise InputError(*problems) from error
-
-
-def _message(kind: str, text: str) -> str:
-    return {"extra_forbidden": "is not a key that is supported here", "missing": "is missing"}.get(kind, text)
 
 
 def _uri(model: str, folder: Path) -> str:
