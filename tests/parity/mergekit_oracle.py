@@ -1,9 +1,12 @@
 """Run by mergekit's own Python: answers questions about recipes, one JSON line in, one JSON line out.
 
-{"ask": "merge", "recipe": ..., "out": folder, "masks": file or null, "densities": {key: density}}
+{"ask": "merge", "recipe": ..., "out": folder, "masks": file or null, "densities": {key: density}, "adapted": folder}
     carries the recipe out as mergekit does, but for one thing: its trimming leaves open which of several elements of
     one magnitude are kept, and is made to keep the first. With masks (safetensors, "<model>|<tensor>"), DARE's random
-    draws are replaced by these, after a check that mergekit asks for the same density.
+    draws are replaced by these, after a check that mergekit asks for the same density. Models with adapters are merged
+    in float32 and kept in the folder "adapted".
+{"ask": "adapter", "model": folder, "out": folder, "seed": number, "config": {...}}
+    lets PEFT write a LoRA adapter of that config, with random weights.
 {"ask": "resolve", "recipe": ...}
     answers what mergekit has planned for every tensor: inputs, base, shared and per-model parameters.
 {"ask": "architectures"}
@@ -27,15 +30,29 @@ from mergekit.merge import _model_out_config, run_merge
 from mergekit.merge_methods import generalized_task_arithmetic
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 OPTIONS = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False)
 
 
 def merge(question: dict[str, Any]) -> None:
     config = MergeConfiguration.model_validate(question["recipe"])
+    adapted = {"lora_merge_cache": question.get("adapted"), "lora_merge_dtype": "float32"}
     with given_masks(question["masks"], question.get("densities", {})), first_among_equals():
-        run_merge(config, question["out"], OPTIONS)
+        run_merge(config, question["out"], OPTIONS.model_copy(update=adapted))
+
+
+def adapter(question: dict[str, Any]) -> None:
+    torch.manual_seed(question["seed"])
+    model = AutoModelForCausalLM.from_pretrained(question["model"], dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **question["config"]))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    adapted.save_pretrained(question["out"])
 
 
 def first_among_equals() -> AbstractContextManager[object]:
@@ -132,6 +149,8 @@ def answer(question: dict[str, Any]) -> Any:
     match question["ask"]:
         case "merge":
             return merge(question)
+        case "adapter":
+            return adapter(question)
         case "resolve":
             return resolve(question)
         case "architectures":

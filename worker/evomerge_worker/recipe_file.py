@@ -28,8 +28,8 @@ _AS_TEXT = (
     "architecture is that of its config.json"
 )
 _SETTING = (
-    "is neither a number, nor true or false, nor a gradient (a list of numbers), nor a filter and a value (or a list of "
-    "those)"
+    "is neither a number, nor true or false, nor a gradient (a list of numbers), nor a filter with a value, or a list "
+    "of those"
 )
 _LONGEST = 60
 

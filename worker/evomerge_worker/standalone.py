@@ -74,7 +74,7 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
 
     models, store, mistakes = recipe.named_models, Store(Storage(), default_cache()), Mistakes()
     mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
-    opened = [open_source(Source(name=model, uri=_uri(model, folder)), store, mistakes, code=False) for model in models]
+    opened = [open_source(_source(model, folder), store, mistakes, code=False) for model in models]
     check_fit(opened, mistakes, whole=not recipe.slices)
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
     for checkpoint in checkpoints.values():
@@ -84,6 +84,14 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
     mistakes.found = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in mistakes.found]
     mistakes.raise_any(order=models)
     return checkpoints
+
+
+def _source(model: str, folder: Path) -> Source:
+    """What a recipe that lies in `folder` means by `model`: a model, or one with a LoRA adapter, model+adapter."""
+    whole, plus, adapter = model.rpartition("+")
+    if not plus or (folder / model).exists():
+        return Source(name=model, uri=_uri(model, folder))
+    return Source(name=model, uri=_uri(whole, folder), adapter=_uri(adapter, folder))
 
 
 def _uri(model: str, folder: Path) -> str:

@@ -138,11 +138,16 @@ def _the_data(facts: CardFacts) -> str:
 
 def _place(source: Source) -> str:
     """Where a source lies; of a local folder only its name, since the card may be published."""
-    if found := _HUB_ID.fullmatch(source.uri):
-        return f"[{source.uri.removeprefix('hf://')}](https://huggingface.co/{found[1]})"
-    if source.uri.startswith("file://"):
-        return f"local folder `{unquote(urlsplit(source.uri).path).rstrip('/').rsplit('/', 1)[-1]}`"
-    return f"`{source.uri}`"
+    model = _place_of(source.uri)
+    return model if source.adapter is None else f"{model} with the adapter {_place_of(source.adapter)}"
+
+
+def _place_of(uri: str) -> str:
+    if found := _HUB_ID.fullmatch(uri):
+        return f"[{uri.removeprefix('hf://')}](https://huggingface.co/{found[1]})"
+    if uri.startswith("file://"):
+        return f"local folder `{unquote(urlsplit(uri).path).rstrip('/').rsplit('/', 1)[-1]}`"
+    return f"`{uri}`"
 
 
 def _markdown(head: list[str], rows: list[list[str]], numbers_from: int | None = None) -> str:

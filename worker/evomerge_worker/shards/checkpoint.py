@@ -15,6 +15,7 @@ from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, refusal
 from evomerge_worker.shards.layout import layout_of
 from evomerge_worker.store.index import shard_files
+from evomerge_worker.store.wanted import BEHIND_ITS_MODEL
 
 
 class _Shard(Protocol):
@@ -56,7 +57,7 @@ class Checkpoint:
         """
         config, problems = _read_config(folder)
         if (folder / "adapter_config.json").exists():
-            problems.append("the folder holds an adapter (adapter_config.json); merge it into its model first")
+            problems.append(f"the folder holds an adapter (adapter_config.json); {BEHIND_ITS_MODEL}")
         files, expected, found = shard_files(folder)
         problems += found
         entries: dict[str, _Entry] = {}
