@@ -156,11 +156,11 @@ def test_all_that_does_not_fit_is_told_at_once(tiny: Tiny, tmp_path: Path) -> No
         f"{PREFIX}model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.rand(32),
         f"{PREFIX}model.embed_tokens.weight": torch.rand(98, 32),
     }
-    write_adapter(tmp_path / "x", model, extra=other)
+    write_adapter(tmp_path / "x", model, extra=other, base_model_name_or_path="org/other")
     with pytest.raises(InputError) as caught:
         Adapter.open(tmp_path / "x", "models.a").changes(model, "models.a")
-    start = f"the adapter does not fit: {PREFIX}model."
-    told = [p.message.removeprefix(start) for p in caught.value.problems]
+    start, end = f"the adapter does not fit: {PREFIX}model.", "; name the model that it was trained on (org/other)"
+    told = [p.message.removeprefix(start).removesuffix(end) for p in caught.value.problems]
     assert told == [
         "embed_tokens.weight has shape [98, 32], but model.embed_tokens.weight of the model [96, 32]",
         "layers.0.self_attn.q_proj.lora_magnitude_vector is none of the tensors of a LoRA adapter that are known here",

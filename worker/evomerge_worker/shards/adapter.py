@@ -115,7 +115,9 @@ class Adapter:
                 wrong.append(str(mistake))
         if wrong:
             more = [f"and {len(wrong) - _SHOWN} more of its tensors do not fit"] if len(wrong) > _SHOWN else []
-            told = [f"the adapter does not fit: {message}" for message in wrong[:_SHOWN]] + more
+            trained_on = self.config.get("base_model_name_or_path")
+            advice = "name the model that it was trained on" + (f" ({trained_on})" if trained_on else "")
+            told = [f"the adapter does not fit: {message}; {advice}" for message in wrong[:_SHOWN]] + more
             raise InputError(*(Problem(path=where, message=message) for message in told))
         return found
 
