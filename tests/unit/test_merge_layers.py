@@ -72,6 +72,26 @@ def test_another_depth_loads_and_computes_as_the_live_model_does(tiny: Tiny, tmp
     assert texts[1:] == texts[:1] * 3
 
 
+@pytest.mark.parametrize(
+    ("model_type", "config"),
+    [
+        ("smollm3", {}),  # no_rope_layers
+        ("lfm2", {}),  # layers of different tensors, told by layer_types
+        ("falcon_h1", {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8}),  # a config with an infinity
+        ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+    ],
+)
+def test_other_families_move_their_layers_too(
+    tiny: Tiny, tmp_path: Path, model_type: str, config: dict[str, Any]
+) -> None:
+    source = Checkpoint.open(tiny("llama", seed=1, model_type=model_type, **config), "a")
+    recipe = _recipe(_slice(a=(0, 3)), _slice(a=(1, 4)), _slice(a=(2, 3)))
+    loaded = _loaded(recipe, {"a": source}, tmp_path / "out")
+    live = LiveModel.open(source, device=CPU)
+    live.merge(recipe, {"a": source}, 3)
+    assert [_continued(live.model, use_cache=True)] == [_continued(loaded, use_cache=True)]
+
+
 def test_layers_are_taken_from_where_the_slices_say(tiny: Tiny, tmp_path: Path) -> None:
     sources = _sources(tiny, "llama")
     export_checkpoint(DEEPER, sources, tmp_path / "out", mask_seed=3)

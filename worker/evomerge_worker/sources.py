@@ -42,12 +42,14 @@ def source_folder(source: Source, store: Store, *, code: bool) -> Path:
     parts = cache(lambda: _fetched(source, store))
     if not store.has_weights:
         return parts().model.folder
-    digest = source.digest or digest_of(parts().made_of(code))
+    made_of = cache(lambda: parts().made_of(code))  # reads all of a model that is not in the cache
+    digest = source.digest or digest_of(made_of())
 
     def fill(folder: Path, _: Arrived) -> None:
-        if digest_of(parts().made_of(code)) != digest:
+        if digest_of(made_of()) != digest:
             raise StorageError.at(where_of(source.name), f"{source.uri} with its adapter {source.adapter} {CHANGED}")
         parts().write(folder, code)
+        (folder / MADE_OF).write_text(json.dumps(made_of()))
 
     with nullcontext() if source.digest is None else once_right():
         return cached_folder(store.cache, digest.removeprefix("sha256:"), lambda: parts().bytes, fill)
@@ -79,7 +81,6 @@ class _Parts:
         write_checkpoint(folder, self._tensors(), _SHARD_BYTES)
         for path in (self.model.folder / "config.json", *companions(self.model.folder, code=code)):
             shutil.copyfile(path, folder / path.name)
-        (folder / MADE_OF).write_text(json.dumps(self.made_of(code)))
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name in self.model.names:

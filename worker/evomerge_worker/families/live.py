@@ -12,7 +12,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.loading import load_model, load_state, load_tokenizer
 from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
-from evomerge_worker.merge.layers import result_config
+from evomerge_worker.merge.layers import read_as, result_config
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import checksum, merge_tensor, merged, not_finite
 from evomerge_worker.shards import Checkpoint
@@ -82,7 +82,7 @@ class LiveModel:
                 return
             state = dict(merged(plans, checkpoints, mask_seed))
         self._in_slots = False
-        new_config = type(self._config).from_dict(config) if moved else self._config
+        new_config = read_as(type(self._config), config) if moved else self._config
         self.model = load_state(self.model, state, new_config, dtype=wanted[1], device=self._device)
 
     def _open(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:

@@ -8,6 +8,8 @@ result, wherever it stands there.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from evomerge_contract.recipe import Recipe, Slice
@@ -69,6 +71,13 @@ def result_kinds(
     return [kind for one in slices for kind in of_model[one.sources[0].model][slice(*one.sources[0].layer_range)]]
 
 
+def read_as(config_class: Any, config: Mapping[str, Any]) -> Any:
+    """What transformers' `config_class` makes of a config.json that holds `config`."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        return config_class.from_pretrained(folder, local_files_only=True)
+
+
 def layer_kinds(checkpoint: Checkpoint) -> list[Kind]:
     """What the config of `checkpoint` says of each of its layers.
 
@@ -77,10 +86,12 @@ def layer_kinds(checkpoint: Checkpoint) -> list[Kind]:
     """
     layers, where = checkpoint.layout.layers, where_of(checkpoint.name)
     config, key = _text_config(checkpoint.config, where)
-    if config.get(key) != layers:
+    if config.get(key) is None:
+        raise InputError.at(where, f"its layers cannot be moved, because config.json has no {key}; merge it whole")
+    if config[key] != layers:
         raise InputError.at(
             where,
-            f"its tensors make {layers} layers, but config.json has {key} {config.get(key)}: slices that move layers "
+            f"its tensors make {layers} layers, but config.json has {key} {config[key]}: slices that move layers "
             "need both to be the same",
         )
     if bound := [key for key in _BOUND if config.get(key)]:
@@ -157,7 +168,7 @@ def _text_config(config: dict[str, Any], where: str) -> tuple[dict[str, Any], st
     model_type = config.get("model_type")
     if model_type in CONFIG_MAPPING:
         try:
-            known = CONFIG_MAPPING[model_type].from_dict(json.loads(json.dumps(config))).get_text_config(decoder=True)
+            known = read_as(CONFIG_MAPPING[model_type], config).get_text_config(decoder=True)
         except Exception as error:  # whatever the model's own class finds wrong
             reason = " ".join(str(error).split())
             raise InputError.at(where, f"transformers does not accept the config: {reason}") from error
