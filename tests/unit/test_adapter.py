@@ -123,6 +123,8 @@ def test_names_on_disk_may_be_others_than_in_memory(tmp_path: Path, on_disk: str
     [
         ({"peft_type": "LOHA"}, "the adapter is of the kind LOHA; only LoRA is merged here"),
         ({"peft_type": "IA3"}, "the adapter is of the kind IA3"),
+        ({"r": None}, "the adapter has r None, which is no number"),
+        ({"rank_pattern": ["q_proj"]}, "the adapter has rank_pattern ['q_proj'], which is no mapping"),
         ({"use_dora": True}, "the adapter sets use_dora, which is not done here"),
         ({"trainable_token_indices": [3]}, "the adapter sets trainable_token_indices"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "the adapter sets layer_replication"),
@@ -172,6 +174,19 @@ def test_all_that_does_not_fit_is_told_at_once(tiny: Tiny, tmp_path: Path) -> No
         "and 1 more of its tensors do not fit",
     ]
     assert {p.path for p in caught.value.problems} == {"models.a"}
+
+
+def test_a_tied_head_cannot_be_changed_by_itself(tiny: Tiny, tmp_path: Path) -> None:
+    model = _model(tiny, "llama-tied")
+    write_adapter(tmp_path / "x", model, extra={f"{PREFIX}lm_head.weight": torch.rand(96, 32)})
+    with pytest.raises(InputError, match=r"has no tensor lm_head\.weight \(its head is tied to its embeddings\)"):
+        _applied(tmp_path / "x", model)
+
+
+def test_a_pattern_that_is_none_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "x", _model(tiny), alpha_pattern={"(": 2})
+    with pytest.raises(InputError, match=r"adapter_config\.json has a pattern that is no regular expression"):
+        _applied(tmp_path / "x", _model(tiny))
 
 
 def test_a_damaged_adapter_is_told(tiny: Tiny, tmp_path: Path) -> None:

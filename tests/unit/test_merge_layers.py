@@ -166,6 +166,24 @@ def test_layers_of_different_kinds_are_not_merged(tiny: Tiny) -> None:
     ]
 
 
+def test_models_must_fit_together_also_in_slices_of_their_own(tiny: Tiny) -> None:
+    """In width, and in what their configs say of layers."""
+    sources = {"a": Checkpoint.open(tiny("llama"), "a")}
+    sources["wide"] = Checkpoint.open(tiny("llama", intermediate_size=128, num_hidden_layers=6), "wide")
+    with pytest.raises(InputError) as caught:
+        plan_merge(_recipe(_slice(a=(0, 4)), _slice(wide=(4, 6))), sources)
+    assert "tensor model.layers.4.mlp.down_proj.weight has shape [32, 128], but [32, 64] in a" in str(caught.value)
+    sources["other"] = Checkpoint.open(tiny("gemma2"), "other")
+    with pytest.raises(InputError) as caught:
+        plan_merge(_recipe(_slice(a=(0, 4)), _slice(other=(2, 4))), sources)
+    assert [(p.path, p.message) for p in caught.value.problems] == [
+        (
+            "models.other",
+            "its config tells layers apart by layer_types, but that of a by nothing; leave one of them out",
+        )
+    ]
+
+
 def test_dense_layers_stay_at_the_front(tiny: Tiny, tmp_path: Path) -> None:
     """DeepSeek's config counts them."""
     sources = _sources(tiny, "deepseek_v3")

@@ -11,10 +11,12 @@ import yaml
 from safetensors.torch import load_file
 
 from adapters import PREFIX, write_adapter
-from evomerge_contract.manifest import S3, Storage
+from evomerge_contract.manifest import S3, Jsonl, Objective, Storage
+from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import PrepareResult
-from evomerge_contract.task import PrepareTask, Source
+from evomerge_contract.task import DataDigests, EvaluateTask, PrepareTask, Source
 from evomerge_worker.errors import InputError, StorageError
+from evomerge_worker.pipeline import Pipeline
 from evomerge_worker.prepare import prepare
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.adapter import Adapter
@@ -22,6 +24,7 @@ from evomerge_worker.sources import source_folder
 from evomerge_worker.standalone import merge
 from evomerge_worker.store import Store
 from evomerge_worker.store.pinned import content_digest
+from evomerge_worker.store.stamp import sha256_of
 from s3 import S3Server, s3_server
 from tiny_models import Tiny, write_tensors
 
@@ -166,6 +169,33 @@ def test_a_recipe_names_an_adapter_behind_its_model(
     adapted, plain = _query(tiny(), tmp_path / "lora"), Checkpoint.open(tiny(seed=1), "b").tensor(QUERY)
     merged = Checkpoint.open(tmp_path / "out", "out").tensor(QUERY)
     assert torch.equal(merged, (adapted.float() + plain.float()) / 2)
+
+
+def test_a_candidate_is_scored_on_the_adapted_model(tiny: Tiny, store: Store, tmp_path: Path) -> None:
+    """As if the model that it makes had been named itself."""
+    adapter = _adapter(tiny, tmp_path / "x")
+    whole = Source(name="a", uri=source_folder(_source(tiny(), adapter), store, code=False).as_uri())
+    (tmp_path / "items.jsonl").write_text('{"text": "12+34=46"}\n{"text": "5+6=11"}\n')
+    jsonl = Jsonl(**dict.fromkeys(("search", "select", "test"), (tmp_path / "items.jsonl").as_uri()))
+    objective = Objective(name="sums", jsonl=jsonl, metric="perplexity")
+    digest = f"sha256:{sha256_of(tmp_path / 'items.jsonl')}"
+
+    def perplexity(source: Source) -> float:
+        task = EvaluateTask(
+            sources=[source, Source(name="b", uri=tiny(seed=2).as_uri())],
+            report_dir=(tmp_path / "reports").as_uri(),
+            recipe=Recipe.model_validate(
+                {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}], "parameters": {"weight": 1}}
+            ),
+            objectives=[objective],
+            data={"sums": DataDigests(search=digest, select=digest, test=digest)},
+        )
+        report = Pipeline(tmp_path / "cache").carry_out(task)
+        assert report.evaluate is not None
+        return report.evaluate.scores["sums"]
+
+    plain = Source(name="a", uri=tiny().as_uri())
+    assert perplexity(_source(tiny(), adapter)) == perplexity(whole) != perplexity(plain)
 
 
 def test_model_and_adapter_may_lie_in_s3(

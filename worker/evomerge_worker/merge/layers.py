@@ -56,17 +56,7 @@ def result_kinds(
         return None
     models = dict.fromkeys([anchor.name, *(source.model for one in slices for source in one.sources)])
     of_model = {model: layer_kinds(checkpoints[model]) for model in models}
-    problems = []
-    for one in slices:
-        first, *others = one.sources
-        for other in others:
-            for ours, theirs in zip(range(*first.layer_range), range(*other.layer_range), strict=True):
-                kind, its_kind = of_model[first.model][ours], of_model[other.model][theirs]
-                if kind != its_kind:
-                    said = f"layer {theirs} is {_told(its_kind)}, but layer {ours} of {first.model} is {_told(kind)}"
-                    message = f"{said}; choose a layer_range that brings like to like"
-                    problems.append(Problem(path=where_of(other.model), message=message))
-    if problems:
+    if problems := [*_other_words(of_model, anchor.name)] or [*_unlike(slices, of_model)]:
         raise InputError(*problems)
     return [kind for one in slices for kind in of_model[one.sources[0].model][slice(*one.sources[0].layer_range)]]
 
@@ -111,6 +101,29 @@ def layer_kinds(checkpoint: Checkpoint) -> list[Kind]:
             )
             raise InputError.at(where, message)
     return kinds
+
+
+def _other_words(of_model: Mapping[str, Sequence[Kind]], anchor: str) -> Iterator[Problem]:
+    """Models whose configs tell layers apart by other keys than the anchor's."""
+    expected = list(of_model[anchor][0])
+    for model, (kind, *_) in of_model.items():
+        if list(kind) != expected:
+            ours, theirs = (", ".join(keys) or "nothing" for keys in (kind, expected))
+            message = (
+                f"its config tells layers apart by {ours}, but that of {anchor} by {theirs}; leave one of them out"
+            )
+            yield Problem(path=where_of(model), message=message)
+
+
+def _unlike(slices: Sequence[Slice], of_model: Mapping[str, Sequence[Kind]]) -> Iterator[Problem]:
+    """Layers that are to be merged with one of another kind."""
+    for first, other in ((one.sources[0], other) for one in slices for other in one.sources[1:]):
+        for ours, theirs in zip(range(*first.layer_range), range(*other.layer_range), strict=True):
+            kind, its_kind = of_model[first.model][ours], of_model[other.model][theirs]
+            if kind != its_kind:
+                said = f"layer {theirs} is {_told(its_kind)}, but layer {ours} of {first.model} is {_told(kind)}"
+                message = f"{said}; choose a layer_range that brings like to like"
+                yield Problem(path=where_of(other.model), message=message)
 
 
 def _moved(slices: Sequence[Slice], layers: int) -> bool:

@@ -113,6 +113,8 @@ class Adapter:
                     found[target] = _joined(found.get(target, Change()), change, target)
             except ValueError as mistake:
                 wrong.append(str(mistake))
+            except re.error as error:
+                wrong.append(f"{ADAPTER_CONFIG} has a pattern that is no regular expression ({error})")
         if wrong:
             more = [f"and {len(wrong) - _SHOWN} more of its tensors do not fit"] if len(wrong) > _SHOWN else []
             trained_on = self.config.get("base_model_name_or_path")
@@ -193,6 +195,12 @@ def _refusals(config: Mapping[str, Any]) -> Iterator[str]:
         return
     if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
         yield f"was begun with init_lora_weights {config['init_lora_weights']}, which changes the model's own weights"
+    for key in ("r", "lora_alpha"):
+        if not isinstance(config.get(key, 8), int | float):
+            yield f"has {key} {config[key]!r}, which is no number"
+    for key in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(key) or {}, dict):
+            yield f"has {key} {config[key]!r}, which is no mapping"
     for key, value in config.items():
         if value and key not in _HARMLESS.split():
             yield f"sets {key}, which is not done here"
@@ -236,7 +244,9 @@ def _target(name: str, model: Checkpoint) -> str:
     of_tower = [known for known in model.names if _untowered(known) == _untowered(bare)]
     found = of_tower or [n for n in model.names if n.endswith(f".{bare}") or bare.endswith(f".{n}")]
     if len(found) != 1:
-        raise ValueError(f"the model has no tensor {bare}, which {name} changes")
+        tied = model.config.get("tie_word_embeddings") is not False and "head" in bare
+        why = " (its head is tied to its embeddings)" if tied else ""
+        raise ValueError(f"the model has no tensor {bare}{why}, which {name} changes")
     return found[0]
 
 
