@@ -31,9 +31,9 @@ class Filtered(_Recipe):
     value: Scalar | _Gradient
 
 
-def _listed(value: Any) -> Any:
-    """A filter that stands alone as a list of one."""
-    return [value] if isinstance(value, dict) else value
+def _listed(setting: Any) -> Any:
+    """One filter may stand alone, without a list around it."""
+    return [setting] if isinstance(setting, dict | Filtered) else setting
 
 
 Setting = Annotated[Scalar | list[Filtered] | _Gradient, Field(union_mode="left_to_right"), BeforeValidator(_listed)]
