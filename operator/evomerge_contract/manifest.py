@@ -42,6 +42,10 @@ class Base(Contract):
     """The common ancestor that task vectors are taken from. Not in the pool; scored for comparison."""
 
     uri: Uri = Field(description="s3://bucket/path or hf://org/name@commit; on one machine a folder too.")
+    adapter: Uri | None = Field(
+        None,
+        description="The folder of a LoRA adapter as PEFT writes it, at a place as for uri; merged into the model.",
+    )
     license: str | None = Field(None, max_length=100, description="Goes into the winner's model card.")
 
 

@@ -18,10 +18,14 @@ _NOT_IDENTITY = {"storage", "report_dir", "timeout_seconds", "trace", "facts"}
 
 
 class Source(Contract):
-    """A model as a task names it: `name` is what recipes say; `digest` (of the content) pins it once prepared."""
+    """A model as a task names it: `name` is what recipes say; `digest` (of the content) pins it once prepared.
+
+    An `adapter` is merged into the model that lies at `uri`.
+    """
 
     name: str
     uri: str
+    adapter: str | None = None
     digest: Digest | None = None
     license: str | None = None
 
@@ -54,7 +58,9 @@ class TaskBase(Contract):
     def digest(self) -> str:
         """The identity of the work: contents by their digests instead of URIs; no storage, limits or trace."""
         wire = self.model_dump(mode="json", by_alias=False, exclude_none=True, exclude=_NOT_IDENTITY)
-        wire["sources"] = [{k: s[k] for k in ("name", "digest" if "digest" in s else "uri")} for s in wire["sources"]]
+        for source in wire["sources"]:
+            for key in {"license"} | ({"uri", "adapter"} if "digest" in source else set()):
+                source.pop(key, None)
         if "data" in wire:
             for objective in wire["objectives"]:
                 del objective["jsonl"]

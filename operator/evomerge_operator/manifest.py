@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.report import Problem
 from evomerge_operator.errors import InputError
 from evomerge_operator.rules import broken_rules
@@ -71,8 +71,8 @@ def absolute_uri(uri: str, folder: Path) -> str:
 
 def _with_absolute_uris(manifest: EvoMerge, folder: Path) -> EvoMerge:
     spec = manifest.spec
-    models = [m.model_copy(update={"uri": absolute_uri(m.uri, folder)}) for m in spec.models]
-    base = spec.base and spec.base.model_copy(update={"uri": absolute_uri(spec.base.uri, folder)})
+    models = [m.model_copy(update=_absolute(m, folder)) for m in spec.models]
+    base = spec.base and spec.base.model_copy(update=_absolute(spec.base, folder))
     objectives = []
     for objective in spec.evaluation.objectives:
         splits = {k: absolute_uri(v, folder) for k, v in objective.jsonl.model_dump().items()}
@@ -81,6 +81,14 @@ def _with_absolute_uris(manifest: EvoMerge, folder: Path) -> EvoMerge:
     evaluation = spec.evaluation.model_copy(update={"objectives": objectives})
     update = {"models": models, "base": base, "evaluation": evaluation}
     return manifest.model_copy(update={"spec": spec.model_copy(update=update)})
+
+
+def _absolute(model: Base, folder: Path) -> dict[str, str]:
+    return {
+        key: absolute_uri(uri, folder)
+        for key, uri in (("uri", model.uri), ("adapter", model.adapter))
+        if uri is not None
+    }
 
 
 def _problem(error: ErrorDetails) -> Problem:

@@ -109,7 +109,7 @@ def common_fields(run: Run) -> dict[str, Any]:
 def _sources(manifest: EvoMerge, digests: Mapping[str, str]) -> list[Source]:
     spec = manifest.spec
     named = [(m.name, m) for m in spec.models] + ([(BASE, spec.base)] if spec.base else [])
-    return [Source(name=n, uri=m.uri, license=m.license, digest=digests.get(n)) for n, m in named]
+    return [Source(name=n, uri=m.uri, adapter=m.adapter, license=m.license, digest=digests.get(n)) for n, m in named]
 
 
 def data_digests(prepared: PrepareResult) -> dict[str, DataDigests]:

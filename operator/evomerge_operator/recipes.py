@@ -7,30 +7,37 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from evomerge_contract.manifest import BASE, EvoMerge
+from evomerge_contract.manifest import BASE, Base, EvoMerge
 from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import Recipe
 
 
-def portable_recipe(recipe: Recipe, uris: Mapping[str, str], folder: Path) -> Recipe:
-    """The recipe with each model named as mergekit can find it from `folder`: a relative path, or hub id@revision.
+def portable_recipe(recipe: Recipe, models: Mapping[str, Base], folder: Path) -> Recipe:
+    """The recipe with each model named as mergekit can find it from `folder`: a relative path, or hub id@revision, with
+    +adapter behind it where the model has one.
 
     An `s3://` URI stays as it is; `evomerge merge` takes it, mergekit does not.
     """
-    places = {name: _place(uri, folder) for name, uri in uris.items()}
+    places = {
+        name: "+".join(_place(uri, folder) for uri in (model.uri, model.adapter) if uri is not None)
+        for name, model in models.items()
+    }
     plain = recipe.plain()
     for entry in (*plain.get("models", []), *(s for part in plain.get("slices", []) for s in part["sources"])):
         entry["model"] = places[entry["model"]]
-    if "base_model" in plain:
-        plain["base_model"] = places[plain["base_model"]]
+    for part in (plain, *plain.get("slices", [])):
+        if "base_model" in part:
+            part["base_model"] = places[part["base_model"]]
     return Recipe.model_validate(plain)
 
 
 def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:
     """The recipe as YAML that can be rerun from `folder`: names of models replaced by where they lie."""
     spec = manifest.spec
-    uris = {m.name: m.uri for m in spec.models} | ({BASE: spec.base.uri} if spec.base else {})
-    plain = portable_recipe(recipe, uris, folder).plain()
+    models: dict[str, Base] = {m.name: m for m in spec.models}
+    if spec.base is not None:
+        models[BASE] = spec.base
+    plain = portable_recipe(recipe, models, folder).plain()
     seed = f" --seed {spec.stages[0].search.seed}" if METHODS[recipe.merge_method].random else ""
     return f"# evomerge merge{seed} recipe.yaml OUT\n" + yaml.safe_dump(
         plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120

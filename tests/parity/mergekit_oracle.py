@@ -1,10 +1,13 @@
 """Run by mergekit's own Python: answers questions about recipes, one JSON line in, one JSON line out.
 
-{"ask": "merge", "recipe": ..., "out": folder, "masks": file or null}
+{"ask": "merge", "recipe": ..., "out": folder, "masks": file or null, "adapted": folder}
     carries the recipe out as mergekit does, but for one thing: TIES, DELLA and SCE leave open which of several equal
     elements come first, and are made to take them in their order. With masks (safetensors, "<model>|<tensor>"), the
     random draws of DARE and DELLA are replaced by these, after a check that mergekit draws with the probabilities that
-    they were drawn with (beside them, "<model>|<tensor>|probability").
+    they were drawn with (beside them, "<model>|<tensor>|probability"). Models with adapters are merged in float32 and
+    kept in the folder "adapted".
+{"ask": "adapter", "model": folder, "out": folder, "seed": number, "config": {...}}
+    lets PEFT write a LoRA adapter of that config, with random weights.
 {"ask": "resolve", "recipe": ...}
     answers what mergekit has planned for every tensor: inputs, base, shared and per-model parameters.
 {"ask": "architectures"}
@@ -28,15 +31,29 @@ from mergekit.merge import _model_out_config, run_merge
 from mergekit.merge_methods import generalized_task_arithmetic
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 OPTIONS = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False)
 
 
 def merge(question: dict[str, Any]) -> None:
     config = MergeConfiguration.model_validate(question["recipe"])
+    adapted = {"lora_merge_cache": question.get("adapted"), "lora_merge_dtype": "float32"}
     with given_masks(question["masks"]), first_among_equals():
-        run_merge(config, question["out"], OPTIONS)
+        run_merge(config, question["out"], OPTIONS.model_copy(update=adapted))
+
+
+def adapter(question: dict[str, Any]) -> None:
+    torch.manual_seed(question["seed"])
+    model = AutoModelForCausalLM.from_pretrained(question["model"], dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **question["config"]))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    adapted.save_pretrained(question["out"])
 
 
 @contextmanager
@@ -145,6 +162,8 @@ def answer(question: dict[str, Any]) -> Any:
     match question["ask"]:
         case "merge":
             return merge(question)
+        case "adapter":
+            return adapter(question)
         case "resolve":
             return resolve(question)
         case "architectures":

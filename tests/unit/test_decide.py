@@ -221,6 +221,10 @@ def test_a_complete_search_is_concluded_and_then_exported_one_job_at_a_time() ->
             "file:///models/a is not on any server",
         ),
         ({"models": [{"name": n, "uri": f"hf://models/{n}"} for n in "ab"]}, None),
+        (
+            {"models": [{"name": n, "uri": f"s3://models/{n}", "adapter": "file:///lora"} for n in "ab"]},
+            "file:///lora is not on any server",
+        ),
     ],
 )
 def test_what_only_one_machine_can_run_is_refused(spec: dict[str, Any], words: str | None) -> None:

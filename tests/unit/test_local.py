@@ -9,7 +9,7 @@ from rich.console import Console
 
 from documents import document, prepared
 from evomerge_contract.candidate import Candidate
-from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.report import ConcludeResult, Interval, ScoreRow, SelectRow
 from evomerge_operator.local import run as local_run
 from evomerge_operator.local.run import default_workers, field_of, recipe_text, worker_environments
@@ -59,9 +59,13 @@ def test_a_workers_path_becomes_the_field_of_the_manifest(path: str, field: str)
 def test_the_recipe_names_places_that_can_be_found_from_the_runs_directory(tmp_path: Path) -> None:
     run = make_run(manifest(base={"uri": "base"}), prepared(manifest(base={"uri": "base"})), "file:///r")
     recipe = run.baselines[3].recipe
-    uris = {"a": f"file://{tmp_path}/models/a", "b": "hf://org/name@" + "0" * 40, "base": "s3://bucket/base"}
-    plain = portable_recipe(recipe, uris, tmp_path / "runs" / "x").plain()
-    assert [m["model"] for m in plain["models"]] == ["../../models/a", "org/name@" + "0" * 40]
+    models = {
+        "a": Base(uri=f"file://{tmp_path}/models/a"),
+        "b": Base(uri="hf://org/name@" + "0" * 40, adapter=f"file://{tmp_path}/adapters/b"),
+        "base": Base(uri="s3://bucket/base"),
+    }
+    plain = portable_recipe(recipe, models, tmp_path / "runs" / "x").plain()
+    assert [m["model"] for m in plain["models"]] == ["../../models/a", "org/name@" + "0" * 40 + "+../../adapters/b"]
     assert plain["base_model"] == "s3://bucket/base"
 
 

@@ -34,6 +34,15 @@ def test_the_wire_form_of_a_manifest_reads_back_as_the_same_manifest() -> None:
     assert EvoMerge.model_validate(manifest.wire()) == manifest
 
 
+def test_an_adapter_may_lie_beside_the_manifest_too() -> None:
+    models = [{"name": "a", "uri": "a", "adapter": "lora"}, {"name": "b", "uri": "b"}]
+    base = {"uri": "base", "adapter": "s3://bucket/lora"}
+    spec = parse_manifest(document(models=models, base=base), source="m.yaml", folder=Path("/home")).spec
+    assert [m.adapter for m in spec.models] == ["file:///home/lora", None]
+    assert spec.base is not None
+    assert spec.base.adapter == "s3://bucket/lora"
+
+
 @pytest.mark.parametrize(
     ("uri", "absolute"),
     [
@@ -67,7 +76,12 @@ STAGE_PS = "spec.stages[0].parameterSpace"
 
 MISTAKES: list[tuple[str, Change, str, str]] = [
     ("unknown field", change("spec.evaluation.batch", 3), "spec.evaluation.batch", "allowed: objectives, batchSize"),
-    ("unknown field in a list", change("spec.models.0.url", "x"), "spec.models[0].url", "allowed: uri, license, name"),
+    (
+        "unknown field in a list",
+        change("spec.models.0.url", "x"),
+        "spec.models[0].url",
+        "allowed: uri, adapter, license, name",
+    ),
     (
         "unknown field in a mapping",
         change(f"{PS}.parameters.weight.sumToOne", True),

@@ -174,7 +174,7 @@ def test_an_adapter_is_refused(tmp_path: Path) -> None:
     """transformers would apply it on top of the weights, behind the merge's back."""
     folder = _sharded(tmp_path / "m")
     (folder / "adapter_config.json").write_text("{}")
-    assert "merge it into its model first" in _refusals(folder)[0][1]
+    assert "name its model, with this as the model's adapter" in _refusals(folder)[0][1]
 
 
 def test_quantised_weights_are_refused_in_words(tmp_path: Path) -> None:

@@ -103,3 +103,24 @@ def test_parameters_that_are_missing_are_told_beside_what_does_not_fit(
     assert "tensor lm_head.weight has shape [50, 32], but [96, 32] in a; leave b or a out" in told[0]
     assert "linear needs a weight for a" in told[1]
     assert not (tmp_path / "out").exists()
+
+
+def test_slices_take_layers_of_models_of_different_depth(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny("gemma2", seed=1), tmp_path / "a")
+    shutil.copytree(tiny("gemma2", seed=2, num_hidden_layers=6), tmp_path / "b")
+    slices = [
+        {"sources": [{"model": "a", "layer_range": [0, 3]}]},
+        {"sources": [{"model": "b", "layer_range": [1, 6]}]},
+    ]
+    recipe = {"merge_method": "linear", "slices": slices, "parameters": {"weight": 1}}
+    assert merge(written(recipe, tmp_path)) == 0
+    assert Checkpoint.open(tmp_path / "out", "out").config["num_hidden_layers"] == 8
+
+
+def test_whole_models_of_different_depth_are_refused(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny(seed=1), tmp_path / "a")
+    shutil.copytree(tiny(seed=2, num_hidden_layers=6), tmp_path / "b")
+    assert merge(written(linear("a", "b"), tmp_path)) == 65
+    assert "b   has 6 layers, but a has 4" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_a_folder_is_used_where_it_lies(form: str, local: Store, tmp_path: Path)
         ({}, "is empty or does not exist"),
         ({"llama/config.json": b"{}"}, "has no config.json, but its folder llama/ has one; is the path one level too"),
         ({"README.md": b""}, "has no config.json; it must be the folder of a Hugging Face checkpoint"),
-        ({"adapter_config.json": b"{}"}, "is an adapter, not a whole model; merge it into its model first"),
+        ({"adapter_config.json": b"{}"}, "is an adapter, not a whole model; name its model, with this as"),
         ({"config.json": b"{}", "pytorch_model.bin": b""}, "only as pickles (pytorch_model.bin)"),
         ({"config.json": b"{}", "consolidated.safetensors": b""}, "only in Mistral's own format"),
         ({"config.json": b"{}", "model.gguf": b""}, "only as GGUF (model.gguf)"),
@@ -97,6 +97,22 @@ def test_a_folder_that_is_no_checkpoint_is_refused(
     uri = folder_of(files, tmp_path / "abel").as_uri()
     message = refusal(local.model, uri)
     assert message.startswith(uri)
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "is empty or does not exist"),
+        (MODEL, "has no adapter_config.json; it must be the folder of a PEFT adapter"),
+        ({"adapter_config.json": b"{}"}, "has no adapter_model.safetensors"),
+        ({"adapter_config.json": b"{}", "adapter_model.bin": b""}, "its weights only as a pickle (adapter_model.bin)"),
+    ],
+)
+def test_a_folder_that_is_no_adapter_is_refused(
+    files: dict[str, bytes], words: str, local: Store, tmp_path: Path
+) -> None:
+    message = refusal(local.adapter, folder_of(files, tmp_path / "lora").as_uri())
     assert words in message
 
 
@@ -161,6 +177,16 @@ def test_of_a_model_in_s3_only_what_is_needed_is_fetched(
 ) -> None:
     folder = Store(settings, tmp_path / "cache").model(f"s3://{mine}/mine{slash}")
     assert contents(folder) == MODEL
+
+
+def test_of_an_adapter_in_s3_its_two_files_are_fetched(
+    settings: Storage, mine: str, s3_server: S3Server, tmp_path: Path
+) -> None:
+    adapter = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"1"}
+    others = {"README.md": b"", "tokenizer.json": b"{}", "optimizer.pt": b""}
+    s3_server.upload(folder_of(adapter | others, tmp_path / "lora"), "models", f"{tmp_path.name}/lora/")
+    folder = Store(settings, tmp_path / "cache").adapter(f"s3://{mine}/lora")
+    assert contents(folder) == adapter
 
 
 def test_python_files_come_only_with_trust(settings: Storage, mine: str, tmp_path: Path) -> None:

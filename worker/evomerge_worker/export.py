@@ -111,6 +111,5 @@ def _bytes(task: ExportTask, checkpoints: Mapping[str, Checkpoint]) -> int:
     """An upper bound of what the export takes on a disk."""
     size = _BESIDES_WEIGHTS
     for plan in plan_merge(task.recipe, checkpoints):
-        like = plan.inputs[0]
-        size += math.prod(checkpoints[like.model].shape(like.tensor)) * plan.dtype.itemsize
+        size += math.prod(checkpoints[plan.like.model].shape(plan.like.tensor)) * plan.dtype.itemsize
     return size

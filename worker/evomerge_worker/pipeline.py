@@ -24,8 +24,9 @@ from evomerge_worker.families.live import LiveModel
 from evomerge_worker.merge import anchor_of
 from evomerge_worker.prepare import prepare
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.sources import source_folder
 from evomerge_worker.store import Store
-from evomerge_worker.store.pinned import pinned_file, pinned_model
+from evomerge_worker.store.pinned import pinned_file
 from evomerge_worker.store.reports import earlier_report, keep_report
 
 
@@ -35,7 +36,7 @@ class Pipeline:
     def __init__(self, cache: Path) -> None:
         self._cache = cache
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._checkpoints: dict[tuple[str, str, str | None], Checkpoint] = {}
+        self._checkpoints: dict[tuple[str, str, str | None, str | None], Checkpoint] = {}
         self._stores: dict[tuple[str, bool], Store] = {}
         self._live: LiveModel | None = None
         self._tokenizer: Any = None  # whose tokens the scorers hold
@@ -140,9 +141,9 @@ class Pipeline:
             return {source.name: self._checkpoint(task, source) for source in task.sources}
 
     def _checkpoint(self, task: Task, source: Source) -> Checkpoint:
-        key = (source.name, source.uri, source.digest)
+        key = (source.name, source.uri, source.adapter, source.digest)
         if key not in self._checkpoints:
-            folder = pinned_model(source, self._store(task), code=task.trust_remote_code)
+            folder = source_folder(source, self._store(task), code=task.trust_remote_code)
             self._checkpoints[key] = Checkpoint.open(folder, source.name)
         return self._checkpoints[key]
 

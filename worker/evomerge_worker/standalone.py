@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import ValidationError
-
 from evomerge_contract.manifest import Storage
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import Problem, RunReport
 from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, WorkerError, where_of
+from evomerge_worker.recipe_file import read_recipe
 
 if TYPE_CHECKING:
     from evomerge_worker.prepare.mistakes import Mistakes
@@ -76,10 +74,10 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
     from evomerge_worker.prepare.sources import check_finite, open_source
     from evomerge_worker.store import Store, default_cache
 
-    models, store, mistakes = models_of(recipe), Store(Storage(), default_cache()), Mistakes()
+    models, store, mistakes = recipe.named_models, Store(Storage(), default_cache()), Mistakes()
     mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
     spoken, first = bool(mistakes.found), recipe.base_model or next(iter(models), None)
-    opened = [open_source(Source(name=model, uri=_uri(model, folder)), store, mistakes, code=False) for model in models]
+    opened = [open_source(_source(model, folder), store, mistakes, code=False) for model in models]
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
     check_fit(sorted(opened, key=lambda source: source.name != first), mistakes, whole=not recipe.slices)
     if not spoken:
@@ -109,33 +107,12 @@ def _check_recipe(recipe: Recipe, opened: list["Opened"], mistakes: "Mistakes") 
             plan_merge(recipe, checkpoints)
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file.
-
-    Raises:
-        InputError: it cannot be read, or is no recipe; every mistake with its key.
-    """
-    try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError.at(str(path), f"cannot be read as YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        problems = [
-            Problem(path=".".join(str(part) for part in e["loc"]) or "recipe", message=_message(e["type"], e["msg"]))
-            for e in error.errors(include_url=False)
-        ]
-        raise InputError(*problems) from error
-
-
-def models_of(recipe: Recipe) -> list[str]:
-    """Every model that a recipe names, once."""
-    named = [m.model for m in recipe.models or []]
-    named += [s.model for part in recipe.slices or [] for s in part.sources]
-    return list(dict.fromkeys([*named, *([recipe.base_model] if recipe.base_model else [])]))
-
-
-def _message(kind: str, text: str) -> str:
-    return {"extra_forbidden": "is not a key that is supported here", "missing": "is missing"}.get(kind, text)
+def _source(model: str, folder: Path) -> Source:
+    """What a recipe that lies in `folder` means by `model`: a model, or one with a LoRA adapter, model+adapter."""
+    whole, plus, adapter = model.rpartition("+")
+    if not plus or (folder / model).exists():
+        return Source(name=model, uri=_uri(model, folder))
+    return Source(name=model, uri=_uri(whole, folder), adapter=_uri(adapter, folder))
 
 
 def _uri(model: str, folder: Path) -> str:

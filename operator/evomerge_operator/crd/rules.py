@@ -117,7 +117,9 @@ EVOMERGE_SPEC: dict[str, list[Rule]] = {
     "models": [_distinct("models")],
     "models[].name": [rule(f"self != '{BASE}'", f'"{BASE}" means spec.base; choose another name')],
     "models[].uri": [_MODEL_URI],
+    "models[].adapter": [_MODEL_URI],
     "base.uri": [_MODEL_URI],
+    "base.adapter": [_MODEL_URI],
     "storage.s3.endpoint": [
         rule("self.matches('^https?://[^/]')", "an endpoint begins with https:// or http:// and names a server")
     ],

@@ -70,7 +70,8 @@ Decision = Rest | Suspend | Fail | Delete | Wait | RunStep | StartCandidates
 def refusal(manifest: EvoMerge) -> str | None:
     """What keeps a valid manifest from running on a cluster; the CRD says the same, where it is up to date."""
     spec = manifest.spec
-    uris = [m.uri for m in spec.models] + ([spec.base.uri] if spec.base else [])
+    models = [*spec.models, *([spec.base] if spec.base else [])]
+    uris = [uri for m in models for uri in (m.uri, m.adapter) if uri is not None]
     uris += [uri for o in spec.evaluation.objectives for uri in o.jsonl.model_dump().values()]
     local = [uri for uri in uris if not uri.startswith(("s3://", "hf://"))]
     if local:

@@ -13,6 +13,7 @@ from evomerge_worker.families.loading import load_model, load_state, load_tokeni
 from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
 from evomerge_worker.merge.known import Statistics
+from evomerge_worker.merge.layers import read_as, result_config
 from evomerge_worker.merge.plan import anchor_of, plan_merge
 from evomerge_worker.merge.run import Merger
 from evomerge_worker.shards import Checkpoint
@@ -35,7 +36,9 @@ class LiveModel:
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._opened: tuple[str, torch.dtype] | None = None
+        self._config: Any = None  # of the model that was opened
         self._slots: dict[str, Tensor] | None = None
+        self._in_slots = False  # whether `model` is still the one that has them
         self._identities: dict[Checkpoint, str] = {}
         self._statistics = Statistics()
 
@@ -60,7 +63,8 @@ class LiveModel:
     def merge(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], mask_seed: int) -> None:
         """Carry out `recipe` on the sources `checkpoints` and put the result in place.
 
-        A result with another config, tokenizer or dtype than the model that is open has that one opened first.
+        A result with another tokenizer, config (but for layers that move) or dtype than the model that is open has that
+        one opened first. Where layers have moved, or tensors are converted on loading, a new model is built each time.
 
         Raises:
             InputError: recipe or sources are wrong.
@@ -68,25 +72,29 @@ class LiveModel:
         """
         plans = plan_merge(recipe, checkpoints)
         anchor = checkpoints[anchor_of(recipe)]
-        wanted = (self._identity(anchor), result_dtype(plans, anchor))
-        if self._opened != wanted:
+        config = result_config(recipe, checkpoints)
+        wanted = (self._identity(anchor), result_dtype(plans, checkpoints))
+        moved = config != anchor.config
+        ordinary = not moved and {plan.name for plan in plans} == set(anchor.names)
+        if self._opened != wanted or (ordinary and self._slots is not None and not self._in_slots):
             self._open(anchor, wanted[1])
         merger = Merger(checkpoints, mask_seed, self._device, self._statistics)
         with torch.no_grad():
-            if self._slots is not None and {plan.name for plan in plans} == set(anchor.names):
+            if ordinary and self._slots is not None:
                 merger.merge_all(plans, self._slots)  # a tensor without a slot is one the architecture has no use for
                 return
             state = dict(merger.merged(plans))
-        self._opened = None
-        self.model = load_state(self.model, state, dtype=wanted[1], device=self._device)
-        if self._slots is None:  # slots would be those of the model before
-            self._opened = wanted
+        self._in_slots = False
+        new_config = read_as(type(self._config), config) if moved else self._config
+        self.model = load_state(self.model, state, new_config, dtype=wanted[1], device=self._device)
 
     def _open(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self._opened = None
         self.model = load_model(checkpoint, dtype=dtype, device=self._device, trust_remote_code=self._trust_remote_code)
         self.tokenizer = load_tokenizer(checkpoint, trust_remote_code=self._trust_remote_code)
+        self._config = self.model.config
         self._slots = find_slots(self.model, checkpoint)
+        self._in_slots = True
         self._opened = (self._identity(checkpoint), dtype)
 
     def _identity(self, checkpoint: Checkpoint) -> str:

@@ -57,9 +57,12 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
         raise InputError.at(where_of(checkpoint.name), f"transformers cannot load its tokenizer: {error}") from error
 
 
-def load_state(model: Any, state: dict[str, Tensor], *, dtype: torch.dtype, device: torch.device) -> Any:
-    """A new model like `model` from tensors as they lie on disk, converted as transformers does when it loads them."""
-    fresh = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype=dtype)
+def load_state(model: Any, state: dict[str, Tensor], config: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """A new model of the class of `model` from tensors as they lie on disk, converted as transformers does on loading.
+
+    `config` may be another than that of `model`.
+    """
+    fresh = type(model).from_pretrained(None, config=config, state_dict=state, dtype=dtype)
     fresh.generation_config = model.generation_config
     return _ready(fresh, device)
 

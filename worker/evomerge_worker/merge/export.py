@@ -15,6 +15,7 @@ import torch
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.errors import InputError, StorageError
+from evomerge_worker.merge.layers import result_config
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import CPU, Merger
 from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
@@ -25,12 +26,10 @@ from evomerge_worker.store.wanted import companions
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
-def result_dtype(plans: list[TensorPlan], checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype of most of the result's weights, by elements: what its config names and it is loaded in.
-
-    `checkpoint` is the anchor, which has the result's tensors and shapes.
-    """
-    return _most((plan.dtype, checkpoint.shape(plan.name)) for plan in plans if plan.method is not None)
+def result_dtype(plans: list[TensorPlan], checkpoints: Mapping[str, Checkpoint]) -> torch.dtype:
+    """The dtype of most of the result's weights, by elements: what its config names and it is loaded in."""
+    weights = ((plan.dtype, plan.like) for plan in plans if plan.method is not None)
+    return _most((dtype, checkpoints[like.model].shape(like.tensor)) for dtype, like in weights)
 
 
 def weights_dtype(checkpoint: Checkpoint) -> torch.dtype:
@@ -47,7 +46,7 @@ def _most(tensors: Iterable[tuple[torch.dtype, tuple[int, ...]]]) -> torch.dtype
 
 
 def export_config(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """A config.json for the result: the anchor's, with the dtype it now has."""
+    """A config.json for the result: `config` with the dtype it now has."""
     key = "torch_dtype" if "torch_dtype" in config else "dtype"  # transformers 4 and 5
     return _with_dtype({**config, key: None}, dtype)
 
@@ -71,7 +70,8 @@ def export_checkpoint(
 ) -> list[str]:
     """Carry out `recipe` and write the result to `out_folder`; return the names of its files.
 
-    Config, tokenizer and generation config are those of the base_model, else of the first model. `extra_files` (name to
+    Config, tokenizer and generation config are those of the base_model, else of the first model; where the recipe moves
+    layers, the config says so. `extra_files` (name to
     text: a model card, the recipe) are written beside them. The folder appears as a whole or not at all. One that
     exists is replaced only if it is empty or an earlier export.
 
@@ -82,11 +82,11 @@ def export_checkpoint(
     """
     plans = plan_merge(recipe, checkpoints)
     anchor = checkpoints[anchor_of(recipe)]
+    config = export_config(result_config(recipe, checkpoints), result_dtype(plans, checkpoints))
     with replacing(out_folder) as folder:
         merger = Merger(checkpoints, mask_seed, device)
         entries = [Entry(plan.name, plan.dtype, merger.shape(plan)) for plan in plans]
         write_checkpoint(folder, entries, merger.merged(plans), max_shard_bytes)
-        config = export_config(anchor.config, result_dtype(plans, anchor))
         texts = {
             "config.json": json.dumps(config, indent=2) + "\n",
             **(extra_files or {}),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 
@@ -11,6 +12,7 @@ from evomerge_contract.recipe import Recipe, Settings, Slice, SliceSource
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, outside_tensors
+from evomerge_worker.merge.layers import layer_kinds, result_kinds
 from evomerge_worker.merge.settings import Value, resolve, to_bool, to_float
 from evomerge_worker.merge.slices import anchor_of, base_of, counted_mistakes, sliced, spoken_mistakes
 from evomerge_worker.shards import Checkpoint
@@ -44,6 +46,18 @@ class TensorPlan:
     shared: Mapping[str, Value]
     dtype: torch.dtype
 
+    @property
+    def like(self) -> Input:
+        """An input whose shape is the result's."""
+        return self.inputs[0] if self.inputs or self.base is None else self.base
+
+
+class _Like(NamedTuple):
+    """A tensor that one of the result must be like: of its shape, of numbers of its sort."""
+
+    checkpoint: Checkpoint
+    tensor: str
+
 
 @dataclass(frozen=True, slots=True)
 class _Place:
@@ -53,6 +67,7 @@ class _Place:
     slice: Slice
     t: float
     tensors: tuple[str, ...]
+    like: _Like
 
 
 def plan_merge(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[TensorPlan]:
@@ -75,8 +90,8 @@ def plan_merge(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Te
     found: dict[str, str] = {}
     for place in _places(slices, anchor, checkpoints, misfits):
         inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
-        if check_tensor(anchor, place.name, inputs, checkpoints, misfits):
-            plans.append(_tensor_plan(recipe, place, anchor, checkpoints, found))
+        if check_tensor(*place.like, inputs, checkpoints, misfits):
+            plans.append(_tensor_plan(recipe, place, checkpoints, found))
     problems = [*misfits.problems(), *_problems(found.items())]
     if problems:
         raise InputError(*problems)
@@ -96,50 +111,65 @@ def _places(
     slices: list[Slice], anchor: Checkpoint, checkpoints: Mapping[str, Checkpoint], misfits: Misfits
 ) -> Iterator[_Place]:
     """The tensors of the result: before the layers, layer by layer, after them."""
-    used = {source.model: checkpoints[source.model] for one in slices for source in one.sources}
-    before, after = outside_tensors(anchor, used.values(), misfits)
-    for name in before:
-        yield _Place(name, slices[0], 0.0, (name,) * len(slices[0].sources))
+    kinds = result_kinds(slices, anchor, checkpoints)
+    anchor_kinds = [] if kinds is None else layer_kinds(anchor)
+    outer = {source.model: checkpoints[source.model] for one in (slices[0], slices[-1]) for source in one.sources}
+    before, after = outside_tensors(anchor, outer.values(), misfits)
+    yield from (_outside(name, slices[0], anchor) for name in before)
     layer = 0
     for one in slices:
         start, end = one.sources[0].layer_range
         for offset in range(end - start):
             t = offset / (end - start - 1) if end - start > 1 else 1.0
-            yield from _layer_places(one, layer, offset, t, anchor, checkpoints, misfits)
+            like = (anchor, layer)
+            if kinds is not None:  # one of the anchor of this kind, or the source's own where the anchor has none
+                same = kinds[layer] in anchor_kinds
+                first = (checkpoints[one.sources[0].model], start + offset)
+                like = (anchor, anchor_kinds.index(kinds[layer])) if same else first
+            yield from _layer_places(
+                one, f"{anchor.layout.layer_prefix}{layer}.", offset, t, like, checkpoints, misfits
+            )
             layer += 1
-    for name in after:
-        yield _Place(name, slices[-1], 0.0, (name,) * len(slices[-1].sources))
+    yield from (_outside(name, slices[-1], anchor) for name in after)
+
+
+def _outside(name: str, one: Slice, anchor: Checkpoint) -> _Place:
+    return _Place(name, one, 0.0, (name,) * len(one.sources), _Like(anchor, name))
 
 
 def _layer_places(
     one: Slice,
-    layer: int,
+    result_prefix: str,
     offset: int,
     t: float,
-    anchor: Checkpoint,
+    like: tuple[Checkpoint, int],
     checkpoints: Mapping[str, Checkpoint],
     misfits: Misfits,
 ) -> Iterator[_Place]:
+    """The tensors of a layer, which are those of the layer that it must be `like`."""
     prefixes = []
     for source in one.sources:
         checkpoint = checkpoints[source.model]
         its_layer = source.layer_range[0] + offset
-        check_layer(anchor, layer, checkpoint, its_layer, misfits)
+        check_layer(*like, checkpoint, its_layer, misfits)
         prefixes.append(f"{checkpoint.layout.layer_prefix}{its_layer}.")
-    for rest in anchor.layer_tensors[layer]:
-        name = f"{anchor.layout.layer_prefix}{layer}.{rest}"
-        yield _Place(name, one, t, tuple(prefix + rest for prefix in prefixes))
+    model, its_number = like
+    for rest in model.layer_tensors[its_number]:
+        tensors = tuple(prefix + rest for prefix in prefixes)
+        yield _Place(
+            result_prefix + rest, one, t, tensors, _Like(model, f"{model.layout.layer_prefix}{its_number}.{rest}")
+        )
 
 
 def _tensor_plan(
-    recipe: Recipe, place: _Place, anchor: Checkpoint, checkpoints: Mapping[str, Checkpoint], found: dict[str, str]
+    recipe: Recipe, place: _Place, checkpoints: Mapping[str, Checkpoint], found: dict[str, str]
 ) -> TensorPlan:
-    if not anchor.dtype(place.name).is_floating_point:
-        return _copy(place, anchor)
+    if not place.like.checkpoint.dtype(place.like.tensor).is_floating_point:
+        return _copy(place)
     method = METHODS[recipe.merge_method]
     base, inputs = None, []
     for source, tensor in zip(place.slice.sources, place.tensors, strict=True):
-        if source.model == base_of(recipe):
+        if source.model == base_of(recipe, place.slice):
             base = Input(source.model, tensor, {})
         else:
             inputs.append(Input(source.model, tensor, _per_model(recipe, method, place, source, tensor, found)))
@@ -153,10 +183,10 @@ def _tensor_plan(
     )
 
 
-def _copy(place: _Place, anchor: Checkpoint) -> TensorPlan:
+def _copy(place: _Place) -> TensorPlan:
     """Whole numbers and truth values are no weights: the anchor's are taken as they are."""
-    source = Input(anchor.name, place.name, {})
-    return TensorPlan(place.name, None, (source,), None, {}, anchor.dtype(place.name))
+    model, tensor = place.like
+    return TensorPlan(place.name, None, (Input(model.name, tensor, {}),), None, {}, model.dtype(tensor))
 
 
 def _per_model(

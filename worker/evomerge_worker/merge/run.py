@@ -110,8 +110,7 @@ class Merger:
 
     def shape(self, plan: TensorPlan) -> tuple[int, ...]:
         """The shape of a tensor of the result."""
-        first = plan.inputs[0] if plan.inputs else plan.base
-        return self._checkpoints[first.model].shape(first.tensor) if first is not None else ()
+        return self._checkpoints[plan.like.model].shape(plan.like.tensor)
 
     def _load(self, item: Input) -> Tensor:
         return self._checkpoints[item.model].tensor(item.tensor).to(self._device)

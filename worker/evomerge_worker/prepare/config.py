@@ -55,6 +55,9 @@ COMPARED = (
 Lengths, dropout, initialisation and special tokens may differ.
 """
 
+OF_LAYERS = ("layer_types", "max_window_layers")
+"""Those of them that tell layers apart: not compared between models of another depth."""
+
 _ABSENT = object()
 _LONGEST = 60
 
@@ -97,7 +100,10 @@ def differences(config: Any, other: Any, other_name: str) -> Iterator[str]:
         yield f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
         return
     config, other = config.get_text_config(), other.get_text_config()
+    of_one_depth = getattr(config, "num_hidden_layers", None) == getattr(other, "num_hidden_layers", None)
     for field in COMPARED:
+        if field in OF_LAYERS and not of_one_depth:
+            continue
         ours, theirs = getattr(config, field, _ABSENT), getattr(other, field, _ABSENT)
         if ours != theirs:
             yield f"{field} is {_shown(ours)}, but {_shown(theirs)} in {other_name}"

@@ -16,8 +16,9 @@ from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.vocabulary import check_rows, read_vocabulary
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import NAMES
+from evomerge_worker.sources import source_folder
 from evomerge_worker.store import Store
-from evomerge_worker.store.pinned import check_arrived, content_digest, pinned_model
+from evomerge_worker.store.pinned import check_arrived, content_digest
 
 _SHOWN = 3
 
@@ -54,7 +55,7 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
     folder: Path | None = None
     config = checkpoint = vocabulary = None
     with mistakes.collected():
-        folder = pinned_model(source, store, code=code)
+        folder = source_folder(source, store, code=code)
         check_arrived(source.uri, folder, where)
     if folder is None:
         return Opened(source.name)

@@ -37,8 +37,8 @@ def model_card(facts: CardFacts, sources: list[Source], recipe: Recipe) -> str:
 
 def merged_sources(sources: list[Source], recipe: Recipe) -> list[Source]:
     """The sources whose weights are in the result, in their order."""
-    named = {m.model for m in recipe.models or []} | {s.model for part in recipe.slices or [] for s in part.sources}
-    return [s for s in sources if s.name in named | {recipe.base_model}]
+    named = recipe.named_models
+    return [s for s in sources if s.name in named]
 
 
 def _front_matter(merged: list[Source]) -> ModelCardData:
@@ -145,11 +145,16 @@ def _the_data(facts: CardFacts) -> str:
 
 def _place(source: Source) -> str:
     """Where a source lies; of a local folder only its name, since the card may be published."""
-    if found := _HUB_ID.fullmatch(source.uri):
-        return f"[{source.uri.removeprefix('hf://')}](https://huggingface.co/{found[1]})"
-    if source.uri.startswith("file://"):
-        return f"local folder `{unquote(urlsplit(source.uri).path).rstrip('/').rsplit('/', 1)[-1]}`"
-    return f"`{source.uri}`"
+    model = _place_of(source.uri)
+    return model if source.adapter is None else f"{model} with the adapter {_place_of(source.adapter)}"
+
+
+def _place_of(uri: str) -> str:
+    if found := _HUB_ID.fullmatch(uri):
+        return f"[{uri.removeprefix('hf://')}](https://huggingface.co/{found[1]})"
+    if uri.startswith("file://"):
+        return f"local folder `{unquote(urlsplit(uri).path).rstrip('/').rsplit('/', 1)[-1]}`"
+    return f"`{uri}`"
 
 
 def _markdown(head: list[str], rows: list[list[str]], numbers_from: int | None = None) -> str:

@@ -17,6 +17,7 @@ from evomerge_worker.shards import quantised
 from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, REFUSED, refusal
 from evomerge_worker.shards.layout import layout_of
 from evomerge_worker.store.index import shard_files
+from evomerge_worker.store.wanted import BEHIND_ITS_MODEL
 
 _KNOWN = FLOATS | BUFFERS | REFUSED
 
@@ -84,7 +85,7 @@ class Checkpoint:
         """
         config, problems = _read_config(folder)
         if (folder / "adapter_config.json").exists():
-            problems.append("the folder holds an adapter (adapter_config.json); merge it into its model first")
+            problems.append(f"the folder holds an adapter (adapter_config.json); {BEHIND_ITS_MODEL}")
         files, expected, found = shard_files(folder)
         problems += found
         headers = _Headers({}, [], whole=bool(files) and not found)

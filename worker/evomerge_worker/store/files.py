@@ -7,8 +7,8 @@ from evomerge_worker.errors import InputError
 from evomerge_worker.store.wanted import check_listing
 
 
-def model_folder(uri: str, where: str) -> Path:
-    """The folder that `uri` names, after a look at the names in it."""
+def model_folder(uri: str, where: str, *, adapter: bool) -> Path:
+    """The folder of a model, or of an `adapter`, that `uri` names, after a look at the names in it."""
     folder = path_of(uri, where)
     if folder.is_file():
         raise InputError.at(where, f"{uri} is a file; a model is a folder with config.json and *.safetensors")
@@ -17,7 +17,7 @@ def model_folder(uri: str, where: str) -> Path:
         deeper = [f"{p.parent.name}/{p.name}" for p in folder.glob("*/config.json")]
     except PermissionError as error:
         raise InputError.at(where, f"{uri} may not be read ({error.strerror})") from error
-    check_listing(uri, where, names + deeper)
+    check_listing(uri, where, names + deeper, adapter=adapter)
     return folder
 
 

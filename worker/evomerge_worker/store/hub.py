@@ -27,8 +27,8 @@ _URI = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<commit>.*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def fetch_model(uri: str, where: str, cache: Path, *, code: bool) -> Path:
-    """The cached copy of the model; without any request where it is there already.
+def fetch_model(uri: str, where: str, cache: Path, *, code: bool, adapter: bool) -> Path:
+    """The cached copy of the model, or of the `adapter`; without any request where it is there already.
 
     A token for private and gated models is taken from the ambient settings (HF_TOKEN).
     """
@@ -40,8 +40,8 @@ def fetch_model(uri: str, where: str, cache: Path, *, code: bool) -> Path:
         with _explained(uri, where):
             tree = HfApi().list_repo_tree(repo, revision=commit, recursive=True)
             sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
-        check_listing(uri, where, sizes)
-        return {name: sizes[name] for name in wanted(sizes, code=code)}
+        check_listing(uri, where, sizes, adapter=adapter)
+        return {name: sizes[name] for name in wanted(sizes, code=code, adapter=adapter)}
 
     def fill(part: Path, _: Arrived) -> None:
         names = list(listed())
@@ -50,7 +50,8 @@ def fetch_model(uri: str, where: str, cache: Path, *, code: bool) -> Path:
         if torn := [name for name, size in listed().items() if (part / name).stat().st_size != size]:
             raise StorageError.at(where, f"{uri}: {torn[0]} did not come whole; try again")
 
-    key = digest_of({"hub": constants.ENDPOINT, "repo": repo, "commit": commit, "code": code}).removeprefix("sha256:")
+    kind = {"adapter": True} if adapter else {"code": code}
+    key = digest_of({"hub": constants.ENDPOINT, "repo": repo, "commit": commit} | kind).removeprefix("sha256:")
     return cached_folder(cache, key, lambda: sum(listed().values()), fill)
 
 

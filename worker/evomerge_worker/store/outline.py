@@ -23,6 +23,8 @@ _MOST_BYTES = 100_000_000
 class Outline(Store):
     """A store whose models at `s3://` are outlines in `folder`; all else is that of `store`."""
 
+    has_weights = False
+
     def __init__(self, store: Store, folder: Path) -> None:
         super().__init__(store.storage, store.cache, trust_remote_code=store.trust_remote_code)
         self._folder = folder

@@ -3,6 +3,7 @@
 Nothing here needs torch.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,23 +16,28 @@ from evomerge_contract.base import digest_of
 from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError, StorageError, where_of
 from evomerge_worker.store.index import shard_files
-from evomerge_worker.store.stamp import sha256_of
+from evomerge_worker.store.stamp import sha256_of, stamp_path
 from evomerge_worker.store.store import Store
 from evomerge_worker.store.wanted import wanted
 
-_CHANGED = "is not what it was when the run was prepared; restore it, or start a new run"
+MADE_OF = "evomerge_made_of.json"
+"""The digests of the model and the adapter that a model in the cache was made from."""
+CHANGED = "is not what it was when the run was prepared; restore it, or start a new run"
 
 
 def content_digest(folder: Path, *, code: bool) -> str:
     """`sha256:<hex>` over name and SHA-256 of every file of a checkpoint that changes what it does.
 
     Those are the weights' shards, config, generation config, tokenizer and chat template, and with `code` the Python
-    files; never a README, or weights in formats that are not read. About 1.7 GB/s a core, or nothing for files in the
-    cache, which were hashed when they were pulled.
+    files; never a README, or weights in formats that are not read. Of a model in the cache that was made from a model
+    and an adapter, they are those of both. About 1.7 GB/s a core, or nothing for files in the cache, which were hashed
+    when they were pulled.
 
     Raises:
         OSError: a shard that the index names is missing.
     """
+    if stamp_path(folder).exists() and (folder / MADE_OF).exists():  # what is in the cache and was made by us
+        return digest_of(json.loads((folder / MADE_OF).read_bytes()))
     shards, _, _ = shard_files(folder)
     others = [
         name for name in wanted((p.name for p in folder.iterdir()), code=code) if not name.endswith(".safetensors")
@@ -52,20 +58,20 @@ def pinned_model(source: Source, store: Store, *, code: bool) -> Path:
     where = where_of(source.name)
     if source.digest is None:
         return store.model(source.uri, where=where)
-    with _once_right():
+    with once_right():
         folder = store.model(source.uri, where=where)
     if _digest_if_whole(folder, code) != source.digest:
-        raise StorageError.at(where, f"{source.uri} {_CHANGED}")
+        raise StorageError.at(where, f"{source.uri} {CHANGED}")
     return folder
 
 
 def pinned_file(uri: str, digest: str | None, store: Store, where: str) -> tuple[Path, str]:
     """The local path of a data set and its digest, which is `digest` unless that is None. Raises as `pinned_model`."""
-    with nullcontext() if digest is None else _once_right():
+    with nullcontext() if digest is None else once_right():
         path = store.file(uri, where=where)
     found = f"sha256:{sha256_of(path)}"
     if digest is not None and found != digest:
-        raise StorageError.at(where, f"{uri} {_CHANGED}")
+        raise StorageError.at(where, f"{uri} {CHANGED}")
     return path, found
 
 
@@ -87,12 +93,12 @@ def check_arrived(uri: str, folder: Path, where: str) -> None:
 
 
 @contextmanager
-def _once_right() -> Iterator[None]:
+def once_right() -> Iterator[None]:
     """What was right when it was prepared and is wrong now has changed since: the manifest cannot."""
     try:
         yield
     except InputError as error:
-        problems = [p.model_copy(update={"message": f"{p.message}; it {_CHANGED}"}) for p in error.problems]
+        problems = [p.model_copy(update={"message": f"{p.message}; it {CHANGED}"}) for p in error.problems]
         raise StorageError("; ".join(f"{p.path}: {p.message}" for p in problems), *problems) from error
 
 

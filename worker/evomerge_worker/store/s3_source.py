@@ -15,31 +15,34 @@ from evomerge_worker.store.wanted import LackingError, check_listing, wanted
 _PUT_IT_THERE = "put it there, or name the right place in a new run"
 
 
-def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bool) -> Path:
-    """The cached copy of the model under `uri`; one LIST where it is there already."""
-    place, needed = needed_of(client, uri, where, code=code)
+def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bool, adapter: bool = False) -> Path:
+    """The cached copy of the model, or the `adapter`, under `uri`; one LIST where it is there already."""
+    place, needed = needed_of(client, uri, where, code=code, adapter=adapter)
     with explained(uri, where, client):
         return _cached(client, uri, needed, place, cache)
 
 
-def needed_of(client: S3Client, uri: str, where: str, *, code: bool) -> tuple[Place, dict[str, Object]]:
-    """Where the model under `uri` lies, and the objects that are needed of it.
+def needed_of(
+    client: S3Client, uri: str, where: str, *, code: bool, adapter: bool = False
+) -> tuple[Place, dict[str, Object]]:
+    """Where the model, or the `adapter`, under `uri` lies, and the objects that are needed of it.
 
     Raises:
-        InputError: what is there is no model.
+        InputError: what is there is none.
         StorageError: nothing is there, or the server failed or refused.
     """
     bucket, prefix = split_prefix(uri, where)
     with explained(uri, where, client):
         found = listing(client, bucket, prefix)
         try:
-            check_listing(uri, where, found)
+            check_listing(uri, where, found, adapter=adapter)
         except LackingError:
             try:
-                check_listing(uri, where, listing(client, bucket, prefix, deep=True))  # subfolders say more
+                deep = listing(client, bucket, prefix, deep=True)  # subfolders say more
+                check_listing(uri, where, deep, adapter=adapter)
             except LackingError as error:
                 raise _awaited(error) from error
-    return Place(bucket, prefix, where), {name: found[name] for name in wanted(found, code=code)}
+    return Place(bucket, prefix, where), {name: found[name] for name in wanted(found, code=code, adapter=adapter)}
 
 
 def fetch_file(client: S3Client, uri: str, where: str, cache: Path) -> Path:

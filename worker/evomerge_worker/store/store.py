@@ -21,6 +21,9 @@ class Store:
     never.
     """
 
+    has_weights = True
+    """Whether models come with their weights, and not their headers alone."""
+
     def __init__(self, storage: Storage, cache: Path, *, trust_remote_code: bool = False) -> None:
         self.storage = storage
         self.cache = cache
@@ -35,17 +38,25 @@ class Store:
             InputError: the URI is wrong, or what is there is no model.
             StorageError: nothing is there, the credentials do not open it, the server or the disk failed.
         """
+        return self._model(uri, where, adapter=False)
+
+    def adapter(self, uri: str, *, where: str = "uri") -> Path:
+        """The local folder of an adapter: its config and weights. Errors as `model` raises them."""
+        return self._model(uri, where, adapter=True)
+
+    def _model(self, uri: str, where: str, *, adapter: bool) -> Path:
+        code = self.trust_remote_code
         match scheme_of(uri, where):
             case "file":
-                return files.model_folder(uri, where)
+                return files.model_folder(uri, where, adapter=adapter)
             case "s3":
                 from evomerge_worker.store import s3_source
 
-                return s3_source.fetch_model(self.s3, uri, where, self.cache, code=self.trust_remote_code)
+                return s3_source.fetch_model(self.s3, uri, where, self.cache, code=code, adapter=adapter)
             case _:
                 from evomerge_worker.store import hub
 
-                return hub.fetch_model(uri, where, self.cache, code=self.trust_remote_code)
+                return hub.fetch_model(uri, where, self.cache, code=code, adapter=adapter)
 
     def file(self, uri: str, *, where: str = "uri") -> Path:
         """The local path of a single file, a data set for one. Errors as `model` raises them."""

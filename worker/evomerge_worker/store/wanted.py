@@ -25,17 +25,23 @@ COMPANIONS = (
 
 WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS)
 CODE = ("*.py",)
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 UNWANTED = ("consolidated*.safetensors",)
 """Mistral's own format: the same weights once more, under other names."""
+
+BEHIND_ITS_MODEL = "name its model, with this as the model's adapter (in a recipe: model+adapter)"
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def wanted(names: Iterable[str], *, code: bool) -> list[str]:
+def wanted(names: Iterable[str], *, code: bool, adapter: bool = False) -> list[str]:
     """Those of `names` (relative to the model's folder) that are needed: never pickles, Python files only with `code`.
 
-    Nothing in subfolders is needed: transformers reads a checkpoint from one flat folder.
+    Nothing in subfolders is needed: transformers reads a checkpoint from one flat folder. Of an `adapter`, two files.
     """
+    if adapter:
+        return sorted({ADAPTER_CONFIG, ADAPTER_WEIGHTS} & set(names))
     patterns = WANTED + CODE if code else WANTED
     return sorted(n for n in names if "/" not in n and _matches(n, patterns) and not _matches(n, UNWANTED))
 
@@ -50,8 +56,10 @@ class LackingError(InputError):
     """Files are missing that would make a checkpoint of what is there."""
 
 
-def check_listing(uri: str, where: str, names: Iterable[str]) -> None:
+def check_listing(uri: str, where: str, names: Iterable[str], *, adapter: bool = False) -> None:
     """Refuse what cannot be a Hugging Face checkpoint, going by its file names (one level of subfolders included).
+
+    With `adapter`, what cannot be a PEFT adapter.
 
     Raises:
         LackingError: files are missing.
@@ -59,17 +67,33 @@ def check_listing(uri: str, where: str, names: Iterable[str]) -> None:
     """
     found = sorted(names)
     root = [n for n in found if "/" not in n]
+    if adapter:
+        _check_adapter(uri, where, root)
+        return
     if "config.json" not in root:
         raise _without_config(uri, where, found)
     if not any(_matches(n, ("*.safetensors",)) and not _matches(n, UNWANTED) for n in root):
         raise _without_weights(uri, where, root)
 
 
+def _check_adapter(uri: str, where: str, root: list[str]) -> None:
+    if not root:
+        raise LackingError.at(where, f"{uri} is empty or does not exist")
+    if ADAPTER_CONFIG not in root:
+        raise LackingError.at(where, f"{uri} has no {ADAPTER_CONFIG}; it must be the folder of a PEFT adapter")
+    if ADAPTER_WEIGHTS in root:
+        return
+    if "adapter_model.bin" in root:
+        message = "has its weights only as a pickle (adapter_model.bin), which can run code; save it as safetensors"
+        raise InputError.at(where, f"{uri} {message}")
+    raise LackingError.at(where, f"{uri} has no {ADAPTER_WEIGHTS}")
+
+
 def _without_config(uri: str, where: str, found: list[str]) -> InputError:
     if not found:
         return LackingError.at(where, f"{uri} is empty or does not exist")
-    if "adapter_config.json" in found:
-        return InputError.at(where, f"{uri} is an adapter, not a whole model; merge it into its model first")
+    if ADAPTER_CONFIG in found:
+        return InputError.at(where, f"{uri} is an adapter, not a whole model; {BEHIND_ITS_MODEL}")
     deeper = [n for n in found if n.endswith("/config.json")]
     if deeper:
         folder = deeper[0].removesuffix("config.json")

@@ -1,0 +1,85 @@
+"""Sources of every make, against mergekit: shards, dtypes that differ, experts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge_contract.recipe import Recipe
+from evomerge_worker.merge import Merger, export_checkpoint, plan_merge
+from evomerge_worker.shards import Checkpoint
+from oracle import Oracle
+from tiny_models import Tiny
+
+KINDS: dict[str, list[dict[str, Any]]] = {
+    "shards": [{"max_shard_size": "20KB"}, {"max_shard_size": "40KB"}, {}],
+    "dtypes": [{"dtype": "bfloat16"}, {"dtype": "float32"}, {"dtype": "float16"}],
+}
+
+
+def _sources(folders: list[Path]) -> dict[str, Checkpoint]:
+    return {str(folder): Checkpoint.open(folder, str(folder)) for folder in folders}
+
+
+def _assert_equal(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """To within a few steps of float32."""
+    bound = 4 * torch.finfo(torch.float32).eps * theirs.double().abs().clamp(min=0.1)
+    assert bool(((ours.double() - theirs.double()).abs() <= bound).all())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_merge_of_such_sources_is_mergekits(oracle: Oracle, tiny: Tiny, tmp_path: Path, name: str) -> None:
+    sources = _sources([tiny(seed=seed, **options) for seed, options in enumerate(KINDS[name])])
+    base, *models = sources
+    recipe = Recipe.model_validate(
+        {
+            "merge_method": "ties",
+            "base_model": base,
+            "models": [{"model": m, "parameters": {"weight": [0.5, 1], "density": 0.5}} for m in models],
+            "dtype": "float32",
+        }
+    )
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "out"), masks=None)
+    theirs, ours = (
+        Checkpoint.open(tmp_path / "out", "theirs"),
+        dict(Merger(sources, 0).merged(plan_merge(recipe, sources))),
+    )
+    assert sorted(ours) == theirs.names
+    for tensor in theirs.names:
+        _assert_equal(ours[tensor], theirs.tensor(tensor))
+
+
+def _linear(sources: dict[str, Checkpoint]) -> Recipe:
+    models = [{"model": m, "parameters": {"weight": w}} for m, w in zip(sources, ([0.25, 1], 0.75), strict=True)]
+    return Recipe.model_validate({"merge_method": "linear", "models": models, "dtype": "float32"})
+
+
+def test_mixtrals_experts_are_merged_as_mergekit_does(oracle: Oracle, tiny: Tiny, tmp_path: Path) -> None:
+    """mergekit 0.1.5 writes them fused, as they are in memory, and we as they lie on disk: one model for both."""
+    from transformers import AutoModelForCausalLM
+
+    sources = _sources([tiny("mixtral", seed=1, max_shard_size="20KB"), tiny("mixtral", seed=2)])
+    recipe = _linear(sources)
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "theirs"), masks=None)
+    export_checkpoint(recipe, sources, tmp_path / "ours", mask_seed=0)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / side).state_dict() for side in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    for tensor, value in ours.items():
+        _assert_equal(value, theirs[tensor])
+
+
+def test_what_mergekit_keeps_of_deepseek_is_merged_as_it_does(oracle: Oracle, tiny: Tiny, tmp_path: Path) -> None:
+    """mergekit 0.1.5 does not know the family: it loses what not every layer has, the experts and the dense layer."""
+    sources = _sources([tiny("deepseek_v3", seed=1), tiny("deepseek_v3", seed=2)])
+    recipe = _linear(sources)
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "out"), masks=None)
+    theirs, ours = (
+        Checkpoint.open(tmp_path / "out", "theirs"),
+        dict(Merger(sources, 0).merged(plan_merge(recipe, sources))),
+    )
+    lost = set(ours) - set(theirs.names)
+    assert lost
+    assert all(".mlp." in name for name in lost)
+    for tensor in theirs.names:
+        _assert_equal(ours[tensor], theirs.tensor(tensor))

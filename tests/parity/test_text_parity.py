@@ -1,0 +1,74 @@
+"""Recipes in the forms that people write them in: both sides read the same parameters out of one text."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from evomerge_worker.errors import InputError
+from evomerge_worker.merge import plan_merge
+from evomerge_worker.recipe_file import parse_recipe
+from evomerge_worker.shards import Checkpoint
+from oracle import Oracle, OracleError
+from tiny_models import Tiny
+
+RECIPES = {
+    "numbers as text": """
+        merge_method: ties
+        base_model: BASE
+        models: [{model: A, parameters: {weight: 1e-3, density: '0.5'}}, {model: B, parameters: {weight: [1e-1, 1]}}]
+        parameters: {lambda: 1e0}
+        """,
+    "truth as text": """
+        merge_method: ties
+        base_model: BASE
+        models: [{model: A, parameters: {weight: 1}}, {model: B, parameters: {weight: true}}]
+        parameters: {normalize: 'no', rescale: ['off', 'on'], int8_mask: 1}
+        """,
+    "one filter without a list": """
+        merge_method: linear
+        models: [{model: A, parameters: {weight: {filter: mlp, value: [0, 1]}}}, {model: B}]
+        parameters: {weight: {value: 0.25}, normalize: {filter: norm, value: 0}}
+        """,
+    "an empty gradient": """
+        merge_method: linear
+        models: [{model: A, parameters: {weight: []}}, {model: B, parameters: {weight: [1]}}]
+        parameters: {weight: 3}
+        """,
+}
+
+
+def _with_paths(text: str, sources: dict[str, Checkpoint]) -> Any:
+    for name, checkpoint in zip(("BASE", "A", "B"), sources.values(), strict=True):
+        text = text.replace(name, str(checkpoint.folder))
+    return yaml.safe_load(text)
+
+
+@pytest.fixture(scope="module")
+def sources(tiny: Tiny) -> dict[str, Checkpoint]:
+    folders = [tiny("llama", seed=seed) for seed in range(3)]
+    return {str(folder): Checkpoint.open(folder, str(folder)) for folder in folders}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_both_read_the_same_parameters(oracle: Oracle, sources: dict[str, Checkpoint], name: str) -> None:
+    document = _with_paths(RECIPES[name], sources)
+    theirs = oracle(ask="resolve", recipe=document)
+    ours = plan_merge(parse_recipe(document), sources)
+    assert sorted(plan.name for plan in ours) == sorted(theirs)
+    for plan in ours:
+        assert dict(plan.shared) == theirs[plan.name]["shared"]
+        for item in plan.inputs:
+            assert dict(item.values) == theirs[plan.name]["per_model"][item.model]
+
+
+@pytest.mark.parametrize(
+    "parameters", ["{weight: much}", "{weight: {filter: mlp}}", "{weight: [{value: 1}, 2]}", "{weight: {value: {}}}"]
+)
+def test_both_refuse_the_same_parameters(oracle: Oracle, sources: dict[str, Checkpoint], parameters: str) -> None:
+    text = f"{{merge_method: linear, models: [{{model: A}}, {{model: B}}], parameters: {parameters}}}"
+    document = _with_paths(text, sources)
+    with pytest.raises(OracleError):
+        oracle(ask="resolve", recipe=document)
+    with pytest.raises(InputError, match=r"recipe\.parameters\.weight"):
+        parse_recipe(document)

@@ -1,0 +1,125 @@
+"""The local folder of a source, its adapter merged in if it has one."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomerge_contract.base import digest_of
+from evomerge_contract.task import Source
+from evomerge_worker.errors import InputError, StorageError, where_of
+from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
+from evomerge_worker.shards.adapter import Adapter, Change
+from evomerge_worker.store import Store
+from evomerge_worker.store.cache import Arrived, cached_folder
+from evomerge_worker.store.pinned import CHANGED, MADE_OF, check_arrived, content_digest, once_right, pinned_model
+from evomerge_worker.store.stamp import sha256_of
+from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS, companions
+
+_SHARD_BYTES = 1 << 30  # of the model that is written; a shard is in memory until it is
+_BESIDES_WEIGHTS = 64 << 20  # bytes of tokenizer and code
+
+
+def source_folder(source: Source, store: Store, *, code: bool) -> Path:
+    """The local folder of a source, which is what its digest says, if it has one.
+
+    A model with an adapter is made once, as an ordinary checkpoint in the cache, under a key of the digests of both.
+    Of a store without weights the model comes as it is, after a look at whether the adapter fits it.
+
+    Raises:
+        InputError, StorageError: as `Store.model` does.
+        InputError: the adapter does not fit the model, or is of another kind than LoRA: all reasons.
+        StorageError: either of them is something else now.
+    """
+    if source.adapter is None:
+        return pinned_model(source, store, code=code)
+    parts = cache(lambda: _fetched(source, store))
+    if not store.has_weights:
+        return parts().model.folder
+    made_of = cache(lambda: parts().made_of(code))  # reads all of a model that is not in the cache
+    digest = source.digest or digest_of(made_of())
+
+    def fill(folder: Path, _: Arrived) -> None:
+        if digest_of(made_of()) != digest:
+            raise StorageError.at(where_of(source.name), f"{source.uri} with its adapter {source.adapter} {CHANGED}")
+        parts().write(folder, code)
+        (folder / MADE_OF).write_text(json.dumps(made_of()))
+
+    with nullcontext() if source.digest is None else once_right():
+        return cached_folder(store.cache, digest.removeprefix("sha256:"), lambda: parts().bytes, fill)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A model and an adapter that fits it: `changes` says what becomes of the model's tensors, by name."""
+
+    model: Checkpoint
+    adapter: Adapter
+    changes: Mapping[str, Change]
+    left_out: Set[str]
+
+    def made_of(self, code: bool) -> dict[str, str]:
+        """The digests of both."""
+        files = {name: sha256_of(self.adapter.folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
+        return {"model": content_digest(self.model.folder, code=code), "adapter": digest_of(files)}
+
+    @property
+    def bytes(self) -> int:
+        """About what the result takes on a disk."""
+        return self.model.bytes + _BESIDES_WEIGHTS
+
+    def write(self, folder: Path, code: bool) -> None:
+        """Write the result to `folder`, where an earlier attempt may have left something."""
+        for path in folder.iterdir():
+            path.unlink()
+        names = [name for name in self.model.names if name not in self.left_out]
+        entries = [Entry(name, self.model.dtype(name), self.model.shape(name)) for name in names]
+        write_checkpoint(folder, entries, self._tensors(names), _SHARD_BYTES)
+        for path in (self.model.folder / "config.json", *companions(self.model.folder, code=code)):
+            shutil.copyfile(path, folder / path.name)
+
+    def _tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        for name in names:
+            weight = self.model.tensor(name)
+            yield name, self.adapter.applied(self.changes[name], weight) if name in self.changes else weight
+
+
+def _fetched(source: Source, store: Store) -> _Parts:
+    """The model and the adapter of a source, brought here and checked against each other."""
+    where = where_of(source.name)
+    folder = store.model(source.uri, where=where)
+    check_arrived(source.uri, folder, where)
+    adapter = Adapter.open(store.adapter(source.adapter or "", where=where), where)
+    model = Checkpoint.open(folder, source.name)
+    changes = adapter.changes(model, where)
+    return _Parts(model, adapter, changes, _tied_to(changes, model, where) if store.has_weights else set())
+
+
+def _tied_to(changes: Mapping[str, Change], model: Checkpoint, where: str) -> set[str]:
+    """Heads on disk that are only copies of embeddings which change: left out, they stay tied to them.
+
+    Raises:
+        InputError: such a head is to change by itself.
+    """
+    if model.config.get("tie_word_embeddings") is False:
+        return set()
+    outside = [*model.layout.before, *model.layout.after]
+    copies: set[str] = set()
+    for name in [name for name in changes if name in outside]:
+        same = {other for other in outside if other != name and _equal(model, other, name)}
+        if same and name not in model.layout.before:
+            message = f"the adapter changes {name}, which the model ties to {min(same)}"
+            raise InputError.at(where, f"{message}; merge it with PEFT, and name the result")
+        copies |= same
+    return copies - set(changes)
+
+
+def _equal(model: Checkpoint, name: str, other: str) -> bool:
+    same_form = (model.shape(name), model.dtype(name)) == (model.shape(other), model.dtype(other))
+    return same_form and torch.equal(model.tensor(name), model.tensor(other))
