@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from evomerge_contract.manifest import Storage
-from evomerge_contract.recipe import Recipe
+from evomerge_contract.recipe import BASE_TOKENIZER, UNION, Recipe
 from evomerge_contract.report import Problem, RunReport
 from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
@@ -53,11 +53,13 @@ def _told(error: WorkerError) -> int:
 
 
 def _merge(recipe_file: Path, out: Path, seed: int) -> None:
-    from evomerge_worker.merge import export_checkpoint
+    from evomerge_worker.merge import anchor_of, export_checkpoint
 
     if out.exists():
         raise InputError.at(str(out), "exists already; choose a folder that does not")
     recipe = read_recipe(recipe_file)
+    if recipe.vocabulary == BASE_TOKENIZER and (recipe.models or recipe.slices):
+        recipe = recipe.with_vocabulary(anchor_of(recipe))  # never a folder that happens to be called base
     checkpoints = _sources(recipe, recipe_file.parent)
     export_checkpoint(recipe, checkpoints, out, mask_seed=seed, trust_remote_code=False, extra_files={})
 
@@ -107,10 +109,12 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def models_of(recipe: Recipe) -> list[str]:
-    """Every model that a recipe names, once."""
+    """Every model that a recipe names, once; the one whose vocabulary the result has is a model too."""
     named = [m.model for m in recipe.models or []]
     named += [s.model for part in recipe.slices or [] for s in part.sources]
-    return list(dict.fromkeys([*named, *([recipe.base_model] if recipe.base_model else [])]))
+    named += [recipe.base_model] if recipe.base_model else []
+    named += [recipe.vocabulary] if recipe.vocabulary not in (None, UNION, BASE_TOKENIZER) else []
+    return list(dict.fromkeys(named))
 
 
 def _message(kind: str, text: str) -> str:

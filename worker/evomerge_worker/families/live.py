@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from evomerge_contract.recipe import Recipe
-from evomerge_worker.families.loading import load_model, load_state, load_tokenizer
+from evomerge_worker.families.loading import load_model, load_state
 from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import checksum, merge_tensor, merged, not_finite
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.tokenizer import load_tokenizer
 from evomerge_worker.store.wanted import companions
 
 _COSMETIC = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # config keys that change no computation

@@ -41,22 +41,6 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
     return _ready(model, device)
 
 
-def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
-    """The tokenizer of `checkpoint`.
-
-    Raises:
-        InputError: it has none that transformers can load.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise InputError.at(where_of(checkpoint.name), f"transformers cannot load its tokenizer: {error}") from error
-
-
 def load_state(model: Any, state: dict[str, Tensor], *, dtype: torch.dtype, device: torch.device) -> Any:
     """A new model like `model` from tensors as they lie on disk, converted as transformers does when it loads them."""
     fresh = type(model).from_pretrained(None, config=model.config, state_dict=state, dtype=dtype)

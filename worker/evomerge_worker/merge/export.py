@@ -17,6 +17,7 @@ from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import CPU, merged
+from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint, write_checkpoint
 from evomerge_worker.shards.dtypes import NAMES
 from evomerge_worker.shards.writer import sync
@@ -71,15 +72,16 @@ def export_checkpoint(
 ) -> list[str]:
     """Carry out `recipe` and write the result to `out_folder`; return the names of its files.
 
-    Config, tokenizer and generation config are those of the base_model, else of the first model. `extra_files` (name to
-    text: a model card, the recipe) are written beside them. The folder appears as a whole or not at all. One that
-    exists is replaced only if it is empty or an earlier export.
+    Config, tokenizer and generation config are those of the base_model, else of the first model, with the vocabulary
+    that the recipe may name instead. `extra_files` (name to text: a model card, the recipe) are written beside them.
+    The folder appears as a whole or not at all. One that exists is replaced only if it is empty or an earlier export.
 
     Raises:
         InputError: recipe or sources are wrong, or `out_folder` holds something else or cannot be written to.
         CandidateError: the merged weights are not finite.
         StorageError: the disk is full or failed.
     """
+    checkpoints = Vocabularies(trust_remote_code=trust_remote_code).aligned(recipe, checkpoints)
     plans = plan_merge(recipe, checkpoints)
     anchor = checkpoints[anchor_of(recipe)]
     with replacing(out_folder) as folder:

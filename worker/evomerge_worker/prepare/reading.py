@@ -8,9 +8,9 @@ from evomerge_contract.manifest import BASE, Objective
 from evomerge_worker.evaluate.evaluators import prepare_items
 from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.prompts import context_of_config
-from evomerge_worker.families.loading import load_tokenizer
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.sources import Opened
+from evomerge_worker.shards.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
