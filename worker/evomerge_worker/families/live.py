@@ -14,6 +14,7 @@ from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import checksum, merge_tensor, merged, not_finite
+from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.tokenizer import load_tokenizer
 from evomerge_worker.store.wanted import companions
@@ -32,11 +33,13 @@ class LiveModel:
     tokenizer: Any
 
     def __init__(self, device: torch.device, *, trust_remote_code: bool) -> None:
+        self.model = self.tokenizer = None
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._opened: tuple[str, torch.dtype] | None = None
         self._slots: dict[str, Tensor] | None = None
         self._identities: dict[Checkpoint, str] = {}
+        self._vocabularies = Vocabularies(trust_remote_code=trust_remote_code)
 
     @classmethod
     def open(
@@ -49,12 +52,24 @@ class LiveModel:
     ) -> "LiveModel":
         """Load `checkpoint` (that of a run's recipes' base or first model, to be quick) in `dtype`, else its own.
 
+        Where recipes name a vocabulary, `open_for` is quicker.
+
         Raises:
             InputError: transformers cannot load the model or its tokenizer.
         """
         live = cls(device, trust_remote_code=trust_remote_code)
         live._open(checkpoint, dtype or weights_dtype(checkpoint))
         return live
+
+    def open_for(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+        """Load the model that `recipe` is merged into, unless there is one already.
+
+        Raises:
+            InputError: transformers cannot load it or its tokenizer, or the vocabularies cannot be aligned.
+        """
+        if self.model is None:
+            anchor = self._vocabularies.aligned(recipe, checkpoints)[anchor_of(recipe)]
+            self._open(anchor, weights_dtype(anchor))
 
     def merge(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], mask_seed: int) -> None:
         """Carry out `recipe` on the sources `checkpoints` and put the result in place.
@@ -65,6 +80,7 @@ class LiveModel:
             InputError: recipe or sources are wrong.
             CandidateError: the result is not finite. The model is then unusable until the next merge.
         """
+        checkpoints = self._vocabularies.aligned(recipe, checkpoints)
         plans = plan_merge(recipe, checkpoints)
         anchor = checkpoints[anchor_of(recipe)]
         wanted = (self._identity(anchor), result_dtype(plans, anchor))
