@@ -64,7 +64,8 @@ class TaskBase(Contract):
 class PrepareTask(TaskBase):
     """Pin every source and data set, and find everything that keeps them from being merged and evaluated.
 
-    `methods` are the merge methods that will be used. Never answered from an earlier report.
+    `methods` are the merge methods that will be used, `tokenizer_source` the one of their recipes. Never answered from
+    an earlier report.
     Sources with a digest, and `data`, are what an earlier prepare found: content that is something else now is
     storage's fault (try again), not a mistake of the manifest.
     """
@@ -72,6 +73,7 @@ class PrepareTask(TaskBase):
     kind: Literal["prepare"] = "prepare"
     objectives: list[Objective]
     methods: list[str]
+    tokenizer_source: str | None = None
     data: dict[str, DataDigests] | None = None
 
 

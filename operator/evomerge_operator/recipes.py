@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from evomerge_contract.manifest import BASE, EvoMerge
-from evomerge_contract.recipe import Recipe
+from evomerge_contract.recipe import UNION, Recipe
 
 
 def portable_recipe(recipe: Recipe, uris: Mapping[str, str], folder: Path) -> Recipe:
@@ -22,6 +22,8 @@ def portable_recipe(recipe: Recipe, uris: Mapping[str, str], folder: Path) -> Re
         entry["model"] = places[entry["model"]]
     if "base_model" in plain:
         plain["base_model"] = places[plain["base_model"]]
+    if recipe.tokenizer_source not in (None, UNION):
+        plain["tokenizer_source"] = places[plain["tokenizer_source"]]
     return Recipe.model_validate(plain)
 
 

@@ -6,6 +6,7 @@ from itertools import combinations
 
 from evomerge_contract.manifest import BASE, SPLITS, Cache, EvoMergeSpec, Groups, Parameter, ParameterSpace
 from evomerge_contract.methods import METHODS, Method
+from evomerge_contract.recipe import UNION
 from evomerge_contract.report import Problem
 
 REST = "rest"
@@ -38,6 +39,18 @@ def _models(spec: EvoMergeSpec) -> _Found:
                 f'"{model.name}" is also the name of spec.models[{first[model.name]}]; names must differ',
             )
         first.setdefault(model.name, index)
+    yield from _vocabulary(spec)
+
+
+def _vocabulary(spec: EvoMergeSpec) -> _Found:
+    wanted, names = spec.tokenizer_source, [model.name for model in spec.models]
+    if wanted == UNION and UNION in names:
+        yield "spec.tokenizerSource", f'"{UNION}" means the tokens of all models, and is the name of one; rename it'
+    elif wanted == BASE and spec.base is None:
+        yield "spec.tokenizerSource", f'"{BASE}" means spec.base, which is not there; add it or name a model'
+    elif wanted not in (None, UNION, BASE, *names):
+        allowed = ", ".join([UNION, *([BASE] if spec.base else []), *names])
+        yield "spec.tokenizerSource", f'"{wanted}" is not known; allowed: {allowed}'
 
 
 def _evaluation(spec: EvoMergeSpec) -> _Found:

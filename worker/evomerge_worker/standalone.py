@@ -71,6 +71,7 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
         InputError: all that is wrong with the recipe's words, the models and how they fit, by the recipe's names.
     """
     from evomerge_worker.merge.slices import spoken_mistakes
+    from evomerge_worker.merge.vocabulary import Vocabularies
     from evomerge_worker.prepare.fit import check_fit
     from evomerge_worker.prepare.mistakes import Mistakes
     from evomerge_worker.prepare.sources import check_finite, open_source
@@ -79,8 +80,11 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
     models, store, mistakes = models_of(recipe), Store(Storage(), default_cache()), Mistakes()
     mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
     opened = [open_source(Source(name=model, uri=_uri(model, folder)), store, mistakes, code=False) for model in models]
-    check_fit(opened, mistakes)
+    check_fit(opened, mistakes, vocabulary=recipe.vocabulary)
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+    if len(checkpoints) == len(models):
+        with mistakes.collected():
+            Vocabularies().aligned(recipe, checkpoints)
     for checkpoint in checkpoints.values():
         with mistakes.collected():
             check_finite(checkpoint)

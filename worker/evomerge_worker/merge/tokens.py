@@ -48,10 +48,14 @@ def difference(tokens: Mapping[str, int], other: Mapping[str, int], other_name: 
     examples = ", ".join(_example(token, tokens.get(token), other.get(token)) for token in first)
     more = f", and {len(differing) - len(first)} more differ" if len(differing) > len(first) else ""
     return (
-        f"the vocabulary ({len(tokens)} tokens) is not that of {other_name} ({len(other)} tokens): {examples}{more}; "
+        f"the vocabulary ({_counted(tokens)}) is not that of {other_name} ({_counted(other)}): {examples}{more}; "
         "set tokenizer_source (in a manifest spec.tokenizerSource) to union, base or the name of the model whose "
         "tokens the result is to have"
     )
+
+
+def _counted(tokens: Mapping[str, int]) -> str:
+    return f"{len(tokens)} token{'' if len(tokens) == 1 else 's'}"
 
 
 def _example(token: str, ours: int | None, theirs: int | None) -> str:

@@ -36,9 +36,9 @@ def model_card(facts: CardFacts, sources: list[Source], recipe: Recipe) -> str:
 
 
 def merged_sources(sources: list[Source], recipe: Recipe) -> list[Source]:
-    """The sources whose weights are in the result, in their order."""
+    """The sources whose weights or tokens are in the result, in their order."""
     named = {m.model for m in recipe.models or []} | {s.model for part in recipe.slices or [] for s in part.sources}
-    return [s for s in sources if s.name in named | {recipe.base_model}]
+    return [s for s in sources if s.name in named | {recipe.base_model, recipe.vocabulary}]
 
 
 def _front_matter(merged: list[Source]) -> ModelCardData:
