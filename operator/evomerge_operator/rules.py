@@ -62,6 +62,12 @@ def _evaluation(spec: EvoMergeSpec) -> _Found:
         names.add(objective.name)
         if float(objective.weight) <= 0:
             yield f"{path}.weight", f'"{objective.weight}" must be above 0'
+        if objective.metric == "perplexity" and spec.tokenizer_source is not None:
+            yield (
+                f"{path}.metric",
+                "perplexity is a figure per token, and beside tokenizerSource the sources keep their own tokens: "
+                "nothing could be compared with them; choose exact_match, acc or acc_norm",
+            )
         if objective.extract is not None:
             yield from _regex(f"{path}.extract", objective.extract)
         for a, b in combinations(SPLITS, 2):
