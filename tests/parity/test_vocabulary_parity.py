@@ -14,7 +14,7 @@ from evomerge_worker.shards.token_rows import row_tensors, token_rows
 from evomerge_worker.shards.tokenizer import load_tokenizer
 from oracle import Oracle, OracleError
 from tiny_models import Tiny
-from vocabularies import OF_A, OF_B, OF_BASE
+from vocabularies import ENGLISH, ITALIAN, OF_A, OF_B, OF_BASE, byte_pair_checkpoint
 
 RECIPES: dict[str, dict[str, Any]] = {
     "linear": {"merge_method": "linear", "base": {"weight": 0.2}, "a": {"weight": 0.5}, "b": {"weight": 0.4}},
@@ -113,6 +113,19 @@ def test_padded_sources_lose_their_padding_to_a_vocabulary(oracle: Oracle, tiny:
     padded = tiny(dtype="float32", vocabulary=OF_BASE, vocab_size=128)
     sources["base"] = Checkpoint.open(padded, str(padded))
     _check(oracle, _recipe("ties", sources, "float32", tokenizer_source="base"), sources, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["union", "base", "b"])
+def test_tokenizers_of_byte_pairs(oracle: Oracle, tmp_path: Path, source: str) -> None:
+    """Which learnt their tokens from other texts, and whose embeddings are padded."""
+    folders = {
+        "base": byte_pair_checkpoint(tmp_path / "base", "qwen2", ENGLISH, dtype="float32"),
+        "a": byte_pair_checkpoint(tmp_path / "a", "qwen2", ENGLISH, ["<|im_start|>"], seed=1, dtype="float32"),
+        "b": byte_pair_checkpoint(tmp_path / "b", "qwen2", ITALIAN, ["<|im_start|>"], seed=2, dtype="float32"),
+    }
+    sources = {name: Checkpoint.open(folder, str(folder)) for name, folder in folders.items()}
+    wanted = sources[source].name if source == "b" else source
+    _check(oracle, _recipe("task_arithmetic", sources, "bfloat16", tokenizer_source=wanted), sources, tmp_path)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -20,7 +20,7 @@ from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.token_rows import row_tensors
 from evomerge_worker.shards.tokenizer import load_tokenizer
 from tiny_models import FAMILIES, SPECIALS, VOCABULARY, Tiny
-from vocabularies import OF_A, OF_B, OF_BASE
+from vocabularies import ENGLISH, ITALIAN, OF_A, OF_B, OF_BASE, byte_pair_checkpoint
 
 EMBEDDINGS = "model.embed_tokens.weight"
 
@@ -195,6 +195,26 @@ def test_the_embeddings_of_a_token_only_one_model_knows_are_that_models(
     out = _export(_ties(tokenizer_source="union"), sources, tmp_path / "out")
     row = out.tensor(EMBEDDINGS)[_tokens(out)["<tool>"]]
     assert torch.equal(row, sources["a"].tensor(EMBEDDINGS)[OF_A.index("<tool>")])
+
+
+@pytest.mark.parametrize("source", ["union", "a", "b"])
+def test_tokenizers_of_byte_pairs_survive_with_every_token(tmp_path: Path, source: str) -> None:
+    """What is read from the export has the tokens and numbers that the rows were put in order by."""
+    sources = {
+        name: Checkpoint.open(byte_pair_checkpoint(tmp_path / name, "llama", texts, added), name)
+        for name, texts, added in (("a", ENGLISH, []), ("b", ITALIAN, ["<|im_start|>"]))
+    }
+    out = _export(_recipe("a", "b", tokenizer_source=source), sources, tmp_path / "out")
+    ours, of_a, of_b = _tokens(out), _tokens(sources["a"]), _tokens(sources["b"])
+    assert ours.keys() == {"union": of_a.keys() | of_b.keys(), "a": of_a.keys(), "b": of_b.keys()}[source]
+    assert list(ours.values()) == list(range(out.config["vocab_size"]))
+    rows, rows_a, rows_b = (c.tensor(EMBEDDINGS) for c in (out, sources["a"], sources["b"]))
+    for token, number in ours.items():
+        mean = (rows_a[of_a.get(token, 0)].float() + rows_b[of_b.get(token, 0)].float()) / 2
+        only = rows_a[of_a[token]] if token not in of_b else rows_b[of_b[token]] if token not in of_a else None
+        assert torch.equal(rows[number], mean.bfloat16() if only is None else only), token
+    tokenizer = load_tokenizer(out, trust_remote_code=False)
+    assert tokenizer.decode(tokenizer("the lazy volpe 犬").input_ids) == "the lazy volpe 犬"
 
 
 def test_added_tokens_stay_added_tokens(sources: dict[str, Checkpoint], tmp_path: Path) -> None:
