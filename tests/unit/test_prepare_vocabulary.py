@@ -6,19 +6,24 @@ from typing import Any
 
 import pytest
 
-from evomerge_contract.manifest import Jsonl, Objective, Storage
+from evomerge_contract.manifest import S3, Jsonl, Objective, Storage
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.task import DataDigests, EvaluateTask, PrepareTask, Source
+from evomerge_worker.errors import InputError
 from evomerge_worker.merge import export_checkpoint
 from evomerge_worker.pipeline import Pipeline
+from evomerge_worker.prepare import prepare
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import reader_of
 from evomerge_worker.prepare.sources import open_source
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store import Store
 from prepare_tasks import Tiny, changed_config, mistakes_of
+from s3 import S3Server, s3_server
 from tiny_models import SPECIALS
 from vocabularies import OF_A, OF_B, OF_BASE
+
+__all__ = ["s3_server"]
 
 
 @pytest.fixture
@@ -95,6 +100,33 @@ def test_items_meet_the_results_tokenizer_and_that_of_each_source(pool: dict[str
     ]  # fmt: skip
 
 
+def test_vocabularies_of_models_in_s3_are_looked_at_before_their_weights(
+    pool: dict[str, Path], tiny: Tiny, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good ones pass, and one without overlap is told with nothing pulled."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    greek = tiny(seed=1, vocabulary=[*SPECIALS, *(chr(c) for c in range(0x3B1, 0x3C9))])
+    for name, folder in (pool | {"greek": greek}).items():
+        s3_server.upload(folder, "vocabularies", f"{name}/")
+
+    def prepared(*names: str) -> list[str]:
+        task = PrepareTask(
+            sources=[Source(name=name, uri=f"s3://vocabularies/{name}") for name in names],
+            report_dir=tmp_path.as_uri(),
+            objectives=[],
+            methods=["linear"],
+            tokenizer_source="union",
+        )
+        store = Store(Storage(s3=S3(endpoint=s3_server.endpoint)), tmp_path / "cache")
+        return [source.name for source in prepare(task, store).sources]
+
+    with pytest.raises(InputError, match=r"models\.greek: its tokenizer shares 0 of its 24 tokens with that of a"):
+        prepared("a", "greek")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    assert prepared("a", "b", "base") == ["a", "b", "base"]
+
+
 def _evaluate(folder: Path, models: dict[str, Path], recipe: Recipe) -> EvaluateTask:
     """Perplexity of a few texts, some with tokens that only one model knows."""
     for split, first in (("search", 0), ("select", 10), ("test", 20)):
@@ -106,8 +138,8 @@ def _evaluate(folder: Path, models: dict[str, Path], recipe: Recipe) -> Evaluate
         "report_dir": (folder / "reports").as_uri(),
         "objectives": [Objective(name="texts", jsonl=jsonl, metric="perplexity")],
     }
-    prepare = PrepareTask(**common, methods=[recipe.merge_method], tokenizer_source=recipe.vocabulary)
-    found = Pipeline(folder / "cache").carry_out(prepare).prepare
+    pinning = PrepareTask(**common, methods=[recipe.merge_method], tokenizer_source=recipe.vocabulary)
+    found = Pipeline(folder / "cache").carry_out(pinning).prepare
     assert found is not None
     digests = {source.name: source.digest for source in found.sources}
     common["sources"] = [s.model_copy(update={"digest": digests[s.name]}) for s in common["sources"]]
