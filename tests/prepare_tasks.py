@@ -29,6 +29,7 @@ def prepare_folders(
     data: Path,
     *,
     methods: Sequence[str] = ("linear",),
+    tokenizer_source: str | None = None,
     trust_remote_code: bool = False,
     lines: dict[str, Lines] = GOOD,
     **objective: Any,
@@ -47,6 +48,7 @@ def prepare_folders(
         report_dir=(data / "reports").as_uri(),
         objectives=[Objective.model_validate({"name": "sums", "jsonl": jsonl, **objective})],
         methods=list(methods),
+        tokenizer_source=tokenizer_source,
         trust_remote_code=trust_remote_code,
     )
     return prepare(task, Store(Storage(), data / "cache", trust_remote_code=trust_remote_code))

@@ -6,7 +6,7 @@ Torch and transformers are imported when first needed: importing this module is 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +88,19 @@ def tiny_checkpoint(
     max_shard_size: str = "5GB",
     chat_template: bool = False,
     tokenizer: bool = True,
+    vocabulary: Sequence[str] | None = None,
     **config: Any,
 ) -> Path:
     """Write a checkpoint of `family` to `folder` (safetensors, config, generation config, tokenizer); return `folder`.
 
+    With a `vocabulary` (tokens by their ids) the model has a row for each of them, unless `vocab_size` says otherwise,
+    and its special tokens have the ids that they have there.
     A `max_shard_size` such as "20KB" gives several shards with an index. `config` overrides the family's configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-    values = FAMILIES[family] | config
+    values = FAMILIES[family] | (_numbers(vocabulary) if vocabulary is not None else {}) | config
     settings = AutoConfig.for_model(**values)
     auto = AutoModelForMaskedLM if values["model_type"] == "bert" else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
@@ -111,20 +114,33 @@ def tiny_checkpoint(
                         tensor.add_(torch.randn_like(tensor), alpha=noise)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
     if tokenizer:
-        write_tokenizer(folder, chat_template=chat_template)
+        write_tokenizer(folder, VOCABULARY if vocabulary is None else vocabulary, chat_template=chat_template)
     return folder
 
 
-def write_tokenizer(folder: Path, *, chat_template: bool = False) -> None:
-    """Write a character tokenizer (`<s>` first, unknown characters become `<unk>`) over `VOCABULARY` to `folder`."""
+def _numbers(vocabulary: Sequence[str]) -> dict[str, int]:
+    """The keys of a configuration that a vocabulary decides."""
+    special = {
+        f"{name}_token_id": vocabulary.index(token)
+        for name, token in zip(("pad", "bos", "eos"), SPECIALS, strict=False)
+    }
+    return {"vocab_size": len(vocabulary), **special}
+
+
+def write_tokenizer(folder: Path, vocabulary: Sequence[str] = VOCABULARY, *, chat_template: bool = False) -> None:
+    """Write a tokenizer of single characters (`<s>` first, unknown ones become `<unk>`) over `vocabulary` to `folder`.
+
+    Tokens of several characters, such as `<tool>`, are added tokens.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-    numbers = {token: i for i, token in enumerate(VOCABULARY)}
+    numbers = {token: i for i, token in enumerate(vocabulary)}
     characters = Tokenizer(models.WordLevel(numbers, unk_token=SPECIALS[3]))
     characters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     characters.decoder = decoders.Fuse()
-    characters.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    characters.add_special_tokens(SPECIALS)
+    characters.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", numbers["<s>"])])
+    characters.add_special_tokens([token for token in vocabulary if token in SPECIALS])
+    characters.add_tokens([token for token in vocabulary if len(token) > 1 and token not in SPECIALS])
     characters.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -287,6 +287,11 @@ class EvoMergeSpec(Contract):
 
     models: list[Model] = Field(min_length=2, max_length=32, description="The pool that is merged.")
     base: Base | None = None
+    tokenizer_source: Name | None = Field(
+        None,
+        description="Whose tokens the winner has where the models' vocabularies differ: union, base (spec.base's), or "
+        "the name of a model. Left out, all must have the same tokens.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the models. Off unless set.")
     storage: Storage = Storage()
     evaluation: Evaluation

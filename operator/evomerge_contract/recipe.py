@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from evomerge_contract.base import digest_of
 
@@ -70,8 +71,36 @@ class Slice(_Recipe):
     parameters: Settings | None = None
 
 
+UNION = "union"
+"""The `tokenizer_source` that means the tokens of all models."""
+BASE_TOKENIZER = "base"
+"""The `tokenizer_source` that means the vocabulary of the base_model, else of the first model."""
+
+
+class TokenizerSettings(_Recipe):
+    """mergekit's longer way to write `tokenizer_source`."""
+
+    source: str = UNION
+    pad_to_multiple_of: int | None = Field(None, ge=1)
+    tokens: None = None
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _no_tokens(cls, value: object) -> None:
+        if value:
+            raise PydanticCustomError(
+                "unsupported",
+                "embeddings of single tokens cannot be chosen here; leave tokens out, and each token has the embedding "
+                "of the models that know it",
+            )
+
+
 class Recipe(_Recipe):
-    """Exactly one of `models` and `slices` is given. `dtype` is what is computed in, `out_dtype` what is written."""
+    """Exactly one of `models` and `slices` is given. `dtype` is what is computed in, `out_dtype` what is written.
+
+    `tokenizer_source` gives the result's vocabulary: `union`, `base`, or the name of a model. Without it all models
+    must have the same tokens.
+    """
 
     merge_method: str
     models: list[RecipeModel] | None = None
@@ -80,14 +109,34 @@ class Recipe(_Recipe):
     parameters: Settings | None = None
     dtype: _DType | None = None
     out_dtype: _DType | None = None
+    tokenizer_source: str | None = None
+    tokenizer: TokenizerSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_tokenizer(self) -> "Recipe":
+        if self.tokenizer_source is not None and self.tokenizer is not None:
+            raise PydanticCustomError("unsupported", "give either tokenizer_source or tokenizer, not both")
+        return self
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Whose tokens the result has: `union`, `base`, the name of a model, or None: those that all models share."""
+        return self.tokenizer_source if self.tokenizer is None else self.tokenizer.source
+
+    def with_vocabulary(self, source: str) -> "Recipe":
+        """The recipe with the vocabulary of `source`."""
+        if self.tokenizer is None:
+            return self.model_copy(update={"tokenizer_source": source})
+        return self.model_copy(update={"tokenizer": self.tokenizer.model_copy(update={"source": source})})
 
     @property
     def named_models(self) -> list[str]:
-        """Every model that the recipe names, once."""
+        """Every model that the recipe names, once; the one whose vocabulary the result has is a model too."""
         slices = self.slices or []
         named = [m.model for m in self.models or []] + [s.model for one in slices for s in one.sources]
-        bases = [self.base_model, *(one.base_model for one in slices)]
-        return list(dict.fromkeys([*named, *(base for base in bases if base is not None)]))
+        others = [self.base_model, *(one.base_model for one in slices)]
+        others += [self.vocabulary] if self.vocabulary not in (UNION, BASE_TOKENIZER) else []
+        return list(dict.fromkeys([*named, *(other for other in others if other is not None)]))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, as mergekit's YAML has them."""

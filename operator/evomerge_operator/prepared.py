@@ -53,6 +53,7 @@ def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | Non
         objectives=spec.evaluation.objectives,
         methods=[s.parameter_space.method for s in spec.stages],
         groups=[s.parameter_space.groups for s in spec.stages],
+        tokenizer_source=spec.tokenizer_source,
     )
 
 
@@ -76,15 +77,17 @@ def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str) -> Ru
 
 
 def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
-    """What makes two runs the same: contents, evaluation and stages; never URIs, parallelism or worker settings.
+    """What makes two runs the same: contents, evaluation, stages and vocabulary.
 
-    The order of the models counts: it is that of genes and baselines.
+    URIs, parallelism and worker settings are never part of it. The order of the models counts: it is that of genes and
+    baselines.
     """
     spec = manifest.spec
     evaluation = spec.evaluation.wire()
     for objective in evaluation["objectives"]:
         objective["jsonl"] = {k: v.digest for k, v in prepared.data[objective["name"]].items()}
-    return {
+    vocabulary = {} if spec.tokenizer_source is None else {"tokenizerSource": spec.tokenizer_source}
+    return vocabulary | {
         "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
         "evaluation": evaluation,
         "stages": [s.wire() for s in spec.stages],

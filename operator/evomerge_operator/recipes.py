@@ -9,7 +9,7 @@ import yaml
 
 from evomerge_contract.manifest import BASE, Base, EvoMerge
 from evomerge_contract.methods import METHODS
-from evomerge_contract.recipe import Recipe
+from evomerge_contract.recipe import UNION, Recipe
 
 
 def portable_recipe(recipe: Recipe, models: Mapping[str, Base], folder: Path) -> Recipe:
@@ -28,6 +28,8 @@ def portable_recipe(recipe: Recipe, models: Mapping[str, Base], folder: Path) ->
     for part in (plain, *plain.get("slices", [])):
         if "base_model" in part:
             part["base_model"] = places[part["base_model"]]
+    if recipe.tokenizer_source not in (None, UNION):
+        plain["tokenizer_source"] = places[plain["tokenizer_source"]]
     return Recipe.model_validate(plain)
 
 

@@ -6,6 +6,7 @@ from itertools import combinations
 
 from evomerge_contract.manifest import BASE, SPLITS, Cache, EvoMergeSpec, Groups, Parameter, ParameterSpace
 from evomerge_contract.methods import METHODS, SEARCHABLE, Method, so_many_models, without_base
+from evomerge_contract.recipe import UNION
 from evomerge_contract.report import Problem
 
 REST = "rest"
@@ -38,6 +39,18 @@ def _models(spec: EvoMergeSpec) -> _Found:
                 f'"{model.name}" is also the name of spec.models[{first[model.name]}]; names must differ',
             )
         first.setdefault(model.name, index)
+    yield from _vocabulary(spec)
+
+
+def _vocabulary(spec: EvoMergeSpec) -> _Found:
+    wanted, names = spec.tokenizer_source, [model.name for model in spec.models]
+    if wanted == UNION and UNION in names:
+        yield "spec.tokenizerSource", f'"{UNION}" means the tokens of all models, and is the name of one; rename it'
+    elif wanted == BASE and spec.base is None:
+        yield "spec.tokenizerSource", f'"{BASE}" means spec.base, which is not there; add it or name a model'
+    elif wanted not in (None, UNION, BASE, *names):
+        allowed = ", ".join([UNION, *([BASE] if spec.base else []), *names])
+        yield "spec.tokenizerSource", f'"{wanted}" is not known; allowed: {allowed}'
 
 
 def _evaluation(spec: EvoMergeSpec) -> _Found:
@@ -49,6 +62,12 @@ def _evaluation(spec: EvoMergeSpec) -> _Found:
         names.add(objective.name)
         if float(objective.weight) <= 0:
             yield f"{path}.weight", f'"{objective.weight}" must be above 0'
+        if objective.metric == "perplexity" and spec.tokenizer_source is not None:
+            yield (
+                f"{path}.metric",
+                "perplexity is a figure per token, and beside tokenizerSource the sources keep their own tokens: "
+                "nothing could be compared with them; choose exact_match, acc or acc_norm",
+            )
         if objective.extract is not None:
             yield from _regex(f"{path}.extract", objective.extract)
         for a, b in combinations(SPLITS, 2):

@@ -42,6 +42,7 @@ class Space:
     parameters: Mapping[str, Parameter]
     slices: tuple[SliceTensors, ...]
     genes: tuple[Gene, ...]
+    vocabulary: str | None = None
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe of a genome (genes in the order of `genes`, in physical units)."""
@@ -53,6 +54,7 @@ class Space:
             parameters=self._fixed() or None,
             dtype="float32",
             out_dtype=self.dtype,
+            tokenizer_source=self.vocabulary,
         )
 
     def _values(self, genome: Genome) -> _Values:
@@ -115,7 +117,7 @@ def make_space(spec: EvoMergeSpec, space: ParameterSpace, layout: Layout, dtype:
         for model in (_genes_of(parameter, models) if name in method.per_model else ("",))
     ]
     base = _base_model(method, models, has_base=spec.base is not None)
-    return Space(space.method, models, base, dtype, space.parameters, slices, tuple(genes))
+    return Space(space.method, models, base, dtype, space.parameters, slices, tuple(genes), spec.tokenizer_source)
 
 
 def _base_model(method: Method, models: tuple[str, ...], *, has_base: bool) -> str | None:
@@ -191,13 +193,17 @@ def alone(model: str, dtype: DTypeName) -> Recipe:
 
 
 def baselines(spec: EvoMergeSpec, dtype: DTypeName) -> list[Baseline]:
-    """Each source alone, their plain average and, where there is a base, a default DARE-TIES and the base itself."""
+    """Each source alone, their plain average and, where there is a base, a default DARE-TIES and the base itself.
+
+    What is merged has the vocabulary of the search; a model alone is itself, and keeps its own.
+    """
     names = [m.name for m in spec.models]
     average = Recipe(
         merge_method="linear",
         models=[RecipeModel(model=n, parameters={"weight": 1.0}) for n in names],
         dtype="float32",
         out_dtype=dtype,
+        tokenizer_source=spec.tokenizer_source,
     )
     found = [Baseline(name=n, role="source", recipe=alone(n, dtype)) for n in names]
     found.append(Baseline(name="plain average", role="average", recipe=average))
@@ -208,6 +214,7 @@ def baselines(spec: EvoMergeSpec, dtype: DTypeName) -> list[Baseline]:
             base_model=BASE,
             dtype="float32",
             out_dtype=dtype,
+            tokenizer_source=spec.tokenizer_source,
         )
         found.append(Baseline(name="default DARE-TIES", role="default", recipe=dare_ties))
         found.append(Baseline(name=BASE, role="base", recipe=alone(BASE, dtype)))

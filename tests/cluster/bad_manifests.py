@@ -27,6 +27,7 @@ def good_evomerge(namespace: str, name: str = "good") -> Document:
                 {"name": "two", "uri": "hf://org/two@" + "a" * 40, "license": "apache-2.0"},
             ],
             "base": {"uri": "s3://models/base", "license": "apache-2.0"},
+            "tokenizerSource": "union",
             "trustRemoteCode": True,
             "storage": {
                 "s3": {
@@ -189,6 +190,19 @@ CREATED: list[Case] = [
         "spec.stages",
         "sumsToOne: as many values as there are models cannot sum to one between this min and max",
         {f"{_STAGE}.parameters.weight": {"min": "0.6", "max": "1", "sumsToOne": True}},
+    ),
+    *(
+        Case(
+            "spec.tokenizerSource",
+            "tokenizerSource must be union (then no model may be called so), base where there is a base, or the name "
+            "of a model",
+            changes,
+        )
+        for changes in (
+            {"spec.tokenizerSource": "three"},
+            {"spec.tokenizerSource": "base", "spec.base": GONE},
+            {"spec.models.1.name": "union"},
+        )
     ),
     Case("spec.models", "the names of models must differ", {"spec.models.1.name": "one"}),
     Case("spec.models[].name", '"base" means spec.base; choose another name', {"spec.models.1.name": "base"}),
@@ -360,6 +374,8 @@ REPLACED: list[Case] = [
     _forever("models", {"spec.models.0.license": GONE}),
     _forever("base", {"spec.base.uri": "s3://models/other"}),
     _forever("base", {"spec.base": GONE}),
+    _forever("tokenizerSource", {"spec.tokenizerSource": "base"}),
+    _forever("tokenizerSource", {"spec.tokenizerSource": GONE}),
     _forever("trustRemoteCode", {"spec.trustRemoteCode": GONE}),
     _forever("evaluation", {"spec.evaluation.threads": 1}),
     _forever("evaluation", {f"{_OBJECTIVE}.extract": GONE}),
@@ -418,6 +434,7 @@ GOOD: dict[str, Changes] = {
         "spec.storage": GONE,
         "spec.budget": GONE,
         "spec.worker": GONE,
+        "spec.tokenizerSource": GONE,
         "spec.trustRemoteCode": GONE,
         "spec.parallelism": GONE,
         "spec.suspend": GONE,
@@ -456,6 +473,7 @@ GOOD: dict[str, Changes] = {
         f"cache in {name}": {"spec.worker.cache": {name: value}}
         for name, value in (("emptyDir", {"sizeLimit": "10Gi"}), ("hostPath", {"path": "/var/cache"}))
     },
+    **{f"the tokens of {name}": {"spec.tokenizerSource": name} for name in ("base", "two")},
     "no cache": {"spec.worker.cache": {}},
 }
 """Changes that leave the manifest a good one."""

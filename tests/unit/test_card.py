@@ -46,12 +46,17 @@ def test_models_of_the_hub_are_base_models(made: tuple[CardFacts, list[Source], 
 
 
 def test_base_counts_only_where_its_weights_are_in_the_result(made: tuple[CardFacts, list[Source], Recipe]) -> None:
-    """A base outside the recipe is compared with, not merged: neither its licence nor its name binds the result."""
+    """A base outside the recipe is compared with, not merged: neither its licence nor its name binds the result.
+
+    One that gives its tokenizer has a part in it.
+    """
     facts, sources, recipe = made
     sources = [s.model_copy(update={"license": "gemma"}) if s.name == "base" else s for s in sources]
     assert ModelCard(model_card(facts, sources, recipe)).data.license == "apache-2.0"
     with_base = recipe.model_copy(update={"base_model": "base"})
     assert ModelCard(model_card(facts, sources, with_base)).data.license == "other"
+    with_its_tokens = recipe.model_copy(update={"tokenizer_source": "base"})
+    assert ModelCard(model_card(facts, sources, with_its_tokens)).data.license == "other"
 
 
 @pytest.mark.parametrize(

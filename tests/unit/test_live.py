@@ -14,6 +14,7 @@ from evomerge_worker.families import LiveModel
 from evomerge_worker.merge import export_checkpoint
 from evomerge_worker.shards import Checkpoint
 from tiny_models import Tiny, write_tensors
+from vocabularies import OF_A, OF_B, OF_BASE
 
 CPU = torch.device("cpu")
 
@@ -173,6 +174,79 @@ def test_a_result_with_another_config_or_tokenizer_is_opened_anew(tiny: Tiny, tm
     _assert_same(live, _linear("a", "b"), sources, tmp_path / "a")
 
 
+def _of_other_tokens(tiny: Tiny, family: str, **options: Any) -> dict[str, Checkpoint]:
+    vocabularies = {"base": OF_BASE, "a": OF_A, "b": OF_B}
+    return {
+        name: Checkpoint.open(tiny(family, seed=seed, vocabulary=vocabulary, **options), name)
+        for seed, (name, vocabulary) in enumerate(vocabularies.items())
+    }
+
+
+def _assert_same_answers(live: LiveModel, folder: Path) -> None:
+    """Tokens, logits and generated text, bit for bit."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert live.tokenizer.get_vocab() == tokenizer.get_vocab()
+    ours, theirs = (t("1é+<tool>ß 2=", return_tensors="pt") for t in (live.tokenizer, tokenizer))
+    assert torch.equal(ours.input_ids, theirs.input_ids)
+    assert torch.equal(live.model(**ours).logits, model(**theirs).logits)
+    assert torch.equal(live.model.generate(**ours, max_new_tokens=8), model.generate(**theirs, max_new_tokens=8))
+
+
+@pytest.mark.parametrize(
+    ("family", "source"),
+    [("llama", "union"), ("llama", "base"), ("llama", "a"), ("llama-tied", "union"), ("gpt2", "union"),
+     ("gemma2", "a"), ("mixtral", "union")],
+)  # fmt: skip
+def test_another_vocabulary_in_memory_is_the_one_on_disk(tiny: Tiny, tmp_path: Path, family: str, source: str) -> None:
+    sources = _of_other_tokens(tiny, family)
+    live = LiveModel(CPU, trust_remote_code=False)
+    for i, recipe in enumerate([_linear("b", "a", "base", tokenizer_source=source), _ties(tokenizer_source=source)]):
+        live.open_for(recipe, sources)
+        live.merge(recipe, sources, 3)
+        _assert_same(live, recipe, sources, tmp_path / f"out{i}")
+        _assert_same_answers(live, tmp_path / f"out{i}")
+
+
+def test_a_search_over_other_vocabularies_merges_in_place(tiny: Tiny) -> None:
+    sources = _of_other_tokens(tiny, "llama")
+    live = LiveModel(CPU, trust_remote_code=False)
+    live.merge(_ties(tokenizer_source="union"), sources, 3)
+    model, tokenizer = live.model, live.tokenizer
+    live.merge(_ties(tokenizer_source="union", parameters={"lambda": 0.5}), sources, 3)
+    assert live.model is model
+    assert live.tokenizer is tokenizer
+
+
+def test_vocabularies_may_change_from_recipe_to_recipe(tiny: Tiny, tmp_path: Path) -> None:
+    """As they do in a conclusion: a source alone keeps its own."""
+    sources = _of_other_tokens(tiny, "llama")
+    live = LiveModel.open(sources["a"], device=CPU)
+    for i, recipe in enumerate([_ties(tokenizer_source="union"), _linear("b"), _ties(tokenizer_source="a")]):
+        live.merge(recipe, sources, 3)
+        _assert_same(live, recipe, sources, tmp_path / f"out{i}")
+        _assert_same_answers(live, tmp_path / f"out{i}")
+
+
+def test_sources_of_another_vocabulary_are_left_alone(tiny: Tiny) -> None:
+    """Rows that need no change are views of the files, and must not become the model's own."""
+    sources = _of_other_tokens(tiny, "llama")
+    before = {c: {name: c.tensor(name).clone() for name in c.names} for c in sources.values()}
+    live = LiveModel(CPU, trust_remote_code=False)
+    for source in ("base", "union"):
+        live.merge(_ties(tokenizer_source=source), sources, 3)
+    assert all(torch.equal(c.tensor(name), tensor) for c, kept in before.items() for name, tensor in kept.items())
+
+
+def test_padding_that_differs_is_the_same_in_memory_and_on_disk(tiny: Tiny, tmp_path: Path) -> None:
+    sources = _sources(tiny, "llama") | {"base": Checkpoint.open(tiny("llama", vocab_size=128), "base")}
+    live = LiveModel(CPU, trust_remote_code=False)
+    for i, recipe in enumerate([_linear("a", "base"), _ties()]):
+        live.merge(recipe, sources, 3)
+        _assert_same(live, recipe, sources, tmp_path / f"out{i}")
+
+
 def test_weights_that_are_not_finite_fail_the_candidate_and_not_the_next(tiny: Tiny, tmp_path: Path) -> None:
     sources = _sources(tiny, "llama")
     recipe = _linear("a", "b", out_dtype="float16", parameters={"normalize": False}).model_dump()
@@ -222,13 +296,16 @@ class Custom(LlamaForCausalLM):
 """
 
 
-def test_a_models_own_code_runs_when_it_is_trusted(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keys", [{}, {"tokenizer_source": "union"}])
+def test_a_models_own_code_runs_when_it_is_trusted(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, str]
+) -> None:
     """And goes with the export, which then loads in the same way."""
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     sources = {}
-    for name, checkpoint in _sources(tiny, "llama").items():
+    for name, checkpoint in (_of_other_tokens if keys else _sources)(tiny, "llama").items():
         folder = tmp_path / name
         shutil.copytree(checkpoint.folder, folder)
         (folder / "modeling_custom.py").write_text(CUSTOM_CODE)
@@ -237,9 +314,9 @@ def test_a_models_own_code_runs_when_it_is_trusted(tiny: Tiny, tmp_path: Path, m
         write_tensors(folder, load_file(folder / "model.safetensors"), config=config)
         sources[name] = Checkpoint.open(folder, name)
     live = LiveModel.open(sources["base"], device=CPU, trust_remote_code=True)
-    live.merge(_ties(), sources, 3)
+    live.merge(_ties(**keys), sources, 3)
     assert type(live.model).__name__ == "Custom"
-    export_checkpoint(_ties(), sources, tmp_path / "out", mask_seed=3, trust_remote_code=True)
+    export_checkpoint(_ties(**keys), sources, tmp_path / "out", mask_seed=3, trust_remote_code=True)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
     theirs = _tensors(loaded)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in _tensors(live.model).items())

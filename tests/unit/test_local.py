@@ -69,6 +69,17 @@ def test_the_recipe_names_places_that_can_be_found_from_the_runs_directory(tmp_p
     assert plain["base_model"] == "s3://bucket/base"
 
 
+@pytest.mark.parametrize(
+    ("source", "place"), [("union", "union"), ("b", "s3://bucket/b"), ("base", "s3://bucket/base")]
+)
+def test_the_recipe_names_the_place_of_the_tokenizer(tmp_path: Path, source: str, place: str) -> None:
+    """Also that of spec.base, which a recipe without base_model cannot call base."""
+    changed = manifest(base={"uri": "base"}, tokenizerSource=source)
+    recipe = make_run(changed, prepared(changed), "file:///r").space.decode((0.25, 0.125))
+    uris = {name: f"s3://bucket/{name}" for name in ("a", "b", "base")}
+    assert portable_recipe(recipe, uris, tmp_path).plain()["tokenizer_source"] == place
+
+
 def test_the_recipes_text_is_yaml_with_numbers_as_they_are(tmp_path: Path) -> None:
     text = recipe_text(
         make_run(manifest(), prepared(manifest()), "file:///r").space.decode((0.25, 0.125)), manifest(), tmp_path

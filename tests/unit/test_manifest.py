@@ -118,6 +118,22 @@ MISTAKES: list[tuple[str, Change, str, str]] = [
     ("name", change("metadata.name", "My Run"), "metadata.name", "lower-case"),
     ("two of one name", change("spec.models.1.name", "a"), "spec.models[1].name", "spec.models[0]"),
     ("base's name", change("spec.models.1.name", "base"), "spec.models[1].name", "spec.base"),
+    (
+        "tokens of nobody",
+        change("spec.tokenizerSource", "c"),
+        "spec.tokenizerSource",
+        '"c" is not known; allowed: union, a, b',
+    ),
+    ("tokens of no base", change("spec.tokenizerSource", "base"), "spec.tokenizerSource", '"base" means spec.base'),
+    (
+        "figures per token of different tokens",
+        lambda document: (
+            document["spec"].update(tokenizerSource="union")
+            or document["spec"]["evaluation"]["objectives"][0].update(metric="perplexity")
+        ),
+        "spec.evaluation.objectives[0].metric",
+        "perplexity is a figure per token",
+    ),
     ("one model", change("spec.models", [{"name": "a", "uri": "a"}]), "spec.models", "at least 2"),
     ("zero budget", change("spec.stages.0.search.candidates", 0), "spec.stages[0].search.candidates", "equal to 1"),
     ("stage's name", change("spec.stages.0.name", "baselines"), "spec.stages[0].name", "baselines"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge_worker.prepare.vocabulary import difference
+from evomerge_worker.merge.tokens import difference
 from prepare_tasks import Tiny, changed_config, changed_weights, mistakes_of
 
 
@@ -23,7 +23,10 @@ from prepare_tasks import Tiny, changed_config, changed_weights, mistakes_of
         ({"head_dim": 16}, "head_dim is 16, but 8 in a"),
         ({"hidden_size": 64}, "hidden_size is 64, but 32 in a"),
         ({"intermediate_size": 96}, "intermediate_size is 96, but 64 in a"),
-        ({"vocab_size": 128}, "vocab_size is 128, but 96 in a"),
+        (
+            {"vocab_size": 128},
+            "vocab_size in config.json is 128, but no tensor has as many rows: config.json is another model's",
+        ),
         (
             {"rope_parameters": None, "rope_theta": 5e5},
             'rope_parameters is {"rope_theta": 500000.0, "rope_type": "default"}, but {"rope_theta": 10000.0, '
@@ -120,17 +123,21 @@ def test_another_vocabulary_is_told_with_an_example(tiny: Tiny, tmp_path: Path) 
     folders = {"a": tiny(), "b": changed_vocabulary(tiny(), tmp_path / "b", "九", "十")}
     ((path, message),) = mistakes_of(folders, tmp_path)
     assert path == "models.b"
-    assert 'the vocabulary is not that of a: token "九" (id 95 there) is missing here (2 tokens differ)' in message
-    assert "sources must share one vocabulary" in message
+    assert message == (
+        'the vocabulary (96 tokens) is not that of a (96 tokens): token "九" (id 95 there) is missing here, token "十" '
+        "(id 95 here) is missing there; set tokenizer_source (in a manifest spec.tokenizerSource) to union, base or "
+        "the name of the model whose tokens the result is to have"
+    )
 
 
 @pytest.mark.parametrize(
     ("ours", "words"),
     [
         ({"x": 0, "y": 1}, None),
-        ({"x": 1, "y": 0}, 'token "x" has id 1 here and 0 there (2 tokens differ)'),
-        ({"x": 0}, 'token "y" (id 1 there) is missing here (1 token differs)'),
-        ({"x": 0, "y": 1, "z": 2}, 'token "z" (id 2 here) is missing there (1 token differs)'),
+        ({"x": 1, "y": 0}, ': token "x" has id 1 here and 0 there, token "y" has id 0 here and 1 there; set'),
+        ({"x": 0}, '(1 token) is not that of a (2 tokens): token "y" (id 1 there) is missing here; set'),
+        ({"x": 0, "y": 1, "z": 2}, ': token "z" (id 2 here) is missing there; set'),
+        ({"x": 0, "y": 1, "a": 2, "b": 3, "c": 4, "d": 5}, "missing there, and 1 more differ; set"),
     ],
 )
 def test_vocabularies_are_compared_token_by_token(ours: dict[str, int], words: str | None) -> None:
@@ -147,4 +154,4 @@ def test_a_slow_tokenizer_counts_as_much_as_a_fast_one(tiny: Tiny, tmp_path: Pat
         (folders[name] / "vocab.txt").write_text("\n".join([*words, third]))
     ((path, message),) = mistakes_of(folders, tmp_path)
     assert path == "models.b"
-    assert 'token "three" (id 7 there) is missing here (2 tokens differ)' in message
+    assert 'token "three" (id 7 there) is missing here, token "four" (id 7 here) is missing there' in message

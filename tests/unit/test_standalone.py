@@ -13,6 +13,8 @@ from evomerge_worker.shards import Checkpoint
 from evomerge_worker.standalone import merge
 from faults import cut_head, quantised
 from prepare_tasks import Tiny, changed_config, changed_weights
+from tiny_models import SPECIALS
+from vocabularies import OF_A, OF_B, OF_BASE
 
 
 def written(recipe: dict[str, Any], folder: Path) -> list[str]:
@@ -32,6 +34,34 @@ def test_paths_are_relative_to_the_recipe(tiny: Tiny, tmp_path: Path, capsys: py
     assert merge(written(linear("a", "b"), tmp_path)) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
     assert Checkpoint.open(tmp_path / "out", "out").names == Checkpoint.open(tmp_path / "a", "a").names
+
+
+def test_models_of_other_tokens_are_merged_by_tokenizer_source(tiny: Tiny, tmp_path: Path) -> None:
+    """Also with the tokenizer of a model that is not merged; `base` is never a folder of that name."""
+    for name, vocabulary in (("a", OF_A), ("b", OF_B), ("base", OF_BASE)):
+        shutil.copytree(tiny(vocabulary=vocabulary), tmp_path / name)
+    rows = {"union": 103, "b": len(OF_B), "base": len(OF_A), str(tmp_path / "base"): len(OF_BASE)}
+    for source, count in rows.items():
+        assert merge(written(linear("a", "b") | {"tokenizer_source": source}, tmp_path)) == 0
+        assert Checkpoint.open(tmp_path / "out", "out").config["vocab_size"] == count, source
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_models_of_other_tokens_are_refused_as_the_recipe_names_them(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, vocabulary in (("a", OF_A), ("b", OF_B), ("greek", [*SPECIALS, *"αβγδεζ"])):
+        shutil.copytree(tiny(vocabulary=vocabulary), tmp_path / name)
+    assert merge(written(linear("a", "b"), tmp_path)) == 65
+    (told,) = capsys.readouterr().err.splitlines()[1:]
+    assert told.startswith("  b   the vocabulary (99 tokens) is not that of a (98 tokens): token ")
+    assert merge(written(linear("a", "greek") | {"tokenizer_source": "union"}, tmp_path)) == 65
+    (told,) = capsys.readouterr().err.splitlines()[1:]
+    assert told.startswith("  greek   its tokenizer shares 0 of its 6 tokens with that of a, which has 94: ")
+    assert merge(written(linear("a", "b") | {"tokenizer": {"tokens": {"é": {"source": "a"}}}}, tmp_path)) == 65
+    (told,) = capsys.readouterr().err.splitlines()[1:]
+    assert told.split()[0].endswith("tokenizer.tokens")
+    assert "leave tokens out" in told
 
 
 def test_models_that_do_not_fit_are_all_told_as_the_recipe_names_them(
@@ -56,7 +86,7 @@ def test_models_that_do_not_fit_are_all_told_as_the_recipe_names_them(
     assert [line.split()[0] for line in told] == ["b", "c", "d", "nowhere", "recipe.parameters.wieght"]
     assert "rms_norm_eps is 0.1, but 1e-06 in a" in told[0]
     assert "lm_head.weight holds NaN" in told[1]
-    assert "the vocabulary is not that of a" in told[2]
+    assert "the vocabulary (96 tokens) is not that of a" in told[2]
     assert not (tmp_path / "out").exists()
 
 

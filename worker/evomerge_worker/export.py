@@ -16,6 +16,7 @@ from evomerge_contract.task import ExportTask
 from evomerge_worker.digests import file_digest
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge import export_checkpoint, plan_merge
+from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store import Store
 from evomerge_worker.store.cache import scratch_folder
@@ -110,6 +111,7 @@ def read_facts(folder: Path) -> RunReport:
 def _bytes(task: ExportTask, checkpoints: Mapping[str, Checkpoint]) -> int:
     """An upper bound of what the export takes on a disk."""
     size = _BESIDES_WEIGHTS
+    checkpoints = Vocabularies(trust_remote_code=task.trust_remote_code).aligned(task.recipe, checkpoints)
     for plan in plan_merge(task.recipe, checkpoints):
         size += math.prod(checkpoints[plan.like.model].shape(plan.like.tensor)) * plan.dtype.itemsize
     return size

@@ -21,7 +21,6 @@ from evomerge_worker.evaluate.metrics import Scorer, aggregate
 from evomerge_worker.evaluate.prompts import context_of
 from evomerge_worker.export import export
 from evomerge_worker.families.live import LiveModel
-from evomerge_worker.merge import anchor_of
 from evomerge_worker.prepare import prepare
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.sources import source_folder
@@ -100,7 +99,8 @@ class Pipeline:
     ) -> dict[str, list[ItemScore]]:
         checkpoints = self._open(task)
         with self._phase("load"):
-            live = self._live_model(task, checkpoints[anchor_of(recipe)])
+            live = self._live_model(task)
+            live.open_for(recipe, checkpoints)
         with self._phase("merge"):
             live.merge(recipe, checkpoints, mask_seed)
         scores = {}
@@ -111,10 +111,10 @@ class Pipeline:
                 scores[objective.name] = scorer(live.model)
         return scores
 
-    def _live_model(self, task: Task, first: Checkpoint) -> LiveModel:
-        """The one live model of the session, begun with the checkpoint `first`."""
+    def _live_model(self, task: Task) -> LiveModel:
+        """The one live model of the session."""
         if self._live is None:
-            self._live = LiveModel.open(first, device=self._device, trust_remote_code=task.trust_remote_code)
+            self._live = LiveModel(self._device, trust_remote_code=task.trust_remote_code)
         return self._live
 
     def _scorer(

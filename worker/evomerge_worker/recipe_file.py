@@ -18,8 +18,6 @@ _NOT_DONE = {
     "chat_template": "the result has the chat template of its base_model, else of its first model; leave this out and "
     "put a chat_template.jinja into the result",
     "residual_weight": "mergekit reads it and does nothing with it; leave it out",
-    "tokenizer_source": "the result has the tokenizer of its base_model, else of its first model; leave this out",
-    "tokenizer": "the result has the tokenizer of its base_model, else of its first model; leave this out",
 }
 """Keys of mergekit 0.1.5 that mean something there and are not done here, with what to do."""
 

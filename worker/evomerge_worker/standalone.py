@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from evomerge_contract.manifest import Storage
-from evomerge_contract.recipe import Recipe
+from evomerge_contract.recipe import BASE_TOKENIZER, Recipe
 from evomerge_contract.report import Problem, RunReport
 from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
@@ -53,11 +53,13 @@ def _told(error: WorkerError) -> int:
 
 
 def _merge(recipe_file: Path, out: Path, seed: int) -> None:
-    from evomerge_worker.merge import export_checkpoint
+    from evomerge_worker.merge import anchor_of, export_checkpoint
 
     if out.exists():
         raise InputError.at(str(out), "exists already; choose a folder that does not")
     recipe = read_recipe(recipe_file)
+    if recipe.vocabulary == BASE_TOKENIZER and (recipe.models or recipe.slices):
+        recipe = recipe.with_vocabulary(anchor_of(recipe))  # never a folder that happens to be called base
     checkpoints = _sources(recipe, recipe_file.parent)
     export_checkpoint(recipe, checkpoints, out, mask_seed=seed, trust_remote_code=False, extra_files={})
 
@@ -79,7 +81,12 @@ def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
     spoken, first = bool(mistakes.found), recipe.base_model or next(iter(models), None)
     opened = [open_source(_source(model, folder), store, mistakes, code=False) for model in models]
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
-    check_fit(sorted(opened, key=lambda source: source.name != first), mistakes, whole=not recipe.slices)
+    check_fit(
+        sorted(opened, key=lambda source: source.name != first),
+        mistakes,
+        whole=not recipe.slices,
+        vocabulary=recipe.vocabulary,
+    )
     if not spoken:
         _check_recipe(recipe, opened, mistakes)
     for checkpoint in checkpoints.values():
@@ -95,6 +102,7 @@ def _check_recipe(recipe: Recipe, opened: list["Opened"], mistakes: "Mistakes") 
     """Collect what keeps a recipe from being carried out over the models that it names, as far as they are known."""
     from evomerge_worker.merge.plan import plan_merge
     from evomerge_worker.merge.slices import counted_mistakes, sliced
+    from evomerge_worker.merge.vocabulary import Vocabularies
 
     layers = {source.name: source.layers for source in opened if source.layers is not None}
     if len(layers) < len(opened):
@@ -104,7 +112,7 @@ def _check_recipe(recipe: Recipe, opened: list["Opened"], mistakes: "Mistakes") 
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
     if not counted and len(checkpoints) == len(opened):
         with mistakes.collected():
-            plan_merge(recipe, checkpoints)
+            plan_merge(recipe, Vocabularies().aligned(recipe, checkpoints))
 
 
 def _source(model: str, folder: Path) -> Source:

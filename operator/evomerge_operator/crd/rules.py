@@ -6,12 +6,13 @@ is here is refused at `kubectl apply`; the rest becomes a condition.
 
 from evomerge_contract.manifest import BASE, SPLITS
 from evomerge_contract.methods import SEARCHABLE, so_many_models, without_base
+from evomerge_contract.recipe import UNION
 from evomerge_operator.crd.cel import Rule, names_in, rule
 from evomerge_operator.crd.parameters import PARAMETER_RULES, space_rules
 from evomerge_operator.rules import RESERVED_STAGE, REST
 
 NAME_CHARACTERS = 30
-_IMMUTABLE = ("models", "base", "trustRemoteCode", "evaluation", "stages", "export")
+_IMMUTABLE = ("models", "base", "tokenizerSource", "trustRemoteCode", "evaluation", "stages", "export")
 
 
 def _unchanged(field: str) -> Rule:
@@ -44,6 +45,16 @@ def _spec() -> list[Rule]:
         rule(
             f"has(self.base) || self.stages.all(s, !(s.parameterSpace.method in {names_in(with_base)}))",
             f"{', '.join(with_base)} need a base; add spec.base or choose {without_base()}",
+        )
+    )
+    rules.append(
+        rule(
+            f"!has(self.tokenizerSource) || (self.tokenizerSource == '{UNION}' && "
+            f"!self.models.exists(m, m.name == '{UNION}')) || (self.tokenizerSource == '{BASE}' && has(self.base)) || "
+            f"(self.tokenizerSource != '{UNION}' && self.models.exists(m, m.name == self.tokenizerSource))",
+            f"tokenizerSource must be {UNION} (then no model may be called so), {BASE} where there is a base, or the "
+            "name of a model",
+            field=".tokenizerSource",
         )
     )
     for name, method in SEARCHABLE.items():

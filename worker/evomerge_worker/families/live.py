@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from evomerge_contract.recipe import Recipe
-from evomerge_worker.families.loading import load_model, load_state, load_tokenizer
+from evomerge_worker.families.loading import load_model, load_state
 from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
 from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.layers import read_as, result_config
 from evomerge_worker.merge.plan import anchor_of, plan_merge
 from evomerge_worker.merge.run import Merger
+from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.tokenizer import load_tokenizer
 from evomerge_worker.store.wanted import companions
 
 _COSMETIC = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # config keys that change no computation
@@ -33,6 +35,7 @@ class LiveModel:
     tokenizer: Any
 
     def __init__(self, device: torch.device, *, trust_remote_code: bool) -> None:
+        self.model = self.tokenizer = None
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._opened: tuple[str, torch.dtype] | None = None
@@ -41,6 +44,7 @@ class LiveModel:
         self._in_slots = False  # whether `model` is still the one that has them
         self._identities: dict[Checkpoint, str] = {}
         self._statistics = Statistics()
+        self._vocabularies = Vocabularies(trust_remote_code=trust_remote_code)
 
     @classmethod
     def open(
@@ -53,12 +57,24 @@ class LiveModel:
     ) -> "LiveModel":
         """Load `checkpoint` (that of a run's recipes' base or first model, to be quick) in `dtype`, else its own.
 
+        Where recipes name a vocabulary, `open_for` is quicker.
+
         Raises:
             InputError: transformers cannot load the model or its tokenizer.
         """
         live = cls(device, trust_remote_code=trust_remote_code)
         live._open(checkpoint, dtype or weights_dtype(checkpoint))
         return live
+
+    def open_for(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+        """Load the model that `recipe` is merged into, unless there is one already.
+
+        Raises:
+            InputError: transformers cannot load it or its tokenizer, or the vocabularies cannot be aligned.
+        """
+        if self.model is None:
+            anchor = self._vocabularies.aligned(recipe, checkpoints)[anchor_of(recipe)]
+            self._open(anchor, weights_dtype(anchor))
 
     def merge(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], mask_seed: int) -> None:
         """Carry out `recipe` on the sources `checkpoints` and put the result in place.
@@ -70,6 +86,7 @@ class LiveModel:
             InputError: recipe or sources are wrong.
             CandidateError: the result is not finite. The model is then unusable until the next merge.
         """
+        checkpoints = self._vocabularies.aligned(recipe, checkpoints)
         plans = plan_merge(recipe, checkpoints)
         anchor = checkpoints[anchor_of(recipe)]
         config = result_config(recipe, checkpoints)

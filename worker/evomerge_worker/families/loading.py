@@ -12,22 +12,17 @@ from evomerge_worker.shards import Checkpoint
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:
     """The causal language model of `checkpoint`, ready for inference.
 
+    Where the folder holds no weights they are read as the checkpoint gives them.
+
     Raises:
         InputError: transformers does not know the architecture, or tensors are missing.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    load = _from_folder if checkpoint.shell is None else _from_shell
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        model, info = load(checkpoint, dtype, trust_remote_code)
     except torch.OutOfMemoryError:
         raise
     except (ValueError, KeyError, RuntimeError, OSError, ImportError) as error:
@@ -41,20 +36,32 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
     return _ready(model, device)
 
 
-def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
-    """The tokenizer of `checkpoint`.
+def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype, code: bool) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
 
-    Raises:
-        InputError: it has none that transformers can load.
-    """
-    from transformers import AutoTokenizer
+    loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+        checkpoint.folder,
+        dtype=dtype,
+        trust_remote_code=code,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    return loaded
 
-    try:
-        return AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise InputError.at(where_of(checkpoint.name), f"transformers cannot load its tokenizer: {error}") from error
+
+def _from_shell(checkpoint: Checkpoint, dtype: torch.dtype, code: bool) -> tuple[Any, dict[str, Any]]:
+    """transformers takes weights from memory only for a class and a configuration, not for a folder."""
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=code, local_files_only=True)
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=code))
+    state = {name: checkpoint.tensor(name).clone() for name in checkpoint.names}  # or the model would be the files
+    model, info = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
+    if (checkpoint.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+    return model, info
 
 
 def load_state(model: Any, state: dict[str, Tensor], config: Any, *, dtype: torch.dtype, device: torch.device) -> Any:

@@ -18,6 +18,7 @@ from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.merge.layers import result_config
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import CPU, Merger
+from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from evomerge_worker.shards.dtypes import NAMES
 from evomerge_worker.shards.writer import sync
@@ -70,16 +71,17 @@ def export_checkpoint(
 ) -> list[str]:
     """Carry out `recipe` and write the result to `out_folder`; return the names of its files.
 
-    Config, tokenizer and generation config are those of the base_model, else of the first model; where the recipe moves
-    layers, the config says so. `extra_files` (name to
-    text: a model card, the recipe) are written beside them. The folder appears as a whole or not at all. One that
-    exists is replaced only if it is empty or an earlier export.
+    Config, tokenizer and generation config are those of the base_model, else of the first model, with the layers and
+    the vocabulary that the recipe asks for. `extra_files` (name to text: a model card, the recipe) are written beside
+    them. The folder appears as a whole or not at all. One that exists is replaced only if it is empty or an earlier
+    export.
 
     Raises:
         InputError: recipe or sources are wrong, or `out_folder` holds something else or cannot be written to.
         CandidateError: the merged weights are not finite.
         StorageError: the disk is full or failed.
     """
+    checkpoints = Vocabularies(trust_remote_code=trust_remote_code).aligned(recipe, checkpoints)
     plans = plan_merge(recipe, checkpoints)
     anchor = checkpoints[anchor_of(recipe)]
     config = export_config(result_config(recipe, checkpoints), result_dtype(plans, checkpoints))

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from evomerge_contract.grouping import misplaced
 from evomerge_contract.manifest import BASE, SplitName
 from evomerge_contract.methods import METHODS, without_base
+from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult, Problem
 from evomerge_contract.task import PrepareTask
 from evomerge_worker.prepare.architecture import unfit_for_config
@@ -66,9 +67,9 @@ def _look(
     """Everything that can be told without a look at weights."""
     mistakes.found += _without_base(task)
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
-    check_fit(opened, mistakes)
+    check_fit(opened, mistakes, vocabulary=task.tokenizer_source)
     mistakes.found += [*_unfit_for_config(opened, mistakes), *_misplaced(task, opened)]
-    reader = reader_of(opened, mistakes, code=task.trust_remote_code, batch_size=task.batch_size)
+    reader = reader_of(opened, mistakes, _of_all(task), code=task.trust_remote_code, batch_size=task.batch_size)
     return opened, prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
 
 
@@ -97,6 +98,18 @@ def _misplaced(task: PrepareTask, opened: list[Opened]) -> list[Problem]:
         for index, groups in enumerate(task.groups)
         for field, message in misplaced(groups, layout)
     ]
+
+
+def _of_all(task: PrepareTask) -> Recipe:
+    """A merge of all sources whose result has the tokenizer that candidates will have."""
+    names = [source.name for source in task.sources]
+    needed = BASE in names and any(METHODS[name].needs_base for name in task.methods if name in METHODS)
+    return Recipe(
+        merge_method="linear",
+        models=[RecipeModel(model=name, parameters={"weight": 1.0}) for name in names],
+        base_model=BASE if needed else None,
+        tokenizer_source=task.tokenizer_source,
+    )
 
 
 def _without_base(task: PrepareTask) -> list[Problem]:

@@ -13,7 +13,6 @@ COMPARED = (
     "num_key_value_heads",
     "head_dim",
     "intermediate_size",
-    "vocab_size",
     "tie_word_embeddings",
     # rotary position embeddings
     "rope_parameters",

@@ -1,27 +1,34 @@
 """Whether the sources fit together: configuration, vocabulary and tensors, all against the first model of the pool."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from evomerge_contract.manifest import BASE
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Problem
+from evomerge_worker.errors import where_of
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, either_out, outside_tensors
 from evomerge_worker.merge.plan import plan_merge
+from evomerge_worker.merge.tokens import difference
 from evomerge_worker.prepare.config import differences
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.sources import Opened
-from evomerge_worker.prepare.vocabulary import difference
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.token_rows import row_tensors, token_rows
 
 
-def check_fit(sources: Sequence[Opened], mistakes: Mistakes, *, whole: bool = True) -> None:
+def check_fit(
+    sources: Sequence[Opened], mistakes: Mistakes, *, whole: bool = True, vocabulary: str | None = None
+) -> None:
     """Collect what keeps `sources` from being merged with each other, the base included.
 
-    `whole` says that whole models are merged, which must have as many layers as one another.
+    `whole` says that whole models are merged, which must have as many layers as one another. Without a `vocabulary`
+    (a recipe's `tokenizer_source`) they must have the same tokens.
     """
     in_order = sorted(sources, key=lambda source: source.name == BASE)  # the pool first
     _check_configs([s for s in in_order if s.config is not None], mistakes)
-    _check_vocabularies([s for s in in_order if s.vocabulary is not None], mistakes)
+    if vocabulary is None:
+        _check_vocabularies([s for s in in_order if s.vocabulary is not None], mistakes)
     _check_tensors([s for s in in_order if s.checkpoint is not None], mistakes, whole)
 
 
@@ -55,10 +62,29 @@ def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes, whole: bool) -
             sentence = f"has {layers} layers, but {first.name} has {wanted}; {either_out(source.name, first.name)}"
             mistakes.found.append(Problem(path=source.where, message=sentence))
             mistakes.found += _misfits_of_common_layers(first.checkpoint, source.checkpoint)
+    mistakes.found += [p for checkpoint in fitting.values() for p in _without_rows(checkpoint)]
     if fitting:
         models = [RecipeModel(model=name, parameters={"weight": 1.0}) for name in fitting]
         with mistakes.collected():
-            plan_merge(Recipe(merge_method="linear", models=models), fitting)
+            plan_merge(Recipe(merge_method="linear", models=models), _of_one_size(fitting))
+
+
+def _without_rows(checkpoint: Checkpoint) -> list[Problem]:
+    """A problem if the config counts rows that no tensor has."""
+    rows = token_rows(checkpoint.config)
+    if rows is None or row_tensors(checkpoint):
+        return []
+    message = f"vocab_size in config.json is {rows}, but no tensor has as many rows: config.json is another model's"
+    return [Problem(path=where_of(checkpoint.name), message=message)]
+
+
+def _of_one_size(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
+    """The same models as if all embeddings had as many rows: merging sees to those."""
+    rows = max((token_rows(c.config) or 0 for c in checkpoints.values() if row_tensors(c)), default=0)
+    return {
+        name: checkpoint.with_rows(rows, {t: partial(checkpoint.tensor, t) for t in row_tensors(checkpoint)})
+        for name, checkpoint in checkpoints.items()
+    }
 
 
 def _misfits_of_common_layers(first: Checkpoint, other: Checkpoint) -> list[Problem]:

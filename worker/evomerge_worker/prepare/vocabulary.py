@@ -1,4 +1,4 @@
-"""Vocabularies: which token has which id. Merged weights mean something only where all sources agree on every token."""
+"""Vocabularies as files have them: which token has which id, and whether the embeddings have a row for each."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
+from evomerge_worker.merge.tokens import beyond_rows
 
 _FAST = "tokenizer.json"
 _SLOW = ("*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tokenizer_config.json")
@@ -61,32 +62,4 @@ def check_rows(vocabulary: dict[str, int], config: Any, where: str) -> list[Prob
     token = max(vocabulary, key=vocabulary.__getitem__, default=None)
     if token is None or not isinstance(rows, int) or vocabulary[token] < rows:
         return []
-    message = (
-        f"its tokenizer has token {_quoted(token)} with id {vocabulary[token]}, but vocab_size in config.json is "
-        f"{rows}: the tokenizer is that of another model"
-    )
-    return [Problem(path=where, message=message)]
-
-
-def difference(vocabulary: dict[str, int], other: dict[str, int], other_name: str) -> str | None:
-    """In what `vocabulary` differs from `other`, with an example; None if it does not."""
-    tokens = {token for token, _ in vocabulary.items() ^ other.items()}
-    if not tokens:
-        return None
-    token = min(tokens, key=lambda t: (other.get(t, len(other)), t))
-    ours, theirs = vocabulary.get(token), other.get(token)
-    if ours is None:
-        example = f"token {_quoted(token)} (id {theirs} there) is missing here"
-    elif theirs is None:
-        example = f"token {_quoted(token)} (id {ours} here) is missing there"
-    else:
-        example = f"token {_quoted(token)} has id {ours} here and {theirs} there"
-    count = "1 token differs" if len(tokens) == 1 else f"{len(tokens)} tokens differ"
-    return (
-        f"the vocabulary is not that of {other_name}: {example} ({count}); sources must share one "
-        "vocabulary, so leave this model out"
-    )
-
-
-def _quoted(token: str) -> str:
-    return json.dumps(token, ensure_ascii=False)
+    return [Problem(path=where, message=beyond_rows(token, vocabulary[token], rows))]

@@ -36,8 +36,8 @@ def model_card(facts: CardFacts, sources: list[Source], recipe: Recipe) -> str:
 
 
 def merged_sources(sources: list[Source], recipe: Recipe) -> list[Source]:
-    """The sources whose weights are in the result, in their order."""
-    named = recipe.named_models
+    """The sources whose weights or tokens are in the result, in their order."""
+    named = {*recipe.named_models, recipe.vocabulary}
     return [s for s in sources if s.name in named]
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,17 +22,32 @@ from evomerge_worker.store.wanted import BEHIND_ITS_MODEL
 _KNOWN = FLOATS | BUFFERS | REFUSED
 
 
-class _Shard(Protocol):
+class _Tensors(Protocol):
+    """What gives tensors by name."""
+
+    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+
+class _Shard(_Tensors, Protocol):
     """What is used of an open safetensors file."""
 
     def keys(self) -> list[str]: ...
     def get_slice(self, name: str) -> Any: ...
-    def get_tensor(self, name: str) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A tensor that is computed when it is first asked for."""
+
+    make: Callable[[], torch.Tensor]
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        return self.make()
 
 
 @dataclass(frozen=True)
 class _Entry:
-    shard: _Shard
+    shard: _Tensors
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -62,6 +77,8 @@ class Checkpoint:
     config: dict[str, Any]
     _entries: dict[str, _Entry]
     _views: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    shell: Any = None
+    """What keeps `folder` alive where it holds everything but the weights; None where it holds them too."""
 
     @classmethod
     def open(cls, folder: Path, name: str) -> "Checkpoint":
@@ -164,6 +181,17 @@ class Checkpoint:
         if name not in self._views:
             self._views[name] = self._entries[name].shard.get_tensor(name)
         return self._views[name]
+
+    def with_rows(self, rows: int, make: Mapping[str, Callable[[], torch.Tensor]]) -> "Checkpoint":
+        """The same checkpoint, but each tensor in `make` has so many rows and is computed when it is first read.
+
+        `dtype` is still that of the file; a tensor for which rows were averaged is in float32.
+        """
+        made = {
+            name: _Entry(_Made(function), (rows, *self.shape(name)[1:]), self.dtype(name))
+            for name, function in make.items()
+        }
+        return replace(self, _entries=self._entries | made, _views={})
 
     def not_finite(self) -> Iterator[str]:
         """Names of the tensors that hold NaN or infinity. Reads every weight."""

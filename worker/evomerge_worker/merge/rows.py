@@ -1,0 +1,102 @@
+"""Rows of embeddings brought into the order of another vocabulary, token by token."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge_worker.merge.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which row of each model stands for each of the result's `count` rows.
+
+    `own` holds for each model its row for every row of the result, int64 [count], -1 where it has none. `lent` says
+    whose rows a model takes for what it lacks: the mean over the models named, zeros if none is named, for the rows of
+    the result that are set, bool [count]. Where `unused` is set, no token has the row: it gets the mean of all others.
+    """
+
+    count: int
+    own: Mapping[str, Tensor]
+    lent: Mapping[tuple[str, ...], Tensor]
+    unused: Tensor
+
+    def kept(self, model: str, rows: int) -> bool:
+        """Whether the model's `rows` rows are the result's as they are."""
+        return rows == self.count and torch.equal(self.own[model], torch.arange(rows))
+
+
+def rows_by_token(
+    tokens: Tokens, count: int, models: Mapping[str, Tokens], lenders: Sequence[str], base: str | None
+) -> Rows:
+    """The rows of a result with the vocabulary `tokens`, as mergekit chooses them.
+
+    Each of `models` (name to its own vocabulary) keeps its embedding of every token that it knows. What it does not
+    know it takes from `lenders`, the models that take part: from the only one that knows the token, else from `base` if
+    that one takes part and knows it, else the mean of those that know it, and zeros if none does.
+    """
+    own = {}
+    for model, its_tokens in models.items():
+        rows = torch.full((count,), -1, dtype=torch.int64)
+        known = [(number, its_tokens[token]) for token, number in tokens.items() if token in its_tokens]
+        if known:
+            rows[torch.tensor([to for to, _ in known])] = torch.tensor([origin for _, origin in known])
+        own[model] = rows
+    unused = torch.ones(count, dtype=torch.bool)
+    unused[torch.tensor(list(tokens.values()))] = False
+    return Rows(count, own, _lent(own, lenders, base, unused), unused)
+
+
+def _lent(
+    own: Mapping[str, Tensor], lenders: Sequence[str], base: str | None, unused: Tensor
+) -> dict[tuple[str, ...], Tensor]:
+    """For every set of lenders the rows that are theirs to give."""
+    knows = torch.stack([own[model] >= 0 for model in lenders])
+    if base in lenders:
+        of_base = knows[lenders.index(base)].clone()
+        knows &= ~of_base
+        knows[lenders.index(base)] = of_base
+    patterns, which = torch.unique(knows, dim=1, return_inverse=True)
+    return {
+        tuple(model for model, it in zip(lenders, patterns[:, i].tolist(), strict=True) if it): (which == i) & ~unused
+        for i in range(patterns.shape[1])
+    }
+
+
+def rows_by_number(count: int, models: Mapping[str, int], filler: str) -> Rows:
+    """The rows where all models have one vocabulary and differ in padding: cut off, or filled up with `filler`'s.
+
+    `models` holds the rows that each has; `filler` has `count`.
+    """
+    numbers = torch.arange(count)
+    own = {model: torch.where(numbers < rows, numbers, -1) for model, rows in models.items()}
+    everywhere = torch.ones(count, dtype=torch.bool)
+    return Rows(count, own, {(filler,): everywhere}, ~everywhere)
+
+
+def rearranged(rows: Rows, model: str, tensor_of: Callable[[str], Tensor]) -> Tensor:
+    """The model's tensor of shape [its rows, ...] as [rows.count, ...]; `tensor_of` gives those of models by name.
+
+    It has the dtype of the tensors it is made of, float32 where a mean is among the rows.
+    """
+    tensor, own = tensor_of(model), rows.own[model]
+    if torch.equal(own, torch.arange(rows.count)):
+        return tensor[: rows.count]
+    parts = [(own >= 0, [model])] + [((own < 0) & lent, list(names)) for names, lent in rows.lent.items()]
+    parts = [(places, names) for places, names in parts if bool(places.any())]
+    averaged = bool(rows.unused.any()) or any(len(names) > 1 for _, names in parts)
+    dtype = torch.float32 if averaged else tensor.dtype
+    for _, names in parts:
+        for name in names:
+            dtype = torch.promote_types(dtype, tensor_of(name).dtype)
+    result = torch.zeros((rows.count, *tensor.shape[1:]), dtype=dtype)
+    for places, names in parts:
+        for name in names:
+            result[places] += tensor_of(name)[rows.own[name][places]].to(dtype)
+        if len(names) > 1:
+            result[places] /= len(names)
+    if bool(rows.unused.any()):
+        result[rows.unused] = result[~rows.unused].mean(dim=0)
+    return result

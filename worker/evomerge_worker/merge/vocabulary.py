@@ -1,0 +1,194 @@
+"""The vocabulary of a result: sources whose embeddings have been brought to its tokens, row by row.
+
+What follows merges these sources as if they had had one vocabulary from the start.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from evomerge_contract.recipe import BASE_TOKENIZER, UNION, Recipe
+from evomerge_contract.report import Problem
+from evomerge_worker.errors import InputError, where_of
+from evomerge_worker.merge.rows import Rows, rearranged, rows_by_number, rows_by_token
+from evomerge_worker.merge.shell import with_numbers_of, write_shell
+from evomerge_worker.merge.slices import anchor_of
+from evomerge_worker.merge.tokens import (
+    Tokens,
+    check_rows,
+    difference,
+    overlap_mistake,
+    special_tokens,
+    tokens_of,
+    unite,
+)
+from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.token_rows import row_tensors, token_rows, with_token_rows
+from evomerge_worker.shards.tokenizer import load_tokenizer
+
+Sources = Mapping[str, Checkpoint]
+
+
+class Vocabularies:
+    """Sources brought to the vocabularies of recipes; kept, since a search's recipes share theirs."""
+
+    def __init__(self, *, trust_remote_code: bool = False) -> None:
+        self._code = trust_remote_code
+        self._done: dict[object, Sources] = {}
+
+    def aligned(self, recipe: Recipe, checkpoints: Sources) -> Sources:
+        """The sources as `recipe` merges them, by the same names: embeddings and head have a row per token.
+
+        The anchor's folder then holds the result's tokenizer, config and generation config. Without a vocabulary in the
+        recipe, sources of one vocabulary that differ in the padding of their embeddings get the anchor's rows, and all
+        others are left as they are.
+
+        Raises:
+            InputError: the vocabularies differ and the recipe says nothing of them, or they cannot be aligned.
+        """
+        parts = _participants(recipe, checkpoints)
+        if parts is None or (recipe.vocabulary is None and not _padded(parts, checkpoints)):
+            return checkpoints
+        settings = (recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of, recipe.base_model)
+        key = (settings, parts, tuple(sorted((name, id(c)) for name, c in checkpoints.items())))
+        if key not in self._done:
+            if recipe.vocabulary is None:
+                changed = _padding_aligned(parts, checkpoints, self._code)
+            else:
+                changed = _tokens_aligned(recipe, parts, checkpoints, self._code)
+            self._done[key] = {**checkpoints, **changed}
+        return self._done[key]
+
+
+@dataclass(frozen=True)
+class _Participants:
+    """The models whose tensors are merged before the layers, after them, and anywhere; the anchor is among `all`."""
+
+    anchor: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    all: tuple[str, ...]
+
+
+def _participants(recipe: Recipe, checkpoints: Sources) -> _Participants | None:
+    """Who takes part; None where planning will refuse the recipe."""
+    if (not recipe.models) == (not recipe.slices):
+        return None
+    anchor = anchor_of(recipe)
+    if recipe.slices:
+        slices = [[source.model for source in one.sources] for one in recipe.slices]
+    else:
+        slices = [[m.model for m in recipe.models or []]]
+        slices[0] += [] if recipe.base_model in (None, *slices[0]) else [anchor]
+    everyone = tuple(dict.fromkeys([anchor, *(model for one in slices for model in one)]))
+    if not set(everyone) <= set(checkpoints):
+        return None
+    return _Participants(anchor, tuple(dict.fromkeys(slices[0])), tuple(dict.fromkeys(slices[-1])), everyone)
+
+
+def _padded(parts: _Participants, checkpoints: Sources) -> bool:
+    """Whether the models' embeddings differ in their rows, and in each have as many as its config says."""
+    rows = {token_rows(checkpoints[name].config) for name in parts.all}
+    return len(rows) > 1 and all(row_tensors(checkpoints[name]) for name in parts.all)
+
+
+def _padding_aligned(parts: _Participants, checkpoints: Sources, code: bool) -> Sources:
+    """Every model with the anchor's rows: one vocabulary, whose embeddings are padded differently."""
+    anchor = checkpoints[parts.anchor]
+    vocabularies = {name: tokens_of(load_tokenizer(checkpoints[name], trust_remote_code=code)) for name in parts.all}
+    problems = []
+    for name in parts.all:
+        check_rows(checkpoints[name], vocabularies[name])
+        if sentence := difference(vocabularies[name], vocabularies[parts.anchor], parts.anchor):
+            problems.append(Problem(path=where_of(name), message=sentence))
+    if problems:
+        raise InputError(*problems)
+    rows = rows_by_number(_rows(anchor), {name: _rows(checkpoints[name]) for name in parts.all}, parts.anchor)
+    return {name: _rearranged(name, checkpoints, rows, rows) for name in parts.all}
+
+
+def _tokens_aligned(recipe: Recipe, parts: _Participants, checkpoints: Sources, code: bool) -> Sources:
+    """Every model with the rows of the vocabulary that the recipe names."""
+    giver = _giver(recipe, parts, checkpoints)
+    names = list(dict.fromkeys([*parts.all, giver]))
+    tokenizers = {name: load_tokenizer(checkpoints[name], trust_remote_code=code) for name in names}
+    vocabularies = {name: tokens_of(tokenizer) for name, tokenizer in tokenizers.items()}
+    _check(vocabularies, tokenizers, giver, checkpoints)
+    united = None
+    if recipe.vocabulary == UNION and unite(tokenizers[giver], [tokenizers[n] for n in parts.all if n != giver]):
+        united = tokenizers[giver]
+    tokens = tokens_of(tokenizers[giver])
+    multiple = (recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of) or 1
+    count = -(-(max(tokens.values()) + 1) // multiple) * multiple
+
+    def rows_for(lenders: tuple[str, ...]) -> Rows:
+        return rows_by_token(tokens, count, {n: vocabularies[n] for n in parts.all}, lenders, recipe.base_model)
+
+    before, after = rows_for(parts.before), rows_for(parts.after)
+    changed = {name: _rearranged(name, checkpoints, before, after) for name in parts.all}
+    anchor = checkpoints[parts.anchor]
+    if united is None and giver == parts.anchor and count == token_rows(anchor.config):
+        return changed
+    config = with_token_rows(with_numbers_of(anchor.config, checkpoints[giver].config), count)
+    shell = write_shell(anchor, checkpoints[giver], united, config, code=code)
+    result = replace(changed[parts.anchor], folder=Path(shell.name), config=config, shell=shell)
+    return {**changed, parts.anchor: result}
+
+
+def _giver(recipe: Recipe, parts: _Participants, checkpoints: Sources) -> str:
+    """The model whose tokenizer the result's is, or is made from.
+
+    A source that is called base is meant by that name; without one, `base` is the recipe's base_model, else its first
+    model.
+    """
+    wanted = str(recipe.vocabulary)
+    if wanted == UNION:
+        return parts.anchor
+    if wanted in checkpoints:
+        return wanted
+    if wanted == BASE_TOKENIZER:
+        return parts.anchor
+    known = ", ".join([UNION, BASE_TOKENIZER, *sorted(checkpoints)])
+    raise InputError.at("recipe.tokenizer_source", f"{wanted} is not among what it may be ({known})")
+
+
+def _check(vocabularies: Mapping[str, Tokens], tokenizers: Mapping[str, Any], giver: str, checkpoints: Sources) -> None:
+    """Refuse tokenizers that are not their model's own, and those without overlap."""
+    special = set().union(*(special_tokens(tokenizer) for tokenizer in tokenizers.values()))
+    problems = []
+    for name, tokens in vocabularies.items():
+        check_rows(checkpoints[name], tokens)
+        if sentence := overlap_mistake(tokens, vocabularies[giver], giver, special):
+            problems.append(Problem(path=where_of(name), message=sentence))
+        if not row_tensors(checkpoints[name]):
+            sentence = "no tensor has a row per token (as many as vocab_size in config.json), so none can be aligned"
+            problems.append(Problem(path=where_of(name), message=sentence))
+    if problems:
+        raise InputError(*problems)
+
+
+def _rearranged(name: str, checkpoints: Sources, before: Rows, after: Rows) -> Checkpoint:
+    """A source whose embeddings have the rows `before`, and its head the rows `after`."""
+    checkpoint = checkpoints[name]
+    if all(rows.kept(name, _rows(checkpoint)) for rows in (before, after)):
+        return checkpoint
+    inputs = set(checkpoint.layout.before)
+
+    def maker(tensor: str) -> Callable[[], Tensor]:
+        rows = before if tensor in inputs else after
+        return partial(rearranged, rows, name, lambda model: _tensor_like(checkpoints[model], tensor))
+
+    return checkpoint.with_rows(before.count, {tensor: maker(tensor) for tensor in row_tensors(checkpoint)})
+
+
+def _tensor_like(checkpoint: Checkpoint, name: str) -> Tensor:
+    """The tensor of that name; where a model has no head because it is tied, its embeddings."""
+    return checkpoint.tensor(name if name in checkpoint else row_tensors(checkpoint)[0])
+
+
+def _rows(checkpoint: Checkpoint) -> int:
+    return token_rows(checkpoint.config) or 0
