@@ -76,8 +76,8 @@ def test_the_recipe_names_the_place_of_the_tokenizer(tmp_path: Path, source: str
     """Also that of spec.base, which a recipe without base_model cannot call base."""
     changed = manifest(base={"uri": "base"}, tokenizerSource=source)
     recipe = make_run(changed, prepared(changed), "file:///r").space.decode((0.25, 0.125))
-    uris = {name: f"s3://bucket/{name}" for name in ("a", "b", "base")}
-    assert portable_recipe(recipe, uris, tmp_path).plain()["tokenizer_source"] == place
+    models = {name: Base(uri=f"s3://bucket/{name}") for name in ("a", "b", "base")}
+    assert portable_recipe(recipe, models, tmp_path).plain()["tokenizer_source"] == place
 
 
 def test_the_recipes_text_is_yaml_with_numbers_as_they_are(tmp_path: Path) -> None:

@@ -74,7 +74,10 @@ def _without_rows(checkpoint: Checkpoint) -> list[Problem]:
     rows = token_rows(checkpoint.config)
     if rows is None or row_tensors(checkpoint):
         return []
-    message = f"vocab_size in config.json is {rows}, but no tensor has as many rows: config.json is another model's"
+    message = (
+        f"vocab_size in config.json is {rows}, but no tensor has as many rows: config.json is another model's; "
+        f"restore {checkpoint.name}'s"
+    )
     return [Problem(path=where_of(checkpoint.name), message=message)]
 
 
