@@ -23,10 +23,10 @@ def good_evomerge(namespace: str, name: str = "good") -> Document:
         "metadata": {"name": name, "namespace": namespace, "labels": {"team": "merge"}},
         "spec": {
             "models": [
-                {"name": "one", "uri": "s3://models/one", "license": "mit"},
+                {"name": "one", "uri": "s3://models/one", "adapter": "s3://models/adapter", "license": "mit"},
                 {"name": "two", "uri": "hf://org/two@" + "a" * 40, "license": "apache-2.0"},
             ],
-            "base": {"uri": "s3://models/base", "license": "apache-2.0"},
+            "base": {"uri": "s3://models/base", "adapter": "s3://models/adapter", "license": "apache-2.0"},
             "tokenizerSource": "union",
             "trustRemoteCode": True,
             "storage": {
@@ -211,6 +211,8 @@ CREATED: list[Case] = [
         for uri in ("models/two", "file:///models/two", "s3://models", "hf://org/two", "hf://org/two@main")
     ),
     Case("spec.base.uri", _NO_MODEL, {"spec.base.uri": "/models/base"}),
+    Case("spec.models[].adapter", _NO_MODEL, {"spec.models.1.adapter": "file:///models/adapter"}),
+    Case("spec.base.adapter", _NO_MODEL, {"spec.base.adapter": "adapters/base"}),
     Case(
         "spec.storage.s3.endpoint",
         "an endpoint begins with https:// or http:// and names a server",
