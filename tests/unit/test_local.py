@@ -10,6 +10,7 @@ from rich.console import Console
 from documents import document, prepared
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import Base, EvoMerge
+from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import ConcludeResult, Interval, ScoreRow, SelectRow
 from evomerge_operator.local import run as local_run
 from evomerge_operator.local.run import default_workers, field_of, recipe_text, worker_environments
@@ -87,6 +88,13 @@ def test_the_recipes_text_is_yaml_with_numbers_as_they_are(tmp_path: Path) -> No
     assert "weight: 0.25" in text
     assert "weight: 0.125" in text
     assert text.startswith("# evomerge merge recipe.yaml OUT\nmerge_method: linear\n")
+
+
+@pytest.mark.parametrize(("method", "random"), [("della", True), ("dare_ties", True), ("ties", False)])
+def test_a_random_methods_recipe_names_its_seed(tmp_path: Path, method: str, random: bool) -> None:
+    recipe = Recipe(merge_method=method, models=[RecipeModel(model="a")])
+    first_line = recipe_text(recipe, manifest(), tmp_path).splitlines()[0]
+    assert ("--seed" in first_line) == random
 
 
 def row(name: str, role: str, score: float, margin: tuple[float, float, float] | None = None) -> ScoreRow:
