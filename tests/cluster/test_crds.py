@@ -43,7 +43,7 @@ EXAMPLES = [
     if "export" in yaml.safe_load(path.read_text())["spec"]
 ]
 """Those for a cluster."""
-CLUSTER_ONLY = ("uri", "endpoint", ".search", ".select", ".test")
+CLUSTER_ONLY = ("uri", "adapter", "endpoint", ".search", ".select", ".test")
 """The ends of places about which a single machine knows less, or other things."""
 
 
