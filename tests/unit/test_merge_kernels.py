@@ -10,7 +10,7 @@ from torch import Tensor
 from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import Draws
 from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Thinning, Votes, WeightedSum, plain, shape_of
-from evomerge_worker.merge.formula import kept as keep
+from evomerge_worker.merge.largest import kept as keep
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.statistics import _by_sorting, _norms, at_least, norms
 

@@ -22,7 +22,7 @@ from evomerge_worker.store.pinned import CHANGED, MADE_OF, check_arrived, conten
 from evomerge_worker.store.stamp import sha256_of
 from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS, companions
 
-_SHARD_BYTES = 1 << 30  # of the model that is written; a shard is in memory until it is
+_SHARD_BYTES = 1 << 30  # of the model that is written
 _BESIDES_WEIGHTS = 64 << 20  # bytes of tokenizer and code
 
 

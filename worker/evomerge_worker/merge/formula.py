@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.merge.draws import GROUP, Draws
+from evomerge_worker.merge.largest import kept
 
 _CHUNK = 4096 * GROUP
 """Elements at a time: enough for torch's threads, little enough for caches, and temporaries stay small."""
@@ -143,13 +144,3 @@ def _thinned(delta: Delta, base: Tensor, part: slice, ties: int) -> tuple[Tensor
         case mask:
             keep = mask.view(-1)[part]
     return torch.where(keep, vector, 0.0), ties
-
-
-def kept(magnitudes: Tensor, threshold: float, ties: int) -> tuple[Tensor, int]:
-    """Where flat `magnitudes` are above `threshold`, or among the first `ties` equal to it; how many ties are left."""
-    keep = magnitudes > threshold
-    if not ties:
-        return keep, 0
-    equal = (magnitudes == threshold).nonzero().flatten()[:ties]
-    keep[equal] = True
-    return keep, ties - len(equal)

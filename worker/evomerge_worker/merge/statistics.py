@@ -15,8 +15,8 @@ from torch import Tensor
 from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast
-from evomerge_worker.merge.largest import nth_largest
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.largest import cut
+from evomerge_worker.merge.method import Source, offset
 from evomerge_worker.merge.sums import total
 
 _TINY = 1e-8
@@ -91,9 +91,7 @@ def _magnitudes(source: Source, base: Tensor) -> tuple[NDArray[np.int64], NDArra
 
 
 def _by_sorting(tensor: Tensor, base: Tensor, kept: int) -> AtLeast:
-    magnitudes = (tensor.float() - base.float()).abs_().flatten()
-    threshold = nth_largest(magnitudes, kept)
-    return AtLeast(threshold, kept - int((magnitudes > threshold).sum()))
+    return AtLeast(*cut(offset(tensor, base).abs_().flatten(), kept))
 
 
 def norms(source: Source, base: Tensor, limit: int) -> tuple[float, float]:
@@ -108,7 +106,7 @@ def norms(source: Source, base: Tensor, limit: int) -> tuple[float, float]:
 
 
 def _norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
-    magnitudes = (tensor.float() - base.float()).abs_().flatten()
+    magnitudes = offset(tensor, base).abs_().flatten()
     steps = draws.numbers(0, magnitudes.numel(), magnitudes.device) // (65536 // STEPS)
     sums = np.bincount(steps.cpu().numpy(), magnitudes.double().cpu().numpy(), minlength=STEPS)
     return sums.astype(np.float64, copy=False)

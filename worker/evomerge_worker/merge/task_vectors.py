@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from evomerge_worker.merge.formula import AtLeast, Delta, Thinning, Votes, WeightedSum
-from evomerge_worker.merge.method import MergeMethod, Source
+from evomerge_worker.merge.method import MergeMethod, Source, offset
 from evomerge_worker.merge.sums import total
 
 Thinned = tuple[Thinning, float]
@@ -65,6 +65,6 @@ def masked(source: Source, base: Tensor, keep: Tensor, rescale: bool) -> Thinned
     """What a boolean tensor keeps."""
     if not rescale:
         return keep, 1.0
-    magnitudes = (source.tensor.float() - base.float()).abs_()
+    magnitudes = offset(source.tensor, base).abs_()
     before = total(magnitudes)
     return keep, restoring(before, total(magnitudes.mul_(keep.float())))

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.formula import AtLeast, kept
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.formula import AtLeast
+from evomerge_worker.merge.largest import kept
+from evomerge_worker.merge.method import Source, offset
 from evomerge_worker.merge.statistics import at_least
 from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, masked
 
@@ -23,7 +24,7 @@ def _trimmed(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thi
 def _thinned(source: Source, base: Tensor, trimmed: AtLeast | None, rescale: bool) -> Thinned:
     if trimmed is None or not rescale:
         return trimmed, 1.0
-    magnitudes = (source.tensor.float() - base.float()).abs_().flatten()
+    magnitudes = offset(source.tensor, base).abs_().flatten()
     keep, _ = kept(magnitudes, trimmed.threshold, trimmed.ties)
     return masked(source, base, keep.view(base.shape), rescale)
 
