@@ -27,7 +27,7 @@
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
 enum { ALL = 0, AT_LEAST = 1, DRAWN = 2 };       /* how a task vector is thinned out */
-enum { BLOCK = 512, LANES = 16, SOURCES = 16 };  /* SOURCES: at most so many task vectors */
+enum { BLOCK = 512, SOURCES = 16 };              /* SOURCES: at most so many task vectors */
 
 typedef struct {
     const void *data;
