@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evomerge_contract.methods import METHODS, Method
-from evomerge_worker.merge.draws import Draws
+from evomerge_worker.merge.draws import Drawing
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.run import tensor_of
@@ -26,7 +26,7 @@ def random_tensor(seed: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
 
 def source(tensor: Tensor, place: int = 0, **values: float) -> Source:
     """A source with the random draws of seed 0."""
-    return Source(tensor, values, Draws.of(0, str(place), "t"))
+    return Source(tensor, "t", values, Drawing(0, lambda: str(place)))
 
 
 def carried_out(method: str, sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:

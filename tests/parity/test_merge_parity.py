@@ -3,6 +3,7 @@
 `dtype: float32` makes mergekit compute in float32 as we do (its task-arithmetic family computes in the sources' dtype).
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from closeness import NORM_STEPS, OPERAND_STEPS, apart, operands, tied
 from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.merge import Merger, TensorPlan, plan_merge
-from evomerge_worker.merge.draws import Draws, limit_of
+from evomerge_worker.merge.draws import Drawing, limit_of
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods.della import probabilities
 from evomerge_worker.shards import Checkpoint
@@ -97,14 +98,15 @@ def _masks(plans: list[TensorPlan], sources: dict[str, Checkpoint]) -> dict[str,
         origin = sources[plan.base.model].tensor(plan.base.tensor).float()
         for item in plan.inputs:
             density: Any = item.values["density"]
-            draws = Draws.of(MASK_SEED, sources[item.model].fingerprint, item.tensor)
+            drawing = Drawing(MASK_SEED, partial(getattr, sources[item.model], "fingerprint"))
+            draws = drawing.of(item.tensor)
             chances, keep = torch.full_like(origin, density), None
             if "epsilon" in item.values:
                 if not 0 < density < 1:
                     continue
                 delta = sources[item.model].tensor(item.tensor).float() - origin
                 chances = probabilities(delta, density, item.values["epsilon"])
-                keep = Source(delta, {}, draws).keep(chances)
+                keep = Source(delta, item.tensor, {}, drawing).keep(chances)
             key = f"{item.model}|{plan.name}"
             drawn = draws.numbers(0, origin.numel(), origin.device).view(origin.shape)
             masks[key] = drawn < limit_of(density) if keep is None else keep

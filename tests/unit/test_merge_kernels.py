@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evomerge_worker.merge import native
-from evomerge_worker.merge.draws import Draws
+from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Thinning, Votes, WeightedSum, plain, shape_of
 from evomerge_worker.merge.largest import kept as keep
 from evomerge_worker.merge.method import Source
-from evomerge_worker.merge.statistics import _by_sorting, _norms, at_least, norms
+from evomerge_worker.merge.statistics import _by_sorting, _plain_norms, _plain_products, at_least, norms
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [1, 2, 63, 255, 511, 512, 513, 65_536, 70_001, 1_050_000]
@@ -126,7 +126,7 @@ def test_what_the_library_cannot_do_is_left_to_torch() -> None:
 
 
 def _source(tensor: Tensor) -> Source:
-    return Source(tensor, {}, Draws.of(0, "m", "t"))
+    return Source(tensor, "t", {}, Drawing(0, lambda: "m"))
 
 
 @given(st.integers(1, 3000), st.floats(0.0, 1.0, exclude_min=True), st.booleans(), st.sampled_from(DTYPES))
@@ -150,6 +150,15 @@ def test_thresholds_of_large_tensors_are_those_of_sorting(density: float, coarse
         _same_kept(source.tensor, base, found, max(1, int(density * n)))
 
 
+def test_thresholds_of_more_sources_than_the_library_takes_at_once() -> None:
+    """float32, whose thresholds are looked for inside a bin."""
+    n = 200_000
+    base = torch.zeros(n)
+    sources = [_source(torch.randn(n, generator=torch.Generator().manual_seed(seed))) for seed in range(37)]
+    for source, found in zip(sources, at_least(sources, base, [0.5] * 37), strict=True):
+        _same_kept(source.tensor, base, found, n // 2)
+
+
 def _same_kept(tensor: Tensor, base: Tensor, found: AtLeast | None, kept: int) -> None:
     """Exactly as many, the largest, the first among equals."""
     vector = tensor.float() - base.float()
@@ -166,13 +175,23 @@ def _same_kept(tensor: Tensor, base: Tensor, found: AtLeast | None, kept: int) -
 def test_norms_have_the_same_bits(dtype: torch.dtype, count: int) -> None:
     base, source = _tensor(1, count, dtype), _source(_tensor(2, count, dtype))
     by_draw = native.norms(source.tensor, base, source.draws)
-    assert np.array_equal(by_draw, _norms(source.tensor, base, source.draws))
+    assert np.array_equal(by_draw, _plain_norms(source.tensor, base, source.draws))
     vector = (source.tensor.float() - base.float()).abs().double()
     for limit in (0, 16, 20_000 // 16 * 16, 65_536):
         whole, kept = norms(source, base, limit)
         drawn = source.draws.numbers(0, count, torch.device("cpu")) < limit
         assert whole == pytest.approx(float(vector.sum()), rel=1e-12)
         assert kept == pytest.approx(float(vector[drawn].sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", SIZES)
+def test_products_have_the_same_bits(dtype: torch.dtype, count: int) -> None:
+    one, other = _tensor(1, count, dtype), _tensor(2, count, torch.float32)
+    found = native.products(one, other)
+    plain_sums = _plain_products(one, other)
+    assert [sorted(parts) for parts in found.tolist()] == [sorted(parts) for parts in plain_sums.tolist()]
+    assert found.sum(axis=1)[2] == pytest.approx(float((one.double() * other.double()).sum()), rel=1e-12, abs=1e-9)
 
 
 @pytest.fixture(autouse=True)

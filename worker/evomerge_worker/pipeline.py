@@ -114,7 +114,7 @@ class Pipeline:
     def _live_model(self, task: Task) -> LiveModel:
         """The one live model of the session."""
         if self._live is None:
-            self._live = LiveModel(self._device, trust_remote_code=task.trust_remote_code)
+            self._live = LiveModel(self._device, trust_remote_code=task.trust_remote_code, cache=self._cache)
         return self._live
 
     def _scorer(
@@ -144,7 +144,7 @@ class Pipeline:
         key = (source.name, source.uri, source.adapter, source.digest)
         if key not in self._checkpoints:
             folder = source_folder(source, self._store(task), code=task.trust_remote_code)
-            self._checkpoints[key] = Checkpoint.open(folder, source.name)
+            self._checkpoints[key] = Checkpoint.open(folder, source.name, source.digest)
         return self._checkpoints[key]
 
     def _store(self, task: Task) -> Store:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class LiveModel:
     model: Any
     tokenizer: Any
 
-    def __init__(self, device: torch.device, *, trust_remote_code: bool) -> None:
+    def __init__(self, device: torch.device, *, trust_remote_code: bool, cache: Path | None = None) -> None:
+        """`cache` is where statistics of the sources are kept."""
         self.model = self.tokenizer = None
         self._device = device
         self._trust_remote_code = trust_remote_code
@@ -43,7 +45,7 @@ class LiveModel:
         self._slots: dict[str, Tensor] | None = None
         self._in_slots = False  # whether `model` is still the one that has them
         self._identities: dict[Checkpoint, str] = {}
-        self._statistics = Statistics()
+        self._statistics = Statistics(cache)
         self._vocabularies = Vocabularies(trust_remote_code=trust_remote_code)
 
     @classmethod

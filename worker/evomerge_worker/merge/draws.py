@@ -6,6 +6,7 @@ density: what a lower one keeps, a higher one keeps too. kernels.c has the same 
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,18 @@ class Draws:
                 b.add_(_signed(keys[(step + 1) % 3] + step))
         halves = torch.stack([a & 0xFFFF, a >> 16 & 0xFFFF, b & 0xFFFF, b >> 16 & 0xFFFF])
         return halves.view(4, groups, _COUNTERS).transpose(0, 1).reshape(-1)[:count]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """The draws for all tensors of one model. It is asked for its fingerprint when the first one is drawn for."""
+
+    seed: int
+    fingerprint: Callable[[], str]
+
+    def of(self, tensor: str) -> Draws:
+        """Those for the tensor of that name."""
+        return Draws.of(self.seed, self.fingerprint(), tensor)
 
 
 def limit_of(density: float) -> int:

@@ -3,6 +3,9 @@
  * A plain C library: it knows nothing of Python, allocates nothing and starts no threads. The caller (native.py) hands it
  * the addresses of whole tensors and calls it from as many threads as it likes, on different tensors.
  *
+ * A block of a tensor is held in float32 with its even elements first, then the odd ones: a word of two 16-bit numbers
+ * falls apart into the two halves by a shift and a mask, and comes together likewise. `place` says where an element is.
+ *
  * Everything is computed in float32, multiplications and additions rounded one by one (compile with -ffp-contract=off) and
  * in the order of formula.py, which says the same in torch: both give the same bits, and so does every instruction set.
  */
@@ -27,7 +30,7 @@
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
 enum { ALL = 0, AT_LEAST = 1, DRAWN = 2 };       /* how a task vector is thinned out */
-enum { BLOCK = 512, SOURCES = 16 };              /* SOURCES: at most so many task vectors */
+enum { BLOCK = 512, HALF = BLOCK / 2, SOURCES = 16 }; /* SOURCES: at most so many task vectors */
 
 typedef struct {
     const void *data;
@@ -73,10 +76,16 @@ INLINE uint16_t to_half(float value) {
     return (uint16_t)(half | (bits >> 16 & 0x8000u));
 }
 
-/* Finite numbers only: NaN would come out as anything, and is told by `store` before. */
-INLINE uint16_t to_bfloat(float value) {
+/* The upper 16 bits are the bfloat16. Finite numbers only: NaN would come out as anything, and is told before. */
+INLINE uint32_t rounded(float value) {
     const uint32_t bits = bits_of(value);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+    return bits + 0x7fffu + (bits >> 16 & 1u);
+}
+
+INLINE uint32_t word_at(const uint16_t *words, size_t i) {
+    uint32_t word;
+    memcpy(&word, words + 2 * i, sizeof word);
+    return word;
 }
 
 INLINE float load(const void *data, int dtype, size_t i) {
@@ -87,36 +96,56 @@ INLINE float load(const void *data, int dtype, size_t i) {
     }
 }
 
-/* One loop a dtype, so that each is vectorised: the statement sees the element as `x` and its place as `i`. */
-#define LOOP(data, kind, count, ...)                                              \
-    for (size_t i = 0; i < (count); i++) { const float x = load(data, kind, i); __VA_ARGS__; }
-#define FOR_EACH(tensor, start, count, ...)                                         \
+INLINE size_t place(size_t element) { return element / 2 + element % 2 * HALF; }
+
+/* One loop a dtype, so that each is vectorised: the statement sees the element as `x` and its place in the block as `i`. */
+#define TWO(low, high, ...)                                                               \
+    { const float x = low; const size_t i = j; __VA_ARGS__; }                             \
+    { const float x = high; const size_t i = HALF + j; __VA_ARGS__; }
+#define LAST(kind, count, ...)                                                            \
+    if ((count) % 2) { const float x = load(at, kind, (count) - 1); const size_t i = (count) / 2; __VA_ARGS__; }
+#define LOOP(kind, count, ...)                                                            \
+    for (size_t j = 0; j < (count) / 2; j++)                                              \
+        { TWO(load(at, kind, 2 * j), load(at, kind, 2 * j + 1), __VA_ARGS__) }            \
+    LAST(kind, count, __VA_ARGS__)
+#define LOOP_BF16(count, ...)                                                             \
+    for (size_t j = 0; j < (count) / 2; j++) {                                            \
+        const uint32_t word = word_at(at, j);                                             \
+        TWO(float_of(word << 16), float_of(word & 0xffff0000u), __VA_ARGS__)              \
+    }                                                                                     \
+    LAST(BF16, count, __VA_ARGS__)
+#define FOR_EACH(tensor, start, count, ...)                                               \
     do {                                                                                  \
         switch ((tensor).dtype) {                                                         \
-        case BF16: { const uint16_t *at = (const uint16_t *)(tensor).data + (start); LOOP(at, BF16, count, __VA_ARGS__) break; } \
-        case F16: { const uint16_t *at = (const uint16_t *)(tensor).data + (start); LOOP(at, F16, count, __VA_ARGS__) break; }   \
-        default: { const float *at = (const float *)(tensor).data + (start); LOOP(at, F32, count, __VA_ARGS__) }                 \
+        case BF16: { const uint16_t *at = (const uint16_t *)(tensor).data + (start); LOOP_BF16(count, __VA_ARGS__) break; } \
+        case F16: { const uint16_t *at = (const uint16_t *)(tensor).data + (start); LOOP(F16, count, __VA_ARGS__) break; }  \
+        default: { const float *at = (const float *)(tensor).data + (start); LOOP(F32, count, __VA_ARGS__) }                \
         }                                                                                 \
     } while (0)
 
 /* The magnitude, as bits, from which a number is none in a dtype: what rounds to infinity, infinity itself, NaN. */
 INLINE uint32_t too_large(int dtype) { return dtype == BF16 ? 0x7f7f8000u : dtype == F16 ? 0x477ff000u : 0x7f800000u; }
 
-/* Round and write a block. Returns whether an element is infinite or NaN. */
+/* Round and write a block, of which places without an element hold zero. Returns whether one is infinite or NaN. */
 INLINE uint32_t store(const float *restrict block, size_t count, void *out, int dtype, size_t start) {
     uint32_t largest = 0;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < BLOCK; i++) {
         const uint32_t magnitude = bits_of(block[i]) & 0x7fffffffu;
         largest = magnitude > largest ? magnitude : largest;
     }
     if (dtype == BF16) {
         uint16_t *restrict to = (uint16_t *)out + start;
-        for (size_t i = 0; i < count; i++) to[i] = to_bfloat(block[i]);
+        for (size_t j = 0; j < count / 2; j++) {
+            const uint32_t word = rounded(block[j]) >> 16 | (rounded(block[HALF + j]) & 0xffff0000u);
+            memcpy(to + 2 * j, &word, sizeof word);
+        }
+        if (count % 2) to[count - 1] = (uint16_t)(rounded(block[count / 2]) >> 16);
     } else if (dtype == F16) {
         uint16_t *restrict to = (uint16_t *)out + start;
-        for (size_t i = 0; i < count; i++) to[i] = to_half(block[i]);
+        for (size_t e = 0; e < count; e++) to[e] = to_half(block[place(e)]);
     } else {
-        memcpy((float *)out + start, block, count * sizeof(float));
+        float *restrict to = (float *)out + start;
+        for (size_t e = 0; e < count; e++) to[e] = block[place(e)];
     }
     return largest >= too_large(dtype);
 }
@@ -136,29 +165,36 @@ INLINE uint32_t sum_of(int sources, int divided, const tensor_t *tensors, const 
     float w[4];
     uint32_t largest = 0;
     for (int s = 0; s < sources; s++) x[s] = (const uint16_t *)tensors[s].data + start, w[s] = weights[s];
-    for (size_t i = 0; i < n; i++) {
-        float total = w[0] * load(x[0], BF16, i);
-        for (int s = 1; s < sources; s++) total += w[s] * load(x[s], BF16, i);
-        if (divided) total /= divisor;
-        const uint32_t magnitude = bits_of(total) & 0x7fffffffu;
-        largest = magnitude > largest ? magnitude : largest;
-        out[start + i] = to_bfloat(total);
+    for (size_t i = 0; i < n / 2; i++) {
+        uint32_t word = word_at(x[0], i);
+        float low = w[0] * float_of(word << 16), high = w[0] * float_of(word & 0xffff0000u);
+        for (int s = 1; s < sources; s++) {
+            word = word_at(x[s], i);
+            low += w[s] * float_of(word << 16), high += w[s] * float_of(word & 0xffff0000u);
+        }
+        if (divided) low /= divisor, high /= divisor;
+        const uint32_t one = bits_of(low) & 0x7fffffffu, other = bits_of(high) & 0x7fffffffu;
+        largest = one > largest ? one : largest;
+        largest = other > largest ? other : largest;
+        word = rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
+        memcpy(out + start + 2 * i, &word, sizeof word);
     }
     return largest >= too_large(BF16);
 }
 
-/* The same for any dtypes and number. */
+/* The same for any dtypes, numbers of sources and of elements. */
 INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *weights, size_t start, size_t n,
                            float divisor, void *out, int out_dtype) {
     float sum[BLOCK];
     const float first = weights[0];
+    if (n < BLOCK) memset(sum, 0, sizeof sum);
     FOR_EACH(tensors[0], start, n, sum[i] = first * x);
     for (int s = 1; s < sources; s++) {
         const float weight = weights[s];
         FOR_EACH(tensors[s], start, n, sum[i] += weight * x);
     }
     if (divisor != 1.0f)
-        for (size_t i = 0; i < n; i++) sum[i] /= divisor;
+        for (size_t i = 0; i < BLOCK; i++) sum[i] /= divisor;
     return store(sum, n, out, out_dtype, start);
 }
 
@@ -174,7 +210,7 @@ EACH_CPU int evomerge_sum(size_t count, int32_t sources, const tensor_t *tensors
 #define CASE(number)                                                                            \
     case number: wrong |= sum_of(number, 0, tensors, weights, start, n, divisor, out); break;     \
     case -number: wrong |= sum_of(number, 1, tensors, weights, start, n, divisor, out); break;
-        switch (usual ? (divisor == 1.0f ? sources : -sources) : 0) {
+        switch (usual && n % 2 == 0 ? (divisor == 1.0f ? sources : -sources) : 0) {
             CASE(1)
             CASE(2)
             CASE(3)
@@ -186,15 +222,16 @@ EACH_CPU int evomerge_sum(size_t count, int32_t sources, const tensor_t *tensors
     return !wrong;
 }
 
-/* Draws of 16 bits for the elements [256 * group, 256 * group + 256): Threefry-2x32 with 13 rounds (Salmon et al. 2011),
- * the numbers of 64 counters, cut in two: low halves of the first words, high halves, then those of the second words. */
+/* Draws of 16 bits for the elements of a block: Threefry-2x32 with 13 rounds (Salmon et al. 2011). Elements come in
+ * groups of 256, whose draws are the numbers of 64 counters, cut in two: low halves of the first words, high halves, then
+ * those of the second words. */
 enum { GROUP = 256, COUNTERS = GROUP / 4 };
 
-INLINE void draw(const uint32_t *key, uint64_t group, uint16_t *restrict draws) {
+INLINE void draw_some(const uint32_t *key, uint64_t first, uint32_t *restrict draws) {
     static const int turns[] = {13, 15, 26, 6, 17, 29, 16, 24};
     const uint32_t keys[3] = {key[0], key[1], 0x1BD11BDAu ^ key[0] ^ key[1]};
-    for (int l = 0; l < COUNTERS; l++) {
-        const uint64_t counter = group * COUNTERS + (uint64_t)l;
+    for (int l = 0; l < COUNTERS / 2; l++) { /* every second one: even elements, or odd ones */
+        const uint64_t counter = first + 2 * (uint64_t)l;
         uint32_t a = (uint32_t)counter + keys[0], b = (uint32_t)(counter >> 32) + keys[1];
 #pragma GCC unroll 13
         for (int round = 0; round < 13; round++) {
@@ -207,10 +244,28 @@ INLINE void draw(const uint32_t *key, uint64_t group, uint16_t *restrict draws) 
                 b += keys[(step + 1) % 3] + (uint32_t)step;
             }
         }
-        draws[l] = (uint16_t)a;
-        draws[COUNTERS + l] = (uint16_t)(a >> 16);
-        draws[2 * COUNTERS + l] = (uint16_t)b;
-        draws[3 * COUNTERS + l] = (uint16_t)(b >> 16);
+        draws[l] = a & 0xffffu;
+        draws[COUNTERS / 2 + l] = a >> 16;
+        draws[COUNTERS + l] = b & 0xffffu;
+        draws[COUNTERS / 2 * 3 + l] = b >> 16;
+    }
+}
+
+INLINE void draw(const uint32_t *key, size_t start, size_t n, uint32_t *restrict draws) {
+    for (size_t g = 0; g * GROUP < n; g++) {
+        const uint64_t first = (uint64_t)(start / GROUP + g) * COUNTERS;
+        draw_some(key, first, draws + g * (GROUP / 2));
+        draw_some(key, first + 1, draws + HALF + g * (GROUP / 2));
+    }
+}
+
+/* Of a block's elements equal to the threshold only the first `ties` stay. */
+static void drop_ties(const delta_t *source, const float *base, size_t start, size_t n, int64_t ties, float *delta) {
+    const uint32_t threshold = bits_of(source->threshold);
+    for (size_t e = 0; e < n; e++) {
+        const size_t i = place(e);
+        const float x = load(source->tensor.data, source->tensor.dtype, start + e);
+        if ((bits_of(x - base[i]) & 0x7fffffffu) == threshold && ties-- <= 0) delta[i] = source->factor * 0.0f;
     }
 }
 
@@ -219,26 +274,26 @@ INLINE void draw(const uint32_t *key, uint64_t group, uint16_t *restrict draws) 
 INLINE void thinned(const delta_t *source, const float *restrict base, size_t start, size_t n, int64_t *ties,
                     float *restrict delta) {
     const float factor = source->factor;
-    if (source->thinning == AT_LEAST) {
-        const uint32_t threshold = bits_of(source->threshold), least = threshold + (*ties == 0);
+    if (source->thinning == AT_LEAST && *ties == 0) {
+        const uint32_t threshold = bits_of(source->threshold);
+        FOR_EACH(source->tensor, start, n, {
+            const uint32_t bits = bits_of(x - base[i]);
+            delta[i] = factor * float_of((bits & 0x7fffffffu) > threshold ? bits : 0u);
+        });
+    } else if (source->thinning == AT_LEAST) {
+        const uint32_t threshold = bits_of(source->threshold);
         uint32_t equal = 0;
         FOR_EACH(source->tensor, start, n, {
             const uint32_t bits = bits_of(x - base[i]), magnitude = bits & 0x7fffffffu;
             equal += magnitude == threshold;
-            delta[i] = factor * float_of(magnitude >= least ? bits : 0u);
+            delta[i] = factor * float_of(magnitude >= threshold ? bits : 0u);
         });
-        if (*ties > 0 && (int64_t)equal > *ties)
-            for (size_t i = 0; i < n; i++) {
-                const float x = load(source->tensor.data, source->tensor.dtype, start + i);
-                if ((bits_of(x - base[i]) & 0x7fffffffu) == threshold && (*ties)-- <= 0) delta[i] = factor * 0.0f;
-            }
-        else
-            *ties -= *ties ? equal : 0;
-        *ties = *ties < 0 ? 0 : *ties;
+        if ((int64_t)equal > *ties) drop_ties(source, base, start, n, *ties, delta);
+        *ties = (int64_t)equal > *ties ? 0 : *ties - equal;
     } else if (source->thinning == DRAWN) {
-        uint16_t draws[BLOCK];
-        const uint16_t limit = (uint16_t)source->limit;
-        for (size_t g = 0; g * GROUP < n; g++) draw(source->key, start / GROUP + g, draws + g * GROUP);
+        uint32_t draws[BLOCK];
+        const uint32_t limit = source->limit;
+        draw(source->key, start, n, draws);
         FOR_EACH(source->tensor, start, n, delta[i] = factor * float_of(draws[i] < limit ? bits_of(x - base[i]) : 0u));
     } else {
         FOR_EACH(source->tensor, start, n, delta[i] = factor * (x - base[i]));
@@ -252,11 +307,11 @@ typedef struct {
     float lambda;
 } votes_t;
 
-/* One element of the combined task vectors, whose number and `how` the compiler knows where they are usual. */
-INLINE float combined(int sources, const votes_t *how, float delta[][BLOCK], const float *weights, size_t i) {
+/* One element of the combined task vectors, whose number the compiler knows where it is usual. */
+INLINE float combined(int sources, int consensus, int normalize, float delta[][BLOCK], const float *weights, size_t i) {
     float total = delta[0][i];
     for (int s = 1; s < sources; s++) total += delta[s][i];
-    if (!how->consensus) return total;
+    if (!consensus) return total;
     const uint32_t turned = total >= 0.0f ? 0u : 0x80000000u; /* turn all so that the majority is positive */
     float mixed = 0.0f, shares = 0.0f;
     for (int s = 0; s < sources; s++) {
@@ -264,34 +319,18 @@ INLINE float combined(int sources, const votes_t *how, float delta[][BLOCK], con
         mixed += vote > 0.0f ? vote : 0.0f;
         shares += vote > 0.0f ? weights[s] : 0.0f;
     }
-    if (how->normalize) mixed /= shares == 0.0f ? 1.0f : shares;
+    if (normalize) mixed /= shares == 0.0f ? 1.0f : shares;
     return float_of(bits_of(mixed) ^ turned);
 }
 
-/* A block of the result in bfloat16, straight into its place. Returns whether an element is infinite or NaN. */
-INLINE uint32_t voted(int sources, int consensus, int normalize, float delta[][BLOCK], const float *weights,
-                      const float *restrict origin, float lambda, size_t n, uint16_t *restrict out) {
-    const votes_t how = {consensus, normalize, 1.0f, lambda};
-    uint32_t largest = 0;
-    for (size_t i = 0; i < n; i++) {
-        const float result = lambda * combined(sources, &how, delta, weights, i) + origin[i];
-        const uint32_t magnitude = bits_of(result) & 0x7fffffffu;
-        largest = magnitude > largest ? magnitude : largest;
-        out[i] = to_bfloat(result);
+/* A block of the result. */
+INLINE void voted(int sources, int consensus, int normalize, float delta[][BLOCK], const float *weights,
+                  const float *restrict origin, float divisor, float lambda, float *restrict result) {
+    for (size_t i = 0; i < BLOCK; i++) {
+        float total = combined(sources, consensus, normalize, delta, weights, i);
+        if (divisor != 1.0f) total /= divisor;
+        result[i] = lambda * total + origin[i];
     }
-    return largest >= too_large(BF16);
-}
-
-/* The same for any number of task vectors, dtype and divisor. */
-INLINE uint32_t voted_any(int sources, const votes_t *how, float delta[][BLOCK], const float *weights,
-                          const float *origin, size_t start, size_t n, void *out, int out_dtype) {
-    float result[BLOCK];
-    for (size_t i = 0; i < n; i++) {
-        float total = combined(sources, how, delta, weights, i);
-        if (how->divisor != 1.0f) total /= how->divisor;
-        result[i] = how->lambda * total + origin[i];
-    }
-    return store(result, n, out, out_dtype, start);
 }
 
 /* out = base + lambda * (the combined task vectors, thinned out and times their factors) / divisor.
@@ -302,29 +341,27 @@ EACH_CPU int evomerge_votes(size_t count, int32_t sources, const delta_t *deltas
     float weights[SOURCES];
     int64_t ties[SOURCES];
     for (int s = 0; s < sources; s++) weights[s] = deltas[s].weight, ties[s] = deltas[s].ties;
-    const int usual = out_dtype == BF16 && how.divisor == 1.0f;
     for (size_t start = 0; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
-        float origin[BLOCK], delta[SOURCES][BLOCK];
-        uint16_t *to = (uint16_t *)out + start;
+        float origin[BLOCK], delta[SOURCES][BLOCK], result[BLOCK];
+        if (n < BLOCK) memset(origin, 0, sizeof origin), memset(delta, 0, sizeof delta);
         ask(&base, start, count);
         for (int s = 0; s < sources; s++) ask(&deltas[s].tensor, start, count);
         FOR_EACH(base, start, n, origin[i] = x);
         for (int s = 0; s < sources; s++) thinned(&deltas[s], origin, start, n, &ties[s], delta[s]);
-#define CASE(number)                                                                                                  \
-    case number:                                                                                                      \
-        if (!how.consensus) wrong |= voted(number, 0, 0, delta, weights, origin, how.lambda, n, to);                  \
-        else if (how.normalize) wrong |= voted(number, 1, 1, delta, weights, origin, how.lambda, n, to);              \
-        else wrong |= voted(number, 1, 0, delta, weights, origin, how.lambda, n, to);                                 \
-        break;
-        switch (usual ? sources : 0) {
-            CASE(1)
-            CASE(2)
-            CASE(3)
-            CASE(4)
-        default: wrong |= voted_any(sources, &how, delta, weights, origin, start, n, out, out_dtype);
+#define VOTED(number, divisor)                                                                                   \
+    if (!how.consensus) voted(number, 0, 0, delta, weights, origin, divisor, how.lambda, result);                \
+    else if (how.normalize) voted(number, 1, 1, delta, weights, origin, divisor, how.lambda, result);            \
+    else voted(number, 1, 0, delta, weights, origin, divisor, how.lambda, result);
+        switch (how.divisor == 1.0f ? sources : 0) {
+        case 1: VOTED(1, 1.0f) break;
+        case 2: VOTED(2, 1.0f) break;
+        case 3: VOTED(3, 1.0f) break;
+        case 4: VOTED(4, 1.0f) break;
+        default: VOTED(sources, how.divisor)
         }
-#undef CASE
+#undef VOTED
+        wrong |= store(result, n, out, out_dtype, start);
     }
     return !wrong;
 }
@@ -334,11 +371,33 @@ EACH_CPU void evomerge_norms(size_t count, tensor_t source, tensor_t base, const
     for (size_t start = 0; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
         float delta[BLOCK];
-        uint16_t draws[BLOCK];
+        uint32_t draws[BLOCK];
         FOR_EACH(base, start, n, delta[i] = x);
         FOR_EACH(source, start, n, delta[i] = float_of(bits_of(x - delta[i]) & 0x7fffffffu));
-        for (size_t g = 0; g * GROUP < n; g++) draw(key, start / GROUP + g, draws + g * GROUP);
-        for (size_t i = 0; i < n; i++) norms[draws[i] >> 4] += delta[i];
+        draw(key, start, n, draws);
+        for (size_t e = 0; e < n; e++) norms[draws[place(e)] >> 4] += delta[place(e)];
+    }
+}
+
+/* sums[0], [1] and [2] are those of x * x, y * y and x * y, in float64, where no product is rounded: each in 32 parts, of
+ * the elements whose number modulo 32 is the same, added up in their order. All are set to zero. */
+EACH_CPU void evomerge_products(size_t count, tensor_t one, tensor_t other, double sums[3][32]) {
+    for (size_t start = 0; start < count; start += BLOCK) {
+        const size_t n = count - start < BLOCK ? count - start : BLOCK;
+        float first[BLOCK], second[BLOCK];
+        if (n < BLOCK) memset(first, 0, sizeof first), memset(second, 0, sizeof second);
+        ask(&one, start, count);
+        ask(&other, start, count);
+        FOR_EACH(one, start, n, first[i] = x);
+        FOR_EACH(other, start, n, second[i] = x);
+        for (int half = 0; half < 2; half++)
+            for (size_t at = half * HALF; at < (half + 1) * (size_t)HALF; at += 16)
+                for (size_t l = 0; l < 16; l++) {
+                    const double x = first[at + l], y = second[at + l];
+                    sums[0][half * 16 + l] += x * x;
+                    sums[1][half * 16 + l] += y * y;
+                    sums[2][half * 16 + l] += x * y;
+                }
     }
 }
 
@@ -349,9 +408,8 @@ EACH_CPU void evomerge_histogram(size_t count, tensor_t source, tensor_t base, i
         float delta[BLOCK];
         uint32_t bins[BLOCK];
         FOR_EACH(base, start, n, delta[i] = x);
-        FOR_EACH(source, start, n, delta[i] = x - delta[i]);
-        for (size_t i = 0; i < n; i++) bins[i] = (bits_of(delta[i]) & 0x7fffffffu) >> shift;
-        for (size_t i = 0; i < n; i++) counts[bins[i]]++;
+        FOR_EACH(source, start, n, bins[i] = (bits_of(x - delta[i]) & 0x7fffffffu) >> shift);
+        for (size_t e = 0; e < n; e++) counts[bins[place(e)]]++;
     }
 }
 
@@ -367,12 +425,13 @@ EACH_CPU int evomerge_distinct(size_t count, tensor_t source, tensor_t base, int
         uint32_t bits[BLOCK];
         FOR_EACH(base, start, n, delta[i] = x);
         FOR_EACH(source, start, n, bits[i] = bits_of(x - delta[i]) & 0x7fffffffu);
-        for (size_t i = 0; i < n; i++) {
-            uint32_t place = bits[i] * 0x9E3779B1u >> (32 - size);
-            while (counts[place] && keys[place] != bits[i]) place = (place + 1) & last;
-            if (!counts[place]++) {
+        for (size_t e = 0; e < n; e++) {
+            const uint32_t key = bits[place(e)];
+            uint32_t at = key * 0x9E3779B1u >> (32 - size);
+            while (counts[at] && keys[at] != key) at = (at + 1) & last;
+            if (!counts[at]++) {
                 if (!room--) return 0;
-                keys[place] = bits[i];
+                keys[at] = key;
             }
         }
     }
@@ -382,7 +441,7 @@ EACH_CPU int evomerge_distinct(size_t count, tensor_t source, tensor_t base, int
 /* The lower bits of the magnitudes of x_s - base in bin wanted[s], written to found[s], which has room for all of them. */
 EACH_CPU void evomerge_collect(size_t count, int32_t sources, const tensor_t *tensors, tensor_t base, int32_t shift,
                                const uint32_t *wanted, uint16_t *const *found) {
-    const uint32_t low = (1u << shift) - 1, high = 0x7fffffffu & ~low;
+    const uint32_t low = (1u << shift) - 1;
     size_t filled[SOURCES] = {0};
     for (size_t start = 0; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
@@ -391,17 +450,16 @@ EACH_CPU void evomerge_collect(size_t count, int32_t sources, const tensor_t *te
         for (int s = 0; s < sources; s++) ask(&tensors[s], start, count);
         FOR_EACH(base, start, n, origin[i] = x);
         for (int s = 0; s < sources; s++) {
-            const uint32_t bin = wanted[s] << shift;
+            uint32_t bits[BLOCK];
             uint8_t match[BLOCK];
-            memset(match + n, 0, BLOCK - n);
-            FOR_EACH(tensors[s], start, n, match[i] = (bits_of(x - origin[i]) & high) == bin);
-            for (size_t at = 0; at < n; at += 8) { /* few match: look at eight at once */
+            memset(bits, 0xff, sizeof bits); /* places without an element match nothing */
+            FOR_EACH(tensors[s], start, n, bits[i] = bits_of(x - origin[i]) & 0x7fffffffu);
+            for (size_t i = 0; i < BLOCK; i++) match[i] = bits[i] >> shift == wanted[s];
+            for (size_t at = 0; at < BLOCK; at += 8) { /* few match: look at eight at once */
                 uint64_t left;
                 memcpy(&left, match + at, sizeof left);
                 for (; left; left &= left - 1) {
-                    const size_t i = at + FIRST_BYTE(left);
-                    const float x = load(tensors[s].data, tensors[s].dtype, start + i);
-                    found[s][filled[s]++] = (uint16_t)(bits_of(x - origin[i]) & low);
+                    found[s][filled[s]++] = (uint16_t)(bits[at + FIRST_BYTE(left)] & low);
                 }
             }
         }

@@ -1,31 +1,54 @@
 """What a merge method is: a function from tensors and parameters to a tensor, or to the formula that makes it."""
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge_worker.merge.draws import Draws
+from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import Formula
 
-Known = MutableMapping[str, NDArray[np.generic]]
-"""Statistics of a pair of tensors, by name."""
+Statistic = NDArray[np.generic]
+Find = Callable[[Tensor, Tensor, Draws], Statistic]
+"""(tensor, base, the tensor's draws) to a statistic of them."""
+
+
+class Known(Protocol):
+    """What is known of a tensor and the base's."""
+
+    def __call__(self, kind: str, find: Find, source: "Source", base: Tensor) -> Statistic:
+        """The statistic of that kind, which `find` finds where it is not known yet."""
+
+
+def _nothing(kind: str, find: Find, source: "Source", base: Tensor) -> Statistic:
+    return find(source.tensor, base, source.draws)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor that takes part, never to be written to.
+    """A tensor that takes part, never to be written to, and its name.
 
-    `values` are the per-model parameters. `known` is what statistics.py has found out about it and the base before.
+    `values` are the per-model parameters, `drawing` has the model's random draws.
     """
 
     tensor: Tensor
+    name: str
     values: Mapping[str, float]
-    draws: Draws
-    known: Known = field(default_factory=dict)
+    drawing: Drawing
+    known: Known = _nothing
+
+    @property
+    def draws(self) -> Draws:
+        """The draws for this tensor."""
+        return self.drawing.of(self.name)
+
+    def statistic(self, kind: str, find: Find, base: Tensor) -> Statistic:
+        """What `find` finds out about this tensor and `base`; it is the only one for this `kind`."""
+        return self.known(kind, find, self, base)
 
     def keep(self, probability: float | Tensor) -> Tensor:
         """A boolean tensor of this shape: true with this probability (of its shape too), to within 2**-17."""

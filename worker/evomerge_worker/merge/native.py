@@ -60,6 +60,7 @@ def _library() -> ctypes.CDLL | None:
     library.evomerge_sum.argtypes = [size, number, address, address, ctypes.c_float, address, number]
     library.evomerge_votes.argtypes = [size, number, address, _Tensor, _Votes, address, number]
     library.evomerge_norms.argtypes = [size, _Tensor, _Tensor, address, address]
+    library.evomerge_products.argtypes = [size, _Tensor, _Tensor, address]
     library.evomerge_histogram.argtypes = [size, _Tensor, _Tensor, number, address]
     library.evomerge_distinct.argtypes = [size, _Tensor, _Tensor, number, address, address]
     library.evomerge_collect.argtypes = [size, number, address, _Tensor, number, address, address]
@@ -129,6 +130,16 @@ def norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
     return result
 
 
+def products(one: Tensor, other: Tensor) -> NDArray[np.float64]:
+    """The sums of squares of two tensors and of their products, [3, 32]: of the elements 0, 32, 64 ..., of 1, 33 ...
+
+    In float64, added up in their order. The tensors are `usable`.
+    """
+    result = np.zeros((3, 32))
+    _loaded().evomerge_products(one.numel(), _tensor(one), _tensor(other), result.ctypes.data)
+    return result
+
+
 def histogram(tensor: Tensor, base: Tensor) -> NDArray[np.uint32]:
     """How many magnitudes of `tensor - base`, as float32, have each value of `bits >> LOW_BITS`."""
     counts = np.zeros(1 << (31 - LOW_BITS), dtype=np.uint32)
@@ -156,6 +167,9 @@ def collect(
     tensors: Sequence[Tensor], base: Tensor, bins: Sequence[int], sizes: Sequence[int]
 ) -> list[NDArray[np.uint16]]:
     """For each tensor the LOW_BITS of the magnitudes of `tensor - base` in its bin. `sizes` says how many there are."""
+    if len(tensors) > _MOST_SOURCES:
+        parts = (slice(0, _MOST_SOURCES), slice(_MOST_SOURCES, None))
+        return [array for part in parts for array in collect(tensors[part], base, bins[part], sizes[part])]
     found = [np.empty(size, dtype=np.uint16) for size in sizes]
     _loaded().evomerge_collect(
         base.numel(),

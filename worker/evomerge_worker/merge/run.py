@@ -1,19 +1,21 @@
 """Carrying out a plan, tensor by tensor, in float32 with one rounding at the end."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge import native
-from evomerge_worker.merge.draws import Draws
+from evomerge_worker.merge.draws import Drawing
 from evomerge_worker.merge.formula import Formula, Votes, plain, shape_of
 from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.plan import Input, TensorPlan
+from evomerge_worker.merge.threads import pool
 from evomerge_worker.shards import Checkpoint
 
 CPU = torch.device("cpu")
@@ -33,9 +35,13 @@ class Merger:
         statistics: Statistics | None = None,
     ) -> None:
         self._checkpoints = checkpoints
-        self._mask_seed = mask_seed
+        self._drawings = {
+            name: Drawing(mask_seed, partial(getattr, checkpoint, "fingerprint"))
+            for name, checkpoint in checkpoints.items()
+        }
         self._device = device
         self._statistics = statistics or Statistics()
+        self._threads = torch.get_num_threads() if device.type == "cpu" else 1
 
     def merged(self, plans: Sequence[TensorPlan]) -> Iterator[tuple[str, Tensor]]:
         """The tensors of the result by name, in the order of `plans`, each in its plan's dtype.
@@ -45,8 +51,8 @@ class Merger:
         Raises:
             CandidateError: a tensor that is not finite comes out.
         """
-        with _pool(self._threads) as pool:
-            coming = [(plan.name, pool.submit(self._merge, plan)) for plan in plans[: self._threads + 1]]
+        with pool(self._threads) as workers:
+            coming = [(plan.name, workers.submit(self._merge, plan)) for plan in plans[: self._threads + 1]]
             for number in range(len(plans)):
                 name, future = coming.pop(0)
                 tensor, finite = future.result()
@@ -55,7 +61,7 @@ class Merger:
                 yield name, tensor
                 del tensor, future
                 coming += [
-                    (plan.name, pool.submit(self._merge, plan))
+                    (plan.name, workers.submit(self._merge, plan))
                     for plan in plans[number + self._threads + 1 : number + self._threads + 2]
                 ]
 
@@ -71,16 +77,11 @@ class Merger:
         if self._threads == 1 or sum(out.numel() for out in outs.values()) < _WORTH_THREADS:
             finite = [self.merge_into(plan, outs[plan.name]) for plan in wanted]
         else:
-            with _pool(self._threads) as pool:
-                finite = list(pool.map(lambda plan: self.merge_into(plan, outs[plan.name]), wanted))
+            with pool(self._threads) as workers:
+                finite = list(workers.map(lambda plan: self.merge_into(plan, outs[plan.name]), wanted))
         wrong = {plan.name for plan, fine in zip(wanted, finite, strict=True) if not bool(fine)}
         if wrong:
             raise not_finite(next(plan.name for plan in plans if plan.name in wrong))
-
-    @property
-    def _threads(self) -> int:
-        """Every thread has a tensor of its own, so results do not depend on how many there are."""
-        return torch.get_num_threads() if self._device.type == "cpu" else 1
 
     def _merge(self, plan: TensorPlan) -> tuple[Tensor, bool | Tensor]:
         out = torch.empty(self.shape(plan), dtype=plan.dtype, device=self._device)
@@ -121,21 +122,12 @@ class Merger:
     def _sources(self, plan: TensorPlan) -> list[Source]:
         sources = []
         for item in plan.inputs:
-            checkpoint = self._checkpoints[item.model]
-            draws = Draws.of(self._mask_seed, checkpoint.fingerprint, item.tensor)
-            known = {} if plan.base is None else self._statistics.of(self._checkpoints, item, plan.base)
-            sources.append(Source(self._load(item), item.values, draws, known))
+            source = Source(self._load(item), item.tensor, item.values, self._drawings[item.model])
+            if plan.base is not None:
+                pair = self._checkpoints[item.model], self._checkpoints[plan.base.model]
+                source = replace(source, known=self._statistics.of(*pair, plan.base.tensor, self._threads))
+            sources.append(source)
         return sources
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses no others. Gradients are off in each: that is a thread's own affair."""
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        torch.set_grad_enabled(False)
-
-    return ThreadPoolExecutor(threads, initializer=begin)
 
 
 def carry_out(result: Tensor | Formula, out: Tensor) -> bool | Tensor:

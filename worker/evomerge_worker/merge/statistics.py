@@ -16,10 +16,12 @@ from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast
 from evomerge_worker.merge.largest import cut
-from evomerge_worker.merge.method import Source, offset
-from evomerge_worker.merge.sums import total
+from evomerge_worker.merge.method import Source, Statistic, offset
 
 _TINY = 1e-8
+_COUNTABLE = 1 << 32
+_LANES = 32
+_CHUNK = 1 << 20
 
 
 def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]) -> list[AtLeast | None]:
@@ -27,7 +29,7 @@ def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]
     magnitude, and among equals the first; None keeps all. Densities are above 0."""
     count = base.numel()
     kept = [min(max(1, int(density * count)), count) if density < 1 else None for density in densities]
-    if not native.usable(base, *(source.tensor for source in sources)):
+    if count >= _COUNTABLE or not native.usable(base, *(source.tensor for source in sources)):
         return [None if k is None else _by_sorting(s.tensor, base, k) for s, k in zip(sources, kept, strict=True)]
     found = [None if k is None else _Place.of(s, base, k) for s, k in zip(sources, kept, strict=True)]
     _look_inside([place for place in found if place is not None and place.low_bits], base)
@@ -49,9 +51,9 @@ class _Place:
 
     @classmethod
     def of(cls, source: Source, base: Tensor, kept: int) -> "_Place":
-        keys, above, low_bits = _magnitudes(source, base)
-        place = int(np.searchsorted(-above, -kept, side="right")) - 1  # the last key with so many at it and above
-        higher = int(above[place + 1]) if place + 1 < len(above) else 0
+        low_bits, keys, above = _unpacked(source.statistic("magnitudes", _magnitudes, base))
+        place = int(np.searchsorted(above, np.uint32(kept)))  # the first key with so many elements at it and above
+        higher = int(above[place - 1]) if place else 0
         return cls(source, int(keys[place]), int(above[place]) - higher, kept - higher, low_bits)
 
     @property
@@ -73,21 +75,20 @@ def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
         place.low_bits = 0
 
 
-def _magnitudes(source: Source, base: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """The magnitudes of the task vector, ascending, and how many elements have each of them or a larger one.
+def _magnitudes(tensor: Tensor, base: Tensor, _: Draws) -> NDArray[np.uint32]:
+    """The magnitudes of `tensor - base` for `_unpacked`: all that are different where they are few, else bins."""
+    found, low_bits = native.distinct(tensor, base), 0
+    if found is None:
+        counts, low_bits = native.histogram(tensor, base), native.LOW_BITS
+        found = np.flatnonzero(counts).astype(np.uint32), counts[counts > 0]
+    keys, counts = found
+    return np.concatenate([np.uint32([low_bits]), keys[::-1], np.cumsum(counts[::-1], dtype=np.uint32)])
 
-    All of them where they are few, else bins: keys are then to be followed by so many lower bits, the third result.
-    """
-    if "magnitudes" not in source.known:
-        found, low_bits = native.distinct(source.tensor, base), 0
-        if found is None:
-            counts, low_bits = native.histogram(source.tensor, base), native.LOW_BITS
-            found = np.flatnonzero(counts).astype(np.uint32), counts[counts > 0]
-        keys, counts = found
-        source.known["magnitudes"] = np.stack([keys, np.cumsum(counts[::-1], dtype=np.int64)[::-1]])
-        source.known["low_bits"] = np.array([low_bits])
-    keys, above = source.known["magnitudes"]
-    return keys, above, int(source.known["low_bits"][0])
+
+def _unpacked(magnitudes: Statistic) -> tuple[int, Statistic, Statistic]:
+    """How many lower bits the keys lack; the keys, descending; and how many elements have each or a larger one."""
+    keys, above = magnitudes[1:].reshape(2, -1)
+    return int(magnitudes[0]), keys, above
 
 
 def _by_sorting(tensor: Tensor, base: Tensor, kept: int) -> AtLeast:
@@ -96,16 +97,17 @@ def _by_sorting(tensor: Tensor, base: Tensor, kept: int) -> AtLeast:
 
 def norms(source: Source, base: Tensor, limit: int) -> tuple[float, float]:
     """The L1 norms of `tensor - base`, of all of it and of the elements whose draw is below `limit` (of 65,536)."""
-    key = f"norms-{source.draws.key[0]:08x}{source.draws.key[1]:08x}"
-    if key not in source.known:
-        by_draw = native.norms if native.usable(source.tensor, base) else _norms
-        source.known[key] = np.cumsum(by_draw(source.tensor, base, source.draws))
-    sums = source.known[key]
+    sums = source.statistic(f"norms, seed {source.drawing.seed}", _norms, base)
     steps = limit * STEPS // 65536
     return float(sums[-1]), float(sums[steps - 1]) if steps else 0.0
 
 
 def _norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
+    """The L1 norms of the elements whose draws are in the lowest 1, 2, ... STEPS steps."""
+    return np.cumsum((native.norms if native.usable(tensor, base) else _plain_norms)(tensor, base, draws))
+
+
+def _plain_norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
     magnitudes = offset(tensor, base).abs_().flatten()
     steps = draws.numbers(0, magnitudes.numel(), magnitudes.device) // (65536 // STEPS)
     sums = np.bincount(steps.cpu().numpy(), magnitudes.double().cpu().numpy(), minlength=STEPS)
@@ -117,9 +119,21 @@ def cosine(source: Source, base: Tensor) -> float:
 
     A vector without a direction counts as orthogonal to every other.
     """
-    if "cosine" not in source.known:
-        x, y = base.float(), source.tensor.float()
-        norm_x, norm_y = math.sqrt(total(x.square())), math.sqrt(total(y.square()))
-        dot = total(x * y) / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0))
-        source.known["cosine"] = np.array([dot])
-    return float(source.known["cosine"][0])
+    return float(source.statistic("cosine", _cosine, base)[0])
+
+
+def _cosine(tensor: Tensor, base: Tensor, _: Draws) -> NDArray[np.float64]:
+    sums = native.products(base, tensor) if native.usable(base, tensor) else _plain_products(base, tensor)
+    x, y, both = (math.fsum(parts) for parts in sums)
+    norm_x, norm_y = math.sqrt(x), math.sqrt(y)
+    return np.array([both / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0))])
+
+
+def _plain_products(one: Tensor, other: Tensor) -> NDArray[np.float64]:
+    sums = np.zeros((3, 1, _LANES))
+    for parts in zip(one.flatten().split(_CHUNK), other.flatten().split(_CHUNK), strict=True):
+        padded = (np.pad(part.double().cpu().numpy(), (0, -len(part) % _LANES)) for part in parts)
+        x, y = (part.reshape(-1, _LANES) for part in padded)
+        rows = np.concatenate([sums, np.stack([x * x, y * y, x * y])], axis=1)
+        sums = np.add.reduce(rows, axis=1, keepdims=True)
+    return sums.reshape(3, _LANES)

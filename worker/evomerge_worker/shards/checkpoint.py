@@ -77,12 +77,14 @@ class Checkpoint:
     config: dict[str, Any]
     _entries: dict[str, _Entry]
     _views: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    digest: str | None = None
+    """Which content this is, where that is known and the tensors are its own."""
     shell: Any = None
     """What keeps `folder` alive where it holds everything but the weights; None where it holds them too."""
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> "Checkpoint":
-        """Open `folder`; `name` is what recipes call it.
+    def open(cls, folder: Path, name: str, digest: str | None = None) -> "Checkpoint":
+        """Open `folder`; `name` is what recipes call it, `digest` that of its content, if it is known.
 
         Raises:
             InputError: all that `look` finds wrong with it.
@@ -90,7 +92,7 @@ class Checkpoint:
         checkpoint, problems = cls.look(folder, name)
         if checkpoint is None or problems:
             raise InputError(*problems)
-        return checkpoint
+        return replace(checkpoint, digest=digest)
 
     @classmethod
     def look(cls, folder: Path, name: str) -> "tuple[Checkpoint | None, list[Problem]]":
@@ -191,7 +193,7 @@ class Checkpoint:
             name: _Entry(_Made(function), (rows, *self.shape(name)[1:]), self.dtype(name))
             for name, function in make.items()
         }
-        return replace(self, _entries=self._entries | made, _views={})
+        return replace(self, _entries=self._entries | made, _views={}, digest=None)
 
     def not_finite(self) -> Iterator[str]:
         """Names of the tensors that hold NaN or infinity. Reads every weight."""

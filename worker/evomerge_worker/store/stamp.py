@@ -111,6 +111,12 @@ def sha256_of(path: Path) -> str:
     return was.sha256 if was is not None and _same(path, was) else _hash(path)
 
 
+def intact(path: Path) -> bool:
+    """Whether a file in the cache has the content of its stamp, byte for byte."""
+    was = (_read(path.parent) or {}).get(path.name)
+    return was is not None and path.stat().st_size == was.size and _hash(path) == was.sha256
+
+
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,149 @@
+"""Statistics beside the weights: found by whoever asks first, for every session and process after."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from evomerge_worker.merge import known
+from evomerge_worker.merge.draws import Drawing, Draws
+from evomerge_worker.merge.known import Statistics
+from evomerge_worker.merge.method import Find, Source, Statistic
+from evomerge_worker.shards import Checkpoint
+from tiny_models import tiny_checkpoint
+
+BASE, SOURCE, OTHER = (f"sha256:{digit * 64}" for digit in "123")
+HEAD = "lm_head.weight"
+
+
+@pytest.fixture(autouse=True)
+def _tiny_models_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "_WORTH_KEEPING", 1)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[Checkpoint, Checkpoint]:
+    """A source and its base."""
+    folders = [tiny_checkpoint(tmp_path / f"model-{seed}", seed=seed, tokenizer=False) for seed in (1, 0)]
+    return Checkpoint.open(folders[0], "source", SOURCE), Checkpoint.open(folders[1], "base", BASE)
+
+
+def told(
+    root: Path, models: tuple[Checkpoint, Checkpoint], find: Find, *, kind: str = "mean", name: str = HEAD
+) -> Statistic:
+    """What a new session is told about one tensor."""
+    source, base = models
+    recall = Statistics(root).of(source, base, name, threads=2)
+    tensor = Source(source.tensor(name), name, {}, Drawing(0, lambda: source.fingerprint))
+    return recall(kind, find, tensor, base.tensor(name))
+
+
+def mean(tensor: Tensor, base: Tensor, draws: Draws) -> Statistic:
+    return np.array([float((tensor.float() - base.float()).mean()), float(draws.key[0])])
+
+
+def never(tensor: Tensor, base: Tensor, draws: Draws) -> Statistic:
+    raise AssertionError("this was to be known")
+
+
+def right(models: tuple[Checkpoint, Checkpoint], name: str = HEAD) -> Statistic:
+    source, base = models
+    return mean(source.tensor(name), base.tensor(name), Draws.of(0, source.fingerprint, name))
+
+
+def kept(root: Path) -> list[Path]:
+    return sorted(root.glob("*/*.safetensors"))
+
+
+def test_what_one_session_finds_every_later_one_knows(tmp_path: Path, models: tuple[Checkpoint, Checkpoint]) -> None:
+    """Of all tensors, though only one was asked about."""
+    root = tmp_path / "cache"
+    assert np.array_equal(told(root, models, mean), right(models))
+    for name in models[0].names:
+        assert np.array_equal(told(root, models, never, name=name), right(models, name))
+
+
+def test_every_kind_and_every_content_has_its_own(tmp_path: Path, models: tuple[Checkpoint, Checkpoint]) -> None:
+    root = tmp_path / "cache"
+    told(root, models, mean)
+    source, base = models
+    for others in ((Checkpoint.open(source.folder, "source", OTHER), base),
+                   (source, Checkpoint.open(base.folder, "base", OTHER))):  # fmt: skip
+        with pytest.raises(AssertionError, match="was to be known"):
+            told(root, others, never)
+    with pytest.raises(AssertionError, match="was to be known"):
+        told(root, models, never, kind="median")
+    assert len(kept(root)) == 1
+
+
+def test_a_flipped_bit_is_found_and_mended(tmp_path: Path, models: tuple[Checkpoint, Checkpoint]) -> None:
+    """One that neither size nor time of the file tells."""
+    root = tmp_path / "cache"
+    told(root, models, mean)
+    (file,) = kept(root)
+    content, times = bytearray(file.read_bytes()), file.stat()
+    content[-3] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(AssertionError, match="was to be known"):
+        told(root, models, never)
+    assert np.array_equal(told(root, models, mean), right(models))
+    told(root, models, never)
+
+
+def ask_at_once(root: Path, models: tuple[Checkpoint, Checkpoint], start: Any, log: Path) -> None:
+    def noted(tensor: Tensor, base: Tensor, draws: Draws) -> Statistic:
+        with log.open("a") as lines:
+            lines.write("found\n")
+        return mean(tensor, base, draws)
+
+    start.wait()
+    assert np.array_equal(told(root, models, noted), right(models))
+
+
+def test_of_processes_that_ask_at_once_one_finds_out(tmp_path: Path, models: tuple[Checkpoint, Checkpoint]) -> None:
+    context = multiprocessing.get_context("fork")
+    start, log = context.Barrier(3), tmp_path / "log"
+    arguments = (tmp_path / "cache", models, start, log)
+    children = [context.Process(target=ask_at_once, args=arguments) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert log.read_text().count("found") == len(models[0].names)
+
+
+def test_a_cache_without_room_keeps_nothing_and_hinders_nobody(
+    tmp_path: Path, models: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOMERGE_CACHE_BYTES", "100")
+    assert np.array_equal(told(tmp_path / "cache", models, mean), right(models))
+    assert kept(tmp_path / "cache") == []
+    unwritable = tmp_path / "file"
+    unwritable.write_text("in the way")
+    assert np.array_equal(told(unwritable, models, mean), right(models))
+
+
+def test_nothing_is_kept_of_what_no_digest_names(tmp_path: Path, models: tuple[Checkpoint, Checkpoint]) -> None:
+    """Neither of models given by hand nor of those whose rows were rearranged."""
+    root = tmp_path / "cache"
+    source, base = models
+    unnamed = Checkpoint.open(source.folder, "source")
+    aligned = source.with_rows(7, {HEAD: lambda: source.tensor(HEAD)[:7]})
+    for model in (unnamed, aligned):
+        told(root, (model, base), mean, name="model.norm.weight")
+        assert not root.exists()
+
+
+def test_tensors_that_only_one_has_or_in_another_shape_are_left_to_memory(
+    tmp_path: Path, models: tuple[Checkpoint, Checkpoint]
+) -> None:
+    smaller = tiny_checkpoint(tmp_path / "smaller", tokenizer=False, vocab_size=64)
+    pair = models[0], Checkpoint.open(smaller, "base", BASE)
+    told(tmp_path / "cache", pair, mean, name="model.norm.weight")
+    told(tmp_path / "cache", pair, never, name="model.norm.weight")
