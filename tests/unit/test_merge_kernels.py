@@ -12,7 +12,14 @@ from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Thinning, Votes, WeightedSum, plain, shape_of
 from evomerge_worker.merge.largest import kept as keep
 from evomerge_worker.merge.method import Source
-from evomerge_worker.merge.statistics import _by_sorting, _plain_norms, _plain_products, at_least, norms
+from evomerge_worker.merge.statistics import (
+    _magnitudes,
+    _plain_collect,
+    _plain_norms,
+    _plain_products,
+    at_least,
+    norms,
+)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [1, 2, 63, 255, 511, 512, 513, 65_536, 70_001, 1_050_000]
@@ -150,6 +157,35 @@ def test_thresholds_of_large_tensors_are_those_of_sorting(density: float, coarse
         _same_kept(source.tensor, base, found, max(1, int(density * n)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 513, 300_001])
+def test_magnitudes_are_the_same_without_the_library(
+    dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of float32 they are too many to be told apart, and those of one bin are looked into."""
+    base, tensor, draws = _tensor(1, count, dtype), _tensor(2, count, dtype), Draws.of(0, "m", "t")
+    magnitudes = _magnitudes(tensor, base, draws)
+    key = int(magnitudes[1 + len(magnitudes) // 4])
+    size = int((((tensor.float() - base.float()).abs().view(torch.int32) >> native.LOW_BITS) == key).sum())
+    inside = native.collect([tensor], base, [key], [size])
+    assert bool(magnitudes[0]) == (dtype == torch.float32 and count > native.MOST_DISTINCT)
+    monkeypatch.setattr(native, "usable", lambda *_: False)
+    assert np.array_equal(_magnitudes(tensor, base, draws), magnitudes)
+    assert np.array_equal(np.sort(_plain_collect([tensor], base, [key], [size])[0]), np.sort(inside[0]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_thresholds_without_the_library_are_those_of_sorting(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "usable", lambda *_: False)
+    n = 150_001
+    base, source = _tensor(1, n, dtype), _source(_tensor(2, n, dtype))
+    for density in (1e-6, 0.3, 0.999):
+        (found,) = at_least([source], base, [density])
+        _same_kept(source.tensor, base, found, max(1, int(density * n)))
+
+
 def test_thresholds_of_more_sources_than_the_library_takes_at_once() -> None:
     """float32, whose thresholds are looked for inside a bin."""
     n = 200_000
@@ -167,7 +203,6 @@ def _same_kept(tensor: Tensor, base: Tensor, found: AtLeast | None, kept: int) -
     wanted = torch.zeros(len(vector), dtype=torch.bool)
     wanted[order] = True
     assert torch.equal(keep(vector.abs(), found.threshold, found.ties)[0], wanted)
-    assert found == _by_sorting(tensor, base, kept)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

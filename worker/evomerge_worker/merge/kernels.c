@@ -14,7 +14,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__)
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define EACH_CPU
@@ -27,6 +31,9 @@
 #else
 #error "written for little-endian machines"
 #endif
+
+/* Raised whenever what is exported here changes: native.py uses no library of another one. */
+const int32_t evomerge_interface = 1;
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
 enum { ALL = 0, AT_LEAST = 1, DRAWN = 2 };       /* how a task vector is thinned out */
@@ -126,26 +133,49 @@ INLINE size_t place(size_t element) { return element / 2 + element % 2 * HALF; }
 /* The magnitude, as bits, from which a number is none in a dtype: what rounds to infinity, infinity itself, NaN. */
 INLINE uint32_t too_large(int dtype) { return dtype == BF16 ? 0x7f7f8000u : dtype == F16 ? 0x477ff000u : 0x7f800000u; }
 
+/* Results of 16 bits are put together in a buffer and go to memory from there: of large tensors past the caches, which
+ * need not fetch first what is overwritten as a whole. */
+enum { LARGE = 1 << 20 };
+
+INLINE void put(const uint16_t *restrict block, size_t start, size_t n, size_t count, void *out) {
+    uint16_t *to = (uint16_t *)out + start;
+#ifdef __SSE2__
+    if (count >= LARGE && n == BLOCK && (uintptr_t)to % sizeof(__m128i) == 0) {
+        for (size_t i = 0; i < BLOCK; i += 8)
+            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(block + i)));
+        return;
+    }
+#endif
+    memcpy(to, block, n * sizeof *to);
+}
+
+/* Other threads see what went past the caches from here on. */
+INLINE void settle(void) {
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
+}
+
 /* Round and write a block, of which places without an element hold zero. Returns whether one is infinite or NaN. */
-INLINE uint32_t store(const float *restrict block, size_t count, void *out, int dtype, size_t start) {
+INLINE uint32_t store(const float *restrict block, size_t start, size_t n, size_t count, void *out, int dtype) {
     uint32_t largest = 0;
     for (size_t i = 0; i < BLOCK; i++) {
         const uint32_t magnitude = bits_of(block[i]) & 0x7fffffffu;
         largest = magnitude > largest ? magnitude : largest;
     }
     if (dtype == BF16) {
-        uint16_t *restrict to = (uint16_t *)out + start;
-        for (size_t j = 0; j < count / 2; j++) {
+        uint16_t words[BLOCK];
+        for (size_t j = 0; j < HALF; j++) {
             const uint32_t word = rounded(block[j]) >> 16 | (rounded(block[HALF + j]) & 0xffff0000u);
-            memcpy(to + 2 * j, &word, sizeof word);
+            memcpy(words + 2 * j, &word, sizeof word);
         }
-        if (count % 2) to[count - 1] = (uint16_t)(rounded(block[count / 2]) >> 16);
+        put(words, start, n, count, out);
     } else if (dtype == F16) {
         uint16_t *restrict to = (uint16_t *)out + start;
-        for (size_t e = 0; e < count; e++) to[e] = to_half(block[place(e)]);
+        for (size_t e = 0; e < n; e++) to[e] = to_half(block[place(e)]);
     } else {
         float *restrict to = (float *)out + start;
-        for (size_t e = 0; e < count; e++) to[e] = block[place(e)];
+        for (size_t e = 0; e < n; e++) to[e] = block[place(e)];
     }
     return largest >= too_large(dtype);
 }
@@ -158,9 +188,10 @@ INLINE void ask(const tensor_t *tensor, size_t start, size_t count) {
     for (size_t at = from; at < to && at < count * width; at += 64) __builtin_prefetch(data + at);
 }
 
-/* A block of the sum for bfloat16 throughout and a number of sources that the compiler knows. */
+/* A block of the sum for bfloat16 throughout and a number of sources that the compiler knows; `n` is even. */
 INLINE uint32_t sum_of(int sources, int divided, const tensor_t *tensors, const float *weights, size_t start, size_t n,
-                       float divisor, uint16_t *restrict out) {
+                       size_t count, float divisor, void *out) {
+    uint16_t words[BLOCK];
     const uint16_t *x[4];
     float w[4];
     uint32_t largest = 0;
@@ -177,14 +208,15 @@ INLINE uint32_t sum_of(int sources, int divided, const tensor_t *tensors, const 
         largest = one > largest ? one : largest;
         largest = other > largest ? other : largest;
         word = rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
-        memcpy(out + start + 2 * i, &word, sizeof word);
+        memcpy(words + 2 * i, &word, sizeof word);
     }
+    put(words, start, n, count, out);
     return largest >= too_large(BF16);
 }
 
 /* The same for any dtypes, numbers of sources and of elements. */
 INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *weights, size_t start, size_t n,
-                           float divisor, void *out, int out_dtype) {
+                           size_t count, float divisor, void *out, int out_dtype) {
     float sum[BLOCK];
     const float first = weights[0];
     if (n < BLOCK) memset(sum, 0, sizeof sum);
@@ -195,7 +227,7 @@ INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *we
     }
     if (divisor != 1.0f)
         for (size_t i = 0; i < BLOCK; i++) sum[i] /= divisor;
-    return store(sum, n, out, out_dtype, start);
+    return store(sum, start, n, count, out, out_dtype);
 }
 
 /* out = sum(weight_i * x_i) / divisor. Returns 0 if an element of it is infinite or NaN. */
@@ -208,17 +240,18 @@ EACH_CPU int evomerge_sum(size_t count, int32_t sources, const tensor_t *tensors
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
         for (int s = 0; s < sources; s++) ask(&tensors[s], start, count);
 #define CASE(number)                                                                            \
-    case number: wrong |= sum_of(number, 0, tensors, weights, start, n, divisor, out); break;     \
-    case -number: wrong |= sum_of(number, 1, tensors, weights, start, n, divisor, out); break;
+    case number: wrong |= sum_of(number, 0, tensors, weights, start, n, count, divisor, out); break; \
+    case -number: wrong |= sum_of(number, 1, tensors, weights, start, n, count, divisor, out); break;
         switch (usual && n % 2 == 0 ? (divisor == 1.0f ? sources : -sources) : 0) {
             CASE(1)
             CASE(2)
             CASE(3)
             CASE(4)
-        default: wrong |= sum_of_any(sources, tensors, weights, start, n, divisor, out, out_dtype);
+        default: wrong |= sum_of_any(sources, tensors, weights, start, n, count, divisor, out, out_dtype);
         }
 #undef CASE
     }
+    settle();
     return !wrong;
 }
 
@@ -361,8 +394,9 @@ EACH_CPU int evomerge_votes(size_t count, int32_t sources, const delta_t *deltas
         default: VOTED(sources, how.divisor)
         }
 #undef VOTED
-        wrong |= store(result, n, out, out_dtype, start);
+        wrong |= store(result, start, n, count, out, out_dtype);
     }
+    settle();
     return !wrong;
 }
 

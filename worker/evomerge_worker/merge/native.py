@@ -7,6 +7,7 @@ here says so and torch does the work, with the same bits.
 import ctypes
 from collections.abc import Sequence
 from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,12 @@ from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Votes,
 
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_INTERFACE = 1  # as kernels.c says it
 _TABLE_BITS = 17
 LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""
+MOST_DISTINCT = ((1 << _TABLE_BITS) - 1) // 4 * 3
+"""So many different magnitudes are told apart."""
 
 
 class _Tensor(ctypes.Structure):
@@ -52,10 +56,12 @@ class _Votes(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    found = sorted(Path(__file__).parent.glob("_kernels*.so"))
+    found = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_kernels{suffix}")).exists()]
     if not found:
         return None
     library = ctypes.CDLL(str(found[0]))
+    if ctypes.c_int32.in_dll(library, "evomerge_interface").value != _INTERFACE:  # left from an earlier version
+        return None
     size, number, address = ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p
     library.evomerge_sum.argtypes = [size, number, address, address, ctypes.c_float, address, number]
     library.evomerge_votes.argtypes = [size, number, address, _Tensor, _Votes, address, number]
@@ -150,7 +156,7 @@ def histogram(tensor: Tensor, base: Tensor) -> NDArray[np.uint32]:
 def distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.uint32]] | None:
     """The different magnitudes of `tensor - base`, as the bits of float32, ascending, and how often each is there.
 
-    None if they are too many for that: of tensors of 16 bits there are some 10,000, of float32 as many as elements.
+    None if they are more than MOST_DISTINCT: of 16-bit tensors there are some 10,000, of float32 as many as elements.
     """
     keys, counts = (np.zeros(1 << _TABLE_BITS, dtype=np.uint32) for _ in range(2))
     done = _loaded().evomerge_distinct(

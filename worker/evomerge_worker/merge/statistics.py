@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast
-from evomerge_worker.merge.largest import cut
 from evomerge_worker.merge.method import Source, Statistic, offset
 
 _TINY = 1e-8
-_COUNTABLE = 1 << 32
+_COUNTABLE = 1 << 32  # elements that fit the library's counts
 _LANES = 32
 _CHUNK = 1 << 20
 
@@ -29,8 +29,6 @@ def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]
     magnitude, and among equals the first; None keeps all. Densities are above 0."""
     count = base.numel()
     kept = [min(max(1, int(density * count)), count) if density < 1 else None for density in densities]
-    if count >= _COUNTABLE or not native.usable(base, *(source.tensor for source in sources)):
-        return [None if k is None else _by_sorting(s.tensor, base, k) for s, k in zip(sources, kept, strict=True)]
     found = [None if k is None else _Place.of(s, base, k) for s, k in zip(sources, kept, strict=True)]
     _look_inside([place for place in found if place is not None and place.low_bits], base)
     return [None if place is None else AtLeast(place.threshold, place.kept) for place in found]
@@ -52,7 +50,9 @@ class _Place:
     @classmethod
     def of(cls, source: Source, base: Tensor, kept: int) -> "_Place":
         low_bits, keys, above = _unpacked(source.statistic("magnitudes", _magnitudes, base))
-        place = int(np.searchsorted(above, np.uint32(kept)))  # the first key with so many elements at it and above
+        place = int(
+            np.searchsorted(above, above.dtype.type(kept))
+        )  # the first key with so many elements at it and above
         higher = int(above[place - 1]) if place else 0
         return cls(source, int(keys[place]), int(above[place]) - higher, kept - higher, low_bits)
 
@@ -66,7 +66,8 @@ def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
     if not places:
         return
     tensors = [place.source.tensor for place in places]
-    found = native.collect(tensors, base, [place.key for place in places], [place.size for place in places])
+    collect = native.collect if native.usable(base, *tensors) else _plain_collect
+    found = collect(tensors, base, [place.key for place in places], [place.size for place in places])
     for place, lows in zip(places, found, strict=True):
         counts = np.bincount(lows, minlength=1 << place.low_bits)
         above = np.cumsum(counts[::-1])[::-1]
@@ -75,24 +76,50 @@ def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
         place.low_bits = 0
 
 
-def _magnitudes(tensor: Tensor, base: Tensor, _: Draws) -> NDArray[np.uint32]:
+def _magnitudes(tensor: Tensor, base: Tensor, _: Draws) -> Statistic:
     """The magnitudes of `tensor - base` for `_unpacked`: all that are different where they are few, else bins."""
-    found, low_bits = native.distinct(tensor, base), 0
+    compiled = native.usable(tensor, base) and tensor.numel() < _COUNTABLE
+    found, low_bits = (native.distinct if compiled else _plain_distinct)(tensor, base), 0
     if found is None:
-        counts, low_bits = native.histogram(tensor, base), native.LOW_BITS
-        found = np.flatnonzero(counts).astype(np.uint32), counts[counts > 0]
+        counts = (native.histogram if compiled else _plain_histogram)(tensor, base)
+        found, low_bits = (np.flatnonzero(counts).astype(np.uint32), counts[counts > 0]), native.LOW_BITS
     keys, counts = found
-    return np.concatenate([np.uint32([low_bits]), keys[::-1], np.cumsum(counts[::-1], dtype=np.uint32)])
+    packed = np.concatenate([[low_bits], keys[::-1], np.cumsum(counts[::-1], dtype=np.int64)])
+    return packed.astype(np.uint32 if tensor.numel() < _COUNTABLE else np.uint64)
+
+
+def _plain_distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.int64]] | None:
+    keys, counts = torch.unique(_bits(tensor, base), return_counts=True)
+    if len(keys) > native.MOST_DISTINCT:
+        return None
+    return keys.cpu().numpy().astype(np.uint32), counts.cpu().numpy()
+
+
+def _plain_histogram(tensor: Tensor, base: Tensor) -> NDArray[np.int64]:
+    counts = torch.bincount(_bits(tensor, base) >> native.LOW_BITS, minlength=1 << (31 - native.LOW_BITS))
+    return counts.cpu().numpy()
+
+
+def _plain_collect(
+    tensors: Sequence[Tensor], base: Tensor, bins: Sequence[int], sizes: Sequence[int]
+) -> list[NDArray[np.uint16]]:
+    low = (1 << native.LOW_BITS) - 1
+    found = []
+    for tensor, key in zip(tensors, bins, strict=True):
+        bits = _bits(tensor, base)
+        found.append((bits[bits >> native.LOW_BITS == key] & low).cpu().numpy().astype(np.uint16))
+    return found
+
+
+def _bits(tensor: Tensor, base: Tensor) -> Tensor:
+    """The magnitudes of `tensor - base` as the bits of float32, int32, flat."""
+    return offset(tensor, base).abs_().flatten().view(torch.int32)
 
 
 def _unpacked(magnitudes: Statistic) -> tuple[int, Statistic, Statistic]:
     """How many lower bits the keys lack; the keys, descending; and how many elements have each or a larger one."""
     keys, above = magnitudes[1:].reshape(2, -1)
     return int(magnitudes[0]), keys, above
-
-
-def _by_sorting(tensor: Tensor, base: Tensor, kept: int) -> AtLeast:
-    return AtLeast(*cut(offset(tensor, base).abs_().flatten(), kept))
 
 
 def norms(source: Source, base: Tensor, limit: int) -> tuple[float, float]:
