@@ -18,6 +18,8 @@ from torch import Tensor
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Votes, WeightedSum
 
+Counts = NDArray[np.uint32] | NDArray[np.int64]
+
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INTERFACE = 1  # as kernels.c says it
@@ -146,14 +148,14 @@ def products(one: Tensor, other: Tensor) -> NDArray[np.float64]:
     return result
 
 
-def histogram(tensor: Tensor, base: Tensor) -> NDArray[np.uint32]:
+def histogram(tensor: Tensor, base: Tensor) -> Counts:
     """How many magnitudes of `tensor - base`, as float32, have each value of `bits >> LOW_BITS`."""
     counts = np.zeros(1 << (31 - LOW_BITS), dtype=np.uint32)
     _loaded().evomerge_histogram(tensor.numel(), _tensor(tensor), _tensor(base), LOW_BITS, counts.ctypes.data)
     return counts
 
 
-def distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.uint32]] | None:
+def distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], Counts] | None:
     """The different magnitudes of `tensor - base`, as the bits of float32, ascending, and how often each is there.
 
     None if they are more than MOST_DISTINCT: of 16-bit tensors there are some 10,000, of float32 as many as elements.

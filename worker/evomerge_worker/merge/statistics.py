@@ -79,23 +79,27 @@ def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
 def _magnitudes(tensor: Tensor, base: Tensor, _: Draws) -> Statistic:
     """The magnitudes of `tensor - base` for `_unpacked`: all that are different where they are few, else bins."""
     compiled = native.usable(tensor, base) and tensor.numel() < _COUNTABLE
-    found, low_bits = (native.distinct if compiled else _plain_distinct)(tensor, base), 0
-    if found is None:
-        counts = (native.histogram if compiled else _plain_histogram)(tensor, base)
-        found, low_bits = (np.flatnonzero(counts).astype(np.uint32), counts[counts > 0]), native.LOW_BITS
-    keys, counts = found
+    distinct, histogram = (native.distinct, native.histogram) if compiled else (_plain_distinct, _plain_histogram)
+    found = distinct(tensor, base)
+    low_bits = 0 if found else native.LOW_BITS
+    keys, counts = found or _filled(histogram(tensor, base))
     packed = np.concatenate([[low_bits], keys[::-1], np.cumsum(counts[::-1], dtype=np.int64)])
     return packed.astype(np.uint32 if tensor.numel() < _COUNTABLE else np.uint64)
 
 
-def _plain_distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], NDArray[np.int64]] | None:
+def _filled(histogram: native.Counts) -> tuple[NDArray[np.uint32], native.Counts]:
+    """The bins of a histogram that hold something, and how much."""
+    return np.flatnonzero(histogram).astype(np.uint32), histogram[histogram > 0]
+
+
+def _plain_distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], native.Counts] | None:
     keys, counts = torch.unique(_bits(tensor, base), return_counts=True)
     if len(keys) > native.MOST_DISTINCT:
         return None
     return keys.cpu().numpy().astype(np.uint32), counts.cpu().numpy()
 
 
-def _plain_histogram(tensor: Tensor, base: Tensor) -> NDArray[np.int64]:
+def _plain_histogram(tensor: Tensor, base: Tensor) -> native.Counts:
     counts = torch.bincount(_bits(tensor, base) >> native.LOW_BITS, minlength=1 << (31 - native.LOW_BITS))
     return counts.cpu().numpy()
 
@@ -158,7 +162,7 @@ def _cosine(tensor: Tensor, base: Tensor, _: Draws) -> NDArray[np.float64]:
 
 def _plain_products(one: Tensor, other: Tensor) -> NDArray[np.float64]:
     sums = np.zeros((3, 1, _LANES))
-    for parts in zip(one.flatten().split(_CHUNK), other.flatten().split(_CHUNK), strict=True):
+    for parts in zip(*(torch.split(tensor.flatten(), _CHUNK) for tensor in (one, other)), strict=True):
         padded = (np.pad(part.double().cpu().numpy(), (0, -len(part) % _LANES)) for part in parts)
         x, y = (part.reshape(-1, _LANES) for part in padded)
         rows = np.concatenate([sums, np.stack([x * x, y * y, x * y])], axis=1)
