@@ -447,10 +447,10 @@ EACH_CPU void evomerge_histogram(size_t count, tensor_t source, tensor_t base, i
     }
 }
 
-/* The different magnitudes of x - base, as bits, and how often each is there: a hash table of 2**size places (keys, and
- * counts that are set to zero; where the count stays zero is nothing). Returns 0 if they are more than three quarters. */
-EACH_CPU int evomerge_distinct(size_t count, tensor_t source, tensor_t base, int32_t size, uint32_t *keys,
-                               uint32_t *counts) {
+/* The different magnitudes of x - base, as bits, and how often each is there: a hash table of 2**size places, set to zero,
+ * that hold a magnitude in their lower half and in the upper one the count, zero where nothing is. Returns 0 if they are
+ * more than three quarters. */
+EACH_CPU int evomerge_distinct(size_t count, tensor_t source, tensor_t base, int32_t size, uint64_t *table) {
     const uint32_t last = (1u << size) - 1;
     size_t room = (size_t)last / 4 * 3;
     for (size_t start = 0; start < count; start += BLOCK) {
@@ -462,11 +462,9 @@ EACH_CPU int evomerge_distinct(size_t count, tensor_t source, tensor_t base, int
         for (size_t e = 0; e < n; e++) {
             const uint32_t key = bits[place(e)];
             uint32_t at = key * 0x9E3779B1u >> (32 - size);
-            while (counts[at] && keys[at] != key) at = (at + 1) & last;
-            if (!counts[at]++) {
-                if (!room--) return 0;
-                keys[at] = key;
-            }
+            while (table[at] && (uint32_t)table[at] != key) at = (at + 1) & last;
+            if (!table[at] && !room--) return 0;
+            table[at] = (table[at] | key) + (UINT64_C(1) << 32);
         }
     }
     return 1;

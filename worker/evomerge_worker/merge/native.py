@@ -70,7 +70,7 @@ def _library() -> ctypes.CDLL | None:
     library.evomerge_norms.argtypes = [size, _Tensor, _Tensor, address, address]
     library.evomerge_products.argtypes = [size, _Tensor, _Tensor, address]
     library.evomerge_histogram.argtypes = [size, _Tensor, _Tensor, number, address]
-    library.evomerge_distinct.argtypes = [size, _Tensor, _Tensor, number, address, address]
+    library.evomerge_distinct.argtypes = [size, _Tensor, _Tensor, number, address]
     library.evomerge_collect.argtypes = [size, number, address, _Tensor, number, address, address]
     return library
 
@@ -160,14 +160,11 @@ def distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], Counts] 
 
     None if they are more than MOST_DISTINCT: of 16-bit tensors there are some 10,000, of float32 as many as elements.
     """
-    keys, counts = (np.zeros(1 << _TABLE_BITS, dtype=np.uint32) for _ in range(2))
-    done = _loaded().evomerge_distinct(
-        tensor.numel(), _tensor(tensor), _tensor(base), _TABLE_BITS, keys.ctypes.data, counts.ctypes.data
-    )
-    if not done:
+    table = np.zeros(1 << _TABLE_BITS, dtype=np.uint64)
+    if not _loaded().evomerge_distinct(tensor.numel(), _tensor(tensor), _tensor(base), _TABLE_BITS, table.ctypes.data):
         return None
-    there = np.flatnonzero(counts)
-    order = there[np.argsort(keys[there])]
+    keys, counts = table[table > 0].astype("<u8").view("<u4").reshape(-1, 2).T
+    order = np.argsort(keys)
     return keys[order], counts[order]
 
 
