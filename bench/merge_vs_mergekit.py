@@ -3,8 +3,8 @@
 In memory: mergekit's time without that spent in its tensor writer, against merging into a live model here as a search
 does, candidate after candidate, with the sources' statistics known (`first_memory` is the seconds of the first merge,
 which finds them out). To disk: writing the checkpoint here, statistics included, against plainly writing and syncing as
-many bytes, and against mergekit. Imports are left out on both sides, both have as many threads, and the sources are in the page cache. mergekit computes in bfloat16 (its
-recipe's dtype), we in float32.
+many bytes, and against mergekit. Imports are left out on both sides, both have as many threads, and the sources are in
+the page cache. mergekit computes in bfloat16 (its recipe's dtype), we in float32.
 
 It takes 6 to 12 minutes: mergekit needs about 200 s for one TIES; leave it out with --methods.
 EVOMERGE_MERGEKIT_PYTHON names the interpreter of mergekit's environment.
