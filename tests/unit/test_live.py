@@ -80,7 +80,7 @@ def test_a_live_merge_equals_the_loaded_export(tiny: Tiny, tmp_path: Path, famil
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "mixtral", "deepseek_v3"])
 def test_an_ordinary_model_is_merged_in_place(tiny: Tiny, family: str) -> None:
-    """The modules stay the same objects, so no candidate pays for building a model; fused experts are filled by parts."""
+    """The modules stay the same objects, so no candidate pays for building a model; fused experts are so many parts."""
     sources = _sources(tiny, family)
     live = LiveModel.open(sources["base"], device=CPU)
     model, places = live.model, {n: t.data_ptr() for n, t in _tensors(live.model).items()}

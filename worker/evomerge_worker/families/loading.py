@@ -60,12 +60,15 @@ def _from_shell(checkpoint: Checkpoint, dtype: torch.dtype, code: bool) -> tuple
     config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=code, local_files_only=True)
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=code))
-    # Clones, or the model would be the files; and one at a time, as those that are fused are needed no longer.
-    state = {name: _Once(lambda name=name: checkpoint.tensor(name).clone()) for name in checkpoint.names}
+    state = {name: _Once(partial(_copy, checkpoint, name)) for name in checkpoint.names}
     model, info = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
     if (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
     return model, info
+
+
+def _copy(checkpoint: Checkpoint, name: str) -> Tensor:
+    return checkpoint.tensor(name).clone()  # or the model would be the files
 
 
 def load_state(kind: Any, state: dict[str, Tensor], config: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
