@@ -96,7 +96,8 @@ class TokenizerSettings(_Recipe):
 
 
 class Recipe(_Recipe):
-    """Exactly one of `models` and `slices` is given. `dtype` is what is computed in, `out_dtype` what is written.
+    """Exactly one of `models` and `slices` is given. What is written is `out_dtype`, or else `dtype`; what is computed
+    in is always float32.
 
     `tokenizer_source` gives the result's vocabulary: `union`, `base`, or the name of a model. Without it all models
     must have the same tokens.

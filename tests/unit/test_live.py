@@ -1,6 +1,7 @@
 """Merging into a live model gives what `from_pretrained` gives for the exported result."""
 
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.errors import CandidateError, InputError
 from evomerge_worker.families import LiveModel
+from evomerge_worker.families.loading import load_state
 from evomerge_worker.merge import export_checkpoint
 from evomerge_worker.shards import Checkpoint
 from tiny_models import Tiny, write_tensors
@@ -76,15 +78,60 @@ def test_a_live_merge_equals_the_loaded_export(tiny: Tiny, tmp_path: Path, famil
     _assert_same(live, _ties(), sources, tmp_path / "out")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "mixtral", "deepseek_v3"])
 def test_an_ordinary_model_is_merged_in_place(tiny: Tiny, family: str) -> None:
-    """The modules stay the same objects, so no candidate pays for building a model."""
+    """The modules stay the same objects, so no candidate pays for building a model; fused experts are so many parts."""
     sources = _sources(tiny, family)
     live = LiveModel.open(sources["base"], device=CPU)
     model, places = live.model, {n: t.data_ptr() for n, t in _tensors(live.model).items()}
     live.merge(_ties(), sources, 3)
     assert live.model is model
     assert {n: t.data_ptr() for n, t in _tensors(live.model).items()} == places
+
+
+def test_experts_that_cannot_be_told_apart_are_loaded_as_transformers_does(tiny: Tiny, tmp_path: Path) -> None:
+    """Models made of a dense one begin with copies of its feed-forward layer."""
+    sources = _sources(tiny, "mixtral")
+    folder = Path(shutil.copytree(sources["base"].folder, tmp_path / "base"))
+    tensors = load_file(folder / "model.safetensors")
+    copies = {name: tensors[name.replace("experts.1", "experts.0")].clone() for name in tensors if "experts.1" in name}
+    write_tensors(folder, tensors | copies, config=sources["base"].config)
+    sources["base"] = Checkpoint.open(folder, "base")
+    live = LiveModel.open(sources["base"], device=CPU)
+    for recipe in (_linear("a", "b", base_model="base", parameters={"weight": 0.5}), _ties()):
+        live.merge(recipe, sources, 3)
+        _assert_same(live, recipe, sources, tmp_path / recipe.merge_method)
+
+
+def _moved(**keys: Any) -> Recipe:
+    slices = [{"sources": [{"model": n, "layer_range": r}]} for n, r in (("a", [0, 3]), ("b", [1, 4]))]
+    settings = {"merge_method": "linear", "slices": slices, "parameters": {"weight": 1}}
+    return Recipe.model_validate(settings | keys)
+
+
+def test_a_model_is_gone_before_the_next_one_is_merged(tiny: Tiny, tmp_path: Path) -> None:
+    """Two of them need not fit into memory; one whose merge fails leaves nothing, and hinders no other."""
+    sources = _sources(tiny, "mixtral")
+    live = LiveModel.open(sources["base"], device=CPU)
+    for recipe in (_moved(), _linear("a", "b", base_model="base", parameters={"weight": 0.5})):
+        before = weakref.ref(live.model)
+        with pytest.raises(CandidateError):
+            live.merge(_moved(parameters={"weight": 1e39, "normalize": False}), sources, 3)
+        assert before() is None
+        live.merge(recipe, sources, 3)
+        _assert_same(live, recipe, sources, tmp_path / ("moved" if recipe.slices else "whole"))
+
+
+def test_tensors_are_let_go_as_they_are_loaded(tiny: Tiny) -> None:
+    """What is fused, and so copied, is not in memory twice."""
+    source = _sources(tiny, "mixtral")["a"]
+    model = LiveModel.open(source, device=CPU).model
+    state = {name: source.tensor(name).clone() for name in source.names}
+    expert = weakref.ref(next(tensor for name, tensor in state.items() if ".experts." in name))
+    again = load_state(type(model), state, model.config, dtype=torch.bfloat16, device=CPU)
+    assert not state
+    assert expert() is None
+    assert all(torch.equal(tensor, _tensors(again)[name]) for name, tensor in _tensors(model).items())
 
 
 def test_merging_leaves_the_sources_on_disk_alone(tiny: Tiny) -> None:

@@ -104,7 +104,12 @@ def test_multislerp_averages_two_opposed_sources_linearly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "words"), [((1.0, -0.5, -0.5), "weights sum to zero"), ((2.0, 1.0, 1.0), "directions of the sources")]
+    ("weights", "words"),
+    [
+        ((1.0, -0.5, -0.5), "weights sum to zero"),
+        ((0.1, 0.2, -0.3), "weights sum to zero"),
+        ((2.0, 1.0, 1.0), "directions of the sources"),
+    ],
 )
 def test_multislerp_of_what_cancels_fails_the_candidate(weights: tuple[float, ...], words: str) -> None:
     x = random_tensor(1)
@@ -114,11 +119,22 @@ def test_multislerp_of_what_cancels_fails_the_candidate(weights: tuple[float, ..
     assert caught.value.reason == "NotFinite"
 
 
+@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("eps", [0.0, 1e-8])
-def test_multislerp_of_zeros_is_zero(eps: float) -> None:
-    zero = torch.zeros(SHAPE)
-    sources = [source(zero, weight=1.0), source(zero, weight=1.0)]
-    assert not carried_out("multislerp", sources, NO_BASE, MULTISLERP | {"eps": eps}).any()
+def test_multislerp_of_zeros_is_zero(eps: float, count: int) -> None:
+    zeros = [source(torch.zeros(SHAPE), weight=1.0)] * count
+    assert not carried_out("multislerp", zeros, NO_BASE, MULTISLERP | {"eps": eps}).any()
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "shared"),
+    [("multislerp", 3, MULTISLERP), ("nuslerp", 2, NUSLERP), ("model_stock", 3, {"filter_wise": False})],
+)
+def test_a_tensor_that_no_source_has_changed_stays_the_bases(method: str, count: int, shared: dict[str, float]) -> None:
+    """Such as frozen embeddings."""
+    base = random_tensor(0)
+    sources = [source(base.clone(), weight=0.4)] * count
+    assert torch.equal(carried_out(method, sources, base, shared), base)
 
 
 def _logarithms(mean: Tensor, units: list[Tensor]) -> Tensor:

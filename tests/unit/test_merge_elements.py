@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge_worker.errors import CandidateError
 from method_inputs import FAMILY, SHAPE, carried_out, close, random_tensor, source
 
 SCE = {"select_topk": 1.0, "int8_mask": False}
@@ -145,10 +144,12 @@ def test_della_needs_no_ranks_to_keep_all_or_nothing(density: float) -> None:
     close(result, (x if density else base).double())
 
 
-def test_della_of_rows_of_one_element_fails_the_candidate() -> None:
-    base, x = random_tensor(0, (3, 1)), random_tensor(1, (3, 1))
-    with pytest.raises(CandidateError, match="rows of one element have no ranks"):
-        carried_out("della", [source(x, weight=1.0, density=0.5, epsilon=0.1)], base, FAMILY)
+def test_della_keeps_elements_that_are_rows_of_their_own_with_the_density() -> None:
+    """As in the weights of a convolution over time, channel by channel."""
+    base, x = random_tensor(0, (30, 1, 4)), random_tensor(1, (30, 1, 4))
+    della = carried_out("della_linear", [source(x, weight=0.7, density=0.5, epsilon=0.1)], base, FAMILY)
+    dare = carried_out("dare_linear", [source(x, weight=0.7, density=0.5)], base, FAMILY)
+    assert torch.equal(della, dare)
 
 
 def test_della_keeps_as_often_as_it_is_to() -> None:

@@ -15,7 +15,7 @@ from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.merge import Merger, export_checkpoint, plan_merge
 from evomerge_worker.merge.export import replacing
 from evomerge_worker.shards import Checkpoint
-from tiny_models import Tiny
+from tiny_models import Tiny, write_tensors
 
 
 @pytest.fixture
@@ -26,6 +26,13 @@ def sources(tiny: Tiny) -> dict[str, Checkpoint]:
 def _recipe(first: str = "a", second: str = "b", **keys: Any) -> Recipe:
     models = [{"model": first, "parameters": {"weight": 0.3}}, {"model": second, "parameters": {"weight": 0.7}}]
     return Recipe.model_validate({"merge_method": "linear", "models": models, **keys})
+
+
+def _too_large() -> Recipe:
+    """A weight of 999,999 takes float16 beyond its range."""
+    recipe = _recipe(out_dtype="float16", parameters={"normalize": False}).model_dump()
+    recipe["models"][0]["parameters"]["weight"] = 999_999
+    return Recipe.model_validate(recipe)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -119,11 +126,8 @@ def test_a_failed_export_leaves_the_earlier_one_and_nothing_else(
 
 
 def test_a_result_that_is_not_finite_is_never_written(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
-    """A weight of 999,999 takes float16 beyond its range."""
-    recipe = _recipe(out_dtype="float16", parameters={"normalize": False}).model_dump()
-    recipe["models"][0]["parameters"]["weight"] = 999_999
     with pytest.raises(CandidateError, match="of the merged model holds NaN or infinity"):
-        export_checkpoint(Recipe.model_validate(recipe), sources, tmp_path / "out", mask_seed=0)
+        export_checkpoint(_too_large(), sources, tmp_path / "out", mask_seed=0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,6 +141,16 @@ def test_a_recipe_with_paths_for_names_gives_the_same_bits(tmp_path: Path, sourc
         recipe = Recipe.model_validate({**dare, "base_model": prefix + "base", "models": models})
         export_checkpoint(recipe, renamed, folder, mask_seed=5)
     assert _files(tmp_path / "named") == _files(tmp_path / "by-path")
+
+
+def test_a_tensor_without_elements_is_merged_to_one(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    """Even where no model but the base takes part."""
+    tensors = {name: sources["base"].tensor(name).clone() for name in sources["base"].names}
+    folder = write_tensors(tmp_path / "base", tensors | {"model.none": torch.empty(0, 3)})
+    base = {"base": Checkpoint.open(folder, "base")}
+    recipe = {"merge_method": "ties", "base_model": "base", "models": [{"model": "base"}]}
+    export_checkpoint(Recipe.model_validate(recipe), base, tmp_path / "out", mask_seed=0)
+    assert Checkpoint.open(tmp_path / "out", "out").tensor("model.none").shape == (0, 3)
 
 
 def test_others_may_read_an_export_as_far_as_the_umask_lets_them(
@@ -160,6 +174,18 @@ def test_a_disk_that_takes_no_more_is_a_disturbance(tmp_path: Path, sources: dic
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_export_survives_one_that_was_killed_between_its_renames(
+    tmp_path: Path, sources: dict[str, Checkpoint]
+) -> None:
+    out = tmp_path / "best"
+    export_checkpoint(_recipe(), sources, out, mask_seed=0)
+    before = _files(out)
+    out.rename(tmp_path / ".best.old")
+    with pytest.raises(CandidateError):
+        export_checkpoint(_too_large(), sources, out, mask_seed=0)
+    assert _files(out) == before
 
 
 def test_what_a_killed_export_left_behind_is_cleared(tmp_path: Path) -> None:

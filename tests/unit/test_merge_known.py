@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.method import Find, Source, Statistic
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.store.locks import alone_if_free
 from tiny_models import tiny_checkpoint
 
 BASE, SOURCE, OTHER = (f"sha256:{digit * 64}" for digit in "123")
@@ -78,6 +80,72 @@ def test_every_kind_and_every_content_has_its_own(tmp_path: Path, models: tuple[
     with pytest.raises(AssertionError, match="was to be known"):
         told(root, models, never, kind="median")
     assert len(kept(root)) == 1
+
+
+def test_norms_of_one_seed_take_the_place_of_those_of_another(
+    tmp_path: Path, models: tuple[Checkpoint, Checkpoint]
+) -> None:
+    """In memory and in use, not in the cache: there anybody may need them again, or make room."""
+    root, statistics = tmp_path / "cache", Statistics(tmp_path / "cache")
+    source, base = models
+    tensor = Source(source.tensor(HEAD), HEAD, {}, Drawing(0, lambda: source.fingerprint))
+    seen = []
+    for kind in ("cosine", "norms, seed 0", "norms, seed 1"):
+        statistic = statistics.of(source, base, HEAD, threads=1)(kind, mean, tensor, base.tensor(HEAD))
+        seen.append(weakref.ref(statistic))
+        del statistic
+    assert [reference() is None for reference in seen] == [False, True, False]
+    assert len(kept(root)) == 3
+    free = []
+    for use in root.glob("*.use"):
+        with alone_if_free(use) as unused:
+            free.append(unused)
+    assert sorted(free) == [False, False, True]
+
+
+def test_what_is_not_smaller_than_its_tensor_is_kept_nowhere(
+    tmp_path: Path, models: tuple[Checkpoint, Checkpoint]
+) -> None:
+    """Neither in the cache nor in memory: many tensors are small, and norms are 32 KB."""
+    root, norm = tmp_path / "cache", "model.norm.weight"  # 64 bytes
+    source, base = models
+
+    def large(tensor: Tensor, _: Tensor, draws: Draws) -> Statistic:
+        return np.arange(8.0)
+
+    told(root, models, large)
+    with pytest.raises(AssertionError, match="was to be known"):
+        told(root, models, never, name=norm)
+    recall = Statistics(root).of(source, base, norm, threads=1)
+    tensor = Source(source.tensor(norm), norm, {}, Drawing(0, lambda: source.fingerprint))
+    assert np.array_equal(recall("mean", large, tensor, base.tensor(norm)), np.arange(8.0))
+    with pytest.raises(AssertionError, match="was to be known"):
+        recall("mean", never, tensor, base.tensor(norm))
+
+
+def test_a_small_model_keeps_all_in_memory(
+    tmp_path: Path, models: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_WORTH_KEEPING", 1 << 22)
+    source, base = models
+    tensor = Source(source.tensor(HEAD), HEAD, {}, Drawing(0, lambda: source.fingerprint))
+    recall = Statistics(tmp_path / "cache").of(source, base, HEAD, threads=1)
+    first = recall("mean", lambda *_: np.zeros(1 << 20), tensor, base.tensor(HEAD))
+    assert recall("mean", never, tensor, base.tensor(HEAD)) is first
+    assert not (tmp_path / "cache").exists()
+
+
+def test_room_is_made_for_every_name_in_the_header(
+    tmp_path: Path, models: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit that the file would not keep to is none."""
+    monkeypatch.setenv("EVOMERGE_CACHE_BYTES", "2000")
+    told(tmp_path / "cache", models, mean)
+    assert kept(tmp_path / "cache") == []
+    monkeypatch.setenv("EVOMERGE_CACHE_BYTES", "20000")
+    told(tmp_path / "cache", models, mean)
+    (file,) = kept(tmp_path / "cache")
+    assert file.stat().st_size <= int(next((tmp_path / "cache").glob("*.lock")).read_text())
 
 
 def test_a_flipped_bit_is_found_and_mended(tmp_path: Path, models: tuple[Checkpoint, Checkpoint]) -> None:

@@ -33,8 +33,10 @@ def test_one_model_alone_comes_out_bit_for_bit() -> None:
         assert torch.equal(result.bfloat16(), x)
 
 
-def test_weights_that_sum_to_zero_fail_the_candidate() -> None:
-    sources = [source(random_tensor(1), weight=0.5), source(random_tensor(2), weight=-0.5)]
+@pytest.mark.parametrize("weights", [(0.5, -0.5), (0.1, 0.2, -0.3), (0.0, 0.0)])
+def test_weights_that_sum_to_zero_fail_the_candidate(weights: tuple[float, ...]) -> None:
+    """Decimals do so only nearly: what is divided by their sum would be finite, and of no use."""
+    sources = [source(random_tensor(seed), weight=weight) for seed, weight in enumerate(weights)]
     with pytest.raises(CandidateError, match="weights sum to zero") as caught:
         carried_out("linear", sources, random_tensor(1), {"normalize": True})
     assert caught.value.reason == "NotFinite"

@@ -14,6 +14,7 @@ from evomerge_contract.report import RunReport
 from evomerge_contract.task import Baseline, ConcludeTask, DataDigests, EvaluateTask, Finalist, mask_seeds
 from evomerge_operator.local.log import read_log
 from evomerge_worker.errors import CandidateError, InputError, StorageError
+from evomerge_worker.merge import known
 from evomerge_worker.pipeline import Pipeline
 from evomerge_worker.report import render
 from evomerge_worker.session import carry_out
@@ -117,6 +118,19 @@ def test_the_end_of_a_run_is_concluded_and_exported(bench: Bench) -> None:
     assert exported is not None
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= exported.files.keys()
     assert all((out / name).is_file() for name in exported.files)
+
+
+def test_an_export_knows_what_candidates_have_found_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves what it finds out itself."""
+    monkeypatch.setattr(known, "_WORTH_KEEPING", 1)
+    models = [RecipeModel(model=name) for name in "ab"]
+    recipe = Recipe(merge_method="slerp", models=models, base_model="a", parameters={"t": 0.4}, dtype="float32")
+    bench.done(bench.export((bench.folder / "best").as_uri()).model_copy(update={"recipe": recipe}))
+    (found,) = (bench.folder / "cache").glob("*/statistics.safetensors")
+    before = found.stat().st_mtime_ns
+    bench.done(bench.evaluate().model_copy(update={"recipe": recipe}))
+    (again,) = (bench.folder / "cache").glob("*/statistics.safetensors")
+    assert (again, again.stat().st_mtime_ns) == (found, before)
 
 
 def test_an_export_with_facts_holds_the_runs_records(bench: Bench) -> None:

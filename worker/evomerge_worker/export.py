@@ -16,6 +16,7 @@ from evomerge_contract.task import ExportTask
 from evomerge_worker.digests import file_digest
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge import export_checkpoint, plan_merge
+from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store import Store
@@ -43,7 +44,7 @@ def export(
     match scheme_of(task.out, _WHERE):
         case "file":
             out = path_of(task.out, _WHERE)
-            _write(task, open_sources(), out, device)
+            _write(task, open_sources(), out, device, store.cache)
             return {str(f.relative_to(out)): file_digest(f) for f in sorted(out.rglob("*")) if f.is_file()}
         case "s3":
             from evomerge_worker.store.s3_export import earlier_export, put_export
@@ -53,14 +54,16 @@ def export(
                 return found
             checkpoints = open_sources()
             with scratch_folder(store.cache, _bytes(task, checkpoints)) as scratch:
-                _write(task, checkpoints, scratch / "model", device)
+                _write(task, checkpoints, scratch / "model", device, store.cache)
                 return put_export(store.s3, task.out, task.digest, scratch / "model")
         case _:
             raise InputError.at(_WHERE, f"{task.out}: a model cannot be written to hf://; export to s3:// or file://")
 
 
-def _write(task: ExportTask, checkpoints: Mapping[str, Checkpoint], out: Path, device: torch.device) -> None:
-    """Write all files to the folder `out`, whole or not at all."""
+def _write(
+    task: ExportTask, checkpoints: Mapping[str, Checkpoint], out: Path, device: torch.device, cache: Path
+) -> None:
+    """Write all files to the folder `out`, whole or not at all. `cache` may know statistics of the sources."""
     # Only one task of a run needs these.
     from evomerge_worker.report.card import merged_sources, model_card
     from evomerge_worker.report.licence import licence_notice
@@ -77,6 +80,7 @@ def _write(task: ExportTask, checkpoints: Mapping[str, Checkpoint], out: Path, d
         trust_remote_code=task.trust_remote_code,
         extra_files=texts,
         device=device,
+        statistics=Statistics(cache),
     )
 
 

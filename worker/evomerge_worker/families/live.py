@@ -1,5 +1,6 @@
 """A model that stays in memory while candidate after candidate is merged straight into it."""
 
+import gc
 import hashlib
 import json
 from collections.abc import Mapping
@@ -41,9 +42,11 @@ class LiveModel:
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._opened: tuple[str, torch.dtype] | None = None
-        self._config: Any = None  # of the model that was opened
-        self._slots: dict[str, Tensor] | None = None
-        self._in_slots = False  # whether `model` is still the one that has them
+        self._class: Any = None  # this and what follows: of the model that was opened
+        self._config: Any = None
+        self._generation_config: Any = None
+        self._has_slots = False
+        self._slots: dict[str, Tensor] | None = None  # of `model`, if it is still the one that was opened
         self._identities: dict[Checkpoint, str] = {}
         self._statistics = Statistics(cache)
         self._vocabularies = Vocabularies(trust_remote_code=trust_remote_code)
@@ -74,7 +77,7 @@ class LiveModel:
         Raises:
             InputError: transformers cannot load it or its tokenizer, or the vocabularies cannot be aligned.
         """
-        if self.model is None:
+        if self._opened is None:
             anchor = self._vocabularies.aligned(recipe, checkpoints)[anchor_of(recipe)]
             self._open(anchor, weights_dtype(anchor))
 
@@ -82,7 +85,8 @@ class LiveModel:
         """Carry out `recipe` on the sources `checkpoints` and put the result in place.
 
         A result with another tokenizer, config (but for layers that move) or dtype than the model that is open has that
-        one opened first. Where layers have moved, or tensors are converted on loading, a new model is built each time.
+        one opened first. Where layers have moved, or tensors are converted on loading in a way that `find_slots` does
+        not know, a new model is built each time, once the one before it is gone.
 
         Raises:
             InputError: recipe or sources are wrong.
@@ -95,26 +99,35 @@ class LiveModel:
         wanted = (self._identity(anchor), result_dtype(plans, checkpoints))
         moved = config != anchor.config
         ordinary = not moved and {plan.name for plan in plans} == set(anchor.names)
-        if self._opened != wanted or (ordinary and self._slots is not None and not self._in_slots):
+        if self._opened != wanted or (ordinary and self._slots is None and self._has_slots):
             self._open(anchor, wanted[1])
         merger = Merger(checkpoints, mask_seed, self._device, self._statistics)
         with torch.no_grad():
             if ordinary and self._slots is not None:
                 merger.merge_all(plans, self._slots)  # a tensor without a slot is one the architecture has no use for
                 return
+            self._let_go()
             state = dict(merger.merged(plans))
-        self._in_slots = False
-        new_config = read_as(type(self._config), config) if moved else self._config
-        self.model = load_state(self.model, state, new_config, dtype=wanted[1], device=self._device)
+        model_config = read_as(type(self._config), config) if moved else self._config
+        self.model = load_state(self._class, state, model_config, dtype=wanted[1], device=self._device)
+        self.model.generation_config = self._generation_config
 
     def _open(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self._opened = None
+        self._let_go()
         self.model = load_model(checkpoint, dtype=dtype, device=self._device, trust_remote_code=self._trust_remote_code)
         self.tokenizer = load_tokenizer(checkpoint, trust_remote_code=self._trust_remote_code)
-        self._config = self.model.config
+        self._class, self._config = type(self.model), self.model.config
+        self._generation_config = self.model.generation_config
         self._slots = find_slots(self.model, checkpoint)
-        self._in_slots = True
+        self._has_slots = self._slots is not None
         self._opened = (self._identity(checkpoint), dtype)
+
+    def _let_go(self) -> None:
+        """Free the model's memory, so that no two of them take it at a time."""
+        if self.model is not None:
+            self.model = self._slots = None
+            gc.collect()  # modules refer to each other in circles
 
     def _identity(self, checkpoint: Checkpoint) -> str:
         """A digest of all but the weights: names of the tensors, config, tokenizer and generation config."""

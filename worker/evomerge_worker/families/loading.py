@@ -1,5 +1,8 @@
 """Opening models and tokenizers through transformers, from local folders only."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,21 +60,34 @@ def _from_shell(checkpoint: Checkpoint, dtype: torch.dtype, code: bool) -> tuple
     config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=code, local_files_only=True)
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=code))
-    state = {name: checkpoint.tensor(name).clone() for name in checkpoint.names}  # or the model would be the files
+    state = {name: _Once(partial(_copy, checkpoint, name)) for name in checkpoint.names}
     model, info = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
     if (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
     return model, info
 
 
-def load_state(model: Any, state: dict[str, Tensor], config: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
-    """A new model of the class of `model` from tensors as they lie on disk, converted as transformers does on loading.
+def _copy(checkpoint: Checkpoint, name: str) -> Tensor:
+    return checkpoint.tensor(name).clone()  # or the model would be the files
 
-    `config` may be another than that of `model`.
+
+def load_state(kind: Any, state: dict[str, Tensor], config: Any, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """A model of the class `kind` from tensors as they lie on disk, converted as transformers does on loading.
+
+    `state` is emptied on the way, each tensor once it has been converted: memory never holds all of them twice.
     """
-    fresh = type(model).from_pretrained(None, config=config, state_dict=state, dtype=dtype)
-    fresh.generation_config = model.generation_config
-    return _ready(fresh, device)
+    lent = {name: _Once(partial(state.pop, name)) for name in list(state)}
+    return _ready(kind.from_pretrained(None, config=config, state_dict=lent, dtype=dtype), device)
+
+
+@dataclass(frozen=True)
+class _Once:
+    """A tensor that is there when transformers asks for all of it, as it does of those in files."""
+
+    give: Callable[[], Tensor]
+
+    def __getitem__(self, _: object) -> Tensor:
+        return self.give()
 
 
 def _ready(model: Any, device: torch.device) -> Any:

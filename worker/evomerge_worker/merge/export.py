@@ -15,6 +15,7 @@ import torch
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.errors import InputError, StorageError
+from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.layers import result_config
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import CPU, Merger
@@ -68,13 +69,15 @@ def export_checkpoint(
     extra_files: Mapping[str, str] | None = None,
     max_shard_bytes: int = 5_000_000_000,
     device: torch.device = CPU,
+    statistics: Statistics | None = None,
 ) -> list[str]:
     """Carry out `recipe` and write the result to `out_folder`; return the names of its files.
 
     Config, tokenizer and generation config are those of the base_model, else of the first model, with the layers and
     the vocabulary that the recipe asks for. `extra_files` (name to text: a model card, the recipe) are written beside
     them. The folder appears as a whole or not at all. One that exists is replaced only if it is empty or an earlier
-    export.
+    export. What `statistics` knows of the sources is not found out again; without one, as in `evomerge merge`, what is
+    found stays in memory.
 
     Raises:
         InputError: recipe or sources are wrong, or `out_folder` holds something else or cannot be written to.
@@ -86,7 +89,7 @@ def export_checkpoint(
     anchor = checkpoints[anchor_of(recipe)]
     config = export_config(result_config(recipe, checkpoints), result_dtype(plans, checkpoints))
     with replacing(out_folder) as folder:
-        merger = Merger(checkpoints, mask_seed, device)
+        merger = Merger(checkpoints, mask_seed, device, statistics)
         entries = [Entry(plan.name, plan.dtype, merger.shape(plan)) for plan in plans]
         write_checkpoint(folder, entries, merger.merged(plans), max_shard_bytes)
         texts = {
@@ -117,6 +120,8 @@ def replacing(out: Path) -> Iterator[Path]:
     fresh, old = (out.parent / f".{out.name}.{end}" for end in ("partial", "old"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not out.exists():  # one that was interrupted between its two renames
+            old.rename(out)
         for stale in (fresh, old):
             if stale.exists():
                 shutil.rmtree(stale)

@@ -1,7 +1,7 @@
 """What a method has decided about a tensor, element by element: carried out in one pass over memory.
 
 Statistics of whole tensors (norms, thresholds, angles) are found before and stand here as numbers. `plain` carries a
-formula out in torch and says what it means; native.py does the same, to the bit, by compiled loops.
+formula out in torch and says what it means; on a CPU native.py does the same, to the bit, by compiled loops.
 """
 
 from dataclasses import dataclass

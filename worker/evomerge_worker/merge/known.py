@@ -1,18 +1,21 @@
 """Statistics of pairs of tensors: found once, and kept beside the weights for those who come after.
 
 What is kept of two models lies in the cache, a folder for each kind: all tensors that both have, under a key of the
-digests of both. The first process that asks finds them out, alone; others wait for it.
+digests of both. The first process that asks finds them out, alone; others wait for it. They are mapped, as weights are,
+and take no memory of their own. One that is not smaller than its tensor is kept for small models only, in memory.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from evomerge_contract.base import digest_of
@@ -21,14 +24,15 @@ from evomerge_worker.merge.method import Find, Known, Source, Statistic
 from evomerge_worker.merge.threads import pool
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store.cache import Arrived, cached_folder
+from evomerge_worker.store.locks import unshare
 from evomerge_worker.store.stamp import intact, stamp_path
 
 _VERSION = 1  # of what is written: another number is another key
 _FILE = "statistics.safetensors"
-_HEADER_BYTES = 1 << 20
+_ENTRY_BYTES = 256  # at most, of a tensor in a file's header, besides its name
 _USUAL = {torch.float32, torch.bfloat16, torch.float16}
 _WORTH_KEEPING = 1 << 22
-"""Elements of a model below which finding out takes no longer than looking up."""
+"""Elements of a model below which finding out takes no longer than looking up, and all fits into memory."""
 
 
 class Statistics:
@@ -61,34 +65,56 @@ class _Pair:
         if kind not in self.found:
             with self.alone:
                 if kind not in self.found:
+                    self._forget_like(kind, base.device.type)
                     self.found[kind] = self._kept(kind, find, source, base, threads)
         known, names = self.found[kind], (source.name, base_name)
-        if names not in known:
-            known[names] = find(source.tensor, base, source.draws)
-        return known[names]
+        if names in known:
+            return known[names]
+        statistic = find(source.tensor, base, source.draws)
+        if self._small or _smaller(statistic, source.tensor):
+            known[names] = statistic
+        return statistic
+
+    def _forget_like(self, kind: str, device: str) -> None:
+        """Let go of the same under other seeds: their number has no bound, and one is merged with at a time."""
+        for other in [k for k in self.found if k.partition(",")[0] == kind.partition(",")[0]]:
+            del self.found[other]
+            if self.cache is not None:
+                unshare(self.cache / f"{self._key(other, device)}.use")
 
     def _kept(
         self, kind: str, find: Find, like: Source, base: Tensor, threads: int
     ) -> dict[tuple[str, str], Statistic]:
         """Those of all tensors that both have, from the cache; none if they are not kept there."""
-        if self.cache is None or self.source.digest is None or self.base.digest is None:
-            return {}
-        shared = [name for name in self.source.names if name in self.base and self._alike(name)]
-        if sum(math.prod(self.base.shape(name)) for name in shared) < _WORTH_KEEPING:
+        if self.cache is None or self.source.digest is None or self.base.digest is None or self._small:
             return {}
 
-        def one(name: str) -> Statistic:
+        def one(name: str) -> Statistic | None:
             tensor, origin = (model.tensor(name).to(base.device) for model in (self.source, self.base))
-            return find(tensor, origin, like.drawing.of(name))
+            statistic = find(tensor, origin, like.drawing.of(name))
+            return statistic if _smaller(statistic, tensor) else None
 
         @cache
         def all_of_them() -> dict[str, Statistic]:
             with pool(threads) as workers:
-                return dict(zip(shared, workers.map(one, shared), strict=True))
+                found = zip(self._shared, workers.map(one, self._shared), strict=True)
+                return {name: statistic for name, statistic in found if statistic is not None}
 
-        key = digest_of([_VERSION, kind, base.device.type, self.source.digest, self.base.digest])
-        kept = _looked_up(self.cache, key.removeprefix("sha256:"), all_of_them)
+        kept = _looked_up(self.cache, self._key(kind, base.device.type), all_of_them)
         return {(name, name): statistic for name, statistic in kept.items()}
+
+    @cached_property
+    def _shared(self) -> list[str]:
+        """The tensors that both models have, alike."""
+        return [name for name in self.source.names if name in self.base and self._alike(name)]
+
+    @cached_property
+    def _small(self) -> bool:
+        return sum(math.prod(self.base.shape(name)) for name in self._shared) < _WORTH_KEEPING
+
+    def _key(self, kind: str, device: str) -> str:
+        """What it is kept under in the cache."""
+        return digest_of([_VERSION, kind, device, self.source.digest, self.base.digest]).removeprefix("sha256:")
 
     def _alike(self, name: str) -> bool:
         """Whether a tensor has one shape in both models, and usual dtypes."""
@@ -100,7 +126,7 @@ def _looked_up(root: Path, key: str, find: Callable[[], dict[str, Statistic]]) -
     """What the cache holds under `key`, byte for byte as it was written; `find` says what that is to be."""
 
     def size() -> int:
-        return _HEADER_BYTES + sum(statistic.nbytes for statistic in find().values())
+        return sum(len(name) + _ENTRY_BYTES + statistic.nbytes for name, statistic in find().items()) + _ENTRY_BYTES
 
     def fill(folder: Path, _: Arrived) -> None:
         save_file(find(), folder / _FILE)
@@ -109,8 +135,19 @@ def _looked_up(root: Path, key: str, find: Callable[[], dict[str, Statistic]]) -
         for _ in range(2):
             folder = cached_folder(root, key, size, fill)
             if intact(folder / _FILE):
-                return load_file(folder / _FILE)
+                return _mapped(folder / _FILE)
             stamp_path(folder).unlink(missing_ok=True)  # so that it is found out anew
     except (StorageError, OSError):  # no room, or evicted or damaged at this moment: no reason to fail
         pass
     return find()
+
+
+def _mapped(path: Path) -> dict[str, Statistic]:
+    """The arrays of a file, as views of it: by torch, since safetensors copies what it gives to NumPy."""
+    file: Any = safe_open(path, framework="pt")
+    names: list[str] = file.keys()
+    return {name: file.get_tensor(name).numpy() for name in names}
+
+
+def _smaller(statistic: Statistic, tensor: Tensor) -> bool:
+    return statistic.nbytes < tensor.nbytes

@@ -1,12 +1,15 @@
-"""Sums over a whole tensor whose bits do not depend on how many threads torch uses."""
+"""Sums over a whole tensor whose bits do not depend on how many threads torch uses; sums of weights."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 _ROW = 1 << 14
 """Elements added up by one thread: torch shares out whole rows, and a sum of less than 32,768 elements not at all."""
+_CANCELLED = 1e-8
+"""Of weights: decimals that cancel add up to less, but seldom to zero (0.1 + 0.2 - 0.3)."""
 
 
 def total(tensor: Tensor) -> float:
@@ -34,3 +37,9 @@ def row_totals(tensor: Tensor) -> Tensor:
     if tensor.numel() == tensor.shape[-1]:
         return torch.full((*tensor.shape[:-1], 1), total(tensor), dtype=torch.float64, device=tensor.device)
     return tensor.contiguous().sum(dim=-1, keepdim=True).double()
+
+
+def weight_sum(weights: Sequence[float]) -> float:
+    """The sum of weights that are to be divided by it: zero where they cancel but for their rounding."""
+    found = math.fsum(weights)
+    return found if abs(found) > _CANCELLED * math.fsum(map(abs, weights)) else 0.0

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.method import Source, offset
 from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, masked
 
@@ -14,7 +13,8 @@ def magprune(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thi
     """Keep each element with a probability that rises by its rank among the magnitudes of its row.
 
     From density - epsilon to density + epsilon, in equal steps (section 3.1). A row lies along the second dimension; a
-    vector is one row. Densities of 0 and 1 keep nothing and everything.
+    vector is one row. An element that is a row of its own (mergekit divides by zero there) is in the middle: it is kept
+    with the density, the mean of every row. Densities of 0 and 1 keep nothing and everything.
     """
     return [_magprune(source, base, rescale) for source in sources]
 
@@ -34,14 +34,10 @@ def probabilities(delta: Tensor, density: float, epsilon: float) -> Tensor:
 
 
 def _ranks(magnitudes: Tensor) -> Tensor:
-    """Each element's place in its row [n, length, ...], from 0 for the smallest to 1; among equals the first is lower.
-
-    Raises:
-        CandidateError: a row is one element.
-    """
+    """Each element's place in its row [n, length, ...], from 0 (smallest) to 1; among equals the first is lower."""
     length = magnitudes.shape[1]
     if length == 1:
-        raise CandidateError("NotFinite", "rows of one element have no ranks; give this tensor a density of 1 or 0")
+        return torch.full_like(magnitudes, 0.5)
     order = magnitudes.argsort(dim=1, stable=True)
     places = torch.arange(length, device=order.device).view(-1, *[1] * (order.dim() - 2)).expand_as(order)
     return torch.empty_like(magnitudes).scatter_(1, order, places.float() / (length - 1))

@@ -7,6 +7,7 @@ from torch import Tensor
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.formula import WeightedSum
 from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.sums import weight_sum
 
 _ONE = 1e-9  # decimals that sum to one do so only nearly in binary
 
@@ -19,7 +20,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     """
     total = 1.0
     if shared["normalize"]:
-        total = sum(source.values["weight"] for source in sources)
+        total = weight_sum([source.values["weight"] for source in sources])
         if total == 0:
             raise CandidateError("NotFinite", "the weights sum to zero, and normalize divides by their sum")
     taken = [source for source in sources if source.values["weight"] != 0] or sources[:1]

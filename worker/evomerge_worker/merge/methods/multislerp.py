@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.method import Source, back, fresh, offset
-from evomerge_worker.merge.sums import norm
+from evomerge_worker.merge.sums import norm, weight_sum
 
 _ROUNDING = 1e-6  # of the weights: a mean of directions that is shorter is made of rounding errors
 
@@ -20,7 +20,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
 
     mergekit goes from m / |m| along the weighted sum of the tangents that lead to the sources. That sum vanishes,
     w_i u_i adding up to m itself: what is left of the step is its length, eps.
-    Two sources whose directions cancel are averaged linearly.
+    Two sources whose directions cancel are averaged linearly. The mean of zeros (a frozen tensor's task vectors) is 0.
 
     Raises:
         CandidateError: the weights to divide by sum to zero, or the directions of more than two sources cancel.
@@ -36,7 +36,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     if length > max(eps, _ROUNDING * sum(map(abs, weights))):
         scale = sum(w * n for w, n in zip(weights, norms, strict=True))
         return _scaled(mean, math.cos(eps) * scale / length, base)
-    if len(sources) == 2:
+    if len(sources) == 2 or not any(norms):
         return back(_sum(vectors, weights), base)
     raise CandidateError("NotFinite", "the weighted directions of the sources cancel; choose other weights")
 
@@ -45,9 +45,10 @@ def _weights(sources: Sequence[Source], *, normalize: bool) -> list[float]:
     weights = [source.values["weight"] for source in sources]
     if not normalize:
         return weights
-    if sum(weights) == 0:
+    total = weight_sum(weights)
+    if total == 0:
         raise CandidateError("NotFinite", "the weights sum to zero, and normalize_weights divides by their sum")
-    return [weight / sum(weights) for weight in weights]
+    return [weight / total for weight in weights]
 
 
 def _scaled(vector: Tensor, factor: float, base: Tensor) -> Tensor:
