@@ -81,6 +81,8 @@ class Checkpoint:
     """Which content this is, where that is known and the tensors are its own."""
     shell: Any = None
     """What keeps `folder` alive where it holds everything but the weights; None where it holds them too."""
+    _origin: "Checkpoint | None" = field(default=None, repr=False)
+    """The one as it lies in its files, where rows have been rearranged."""
 
     @classmethod
     def open(cls, folder: Path, name: str, digest: str | None = None) -> "Checkpoint":
@@ -159,8 +161,11 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Which weights these are, wherever they lie and however they are sharded, without reading all of them.
 
-        A digest of every tensor's name, type and shape and of its first 1,024 elements.
+        A digest of every tensor's name, type and shape and of its first 1,024 elements; with other rows it is still
+        that of the files.
         """
+        if self._origin is not None:
+            return self._origin.fingerprint
         digest = hashlib.sha256()
         for name in self.names:
             digest.update(f"{name}\n{self.dtype(name)}\n{self.shape(name)}\n".encode())
@@ -193,7 +198,7 @@ class Checkpoint:
             name: _Entry(_Made(function), (rows, *self.shape(name)[1:]), self.dtype(name))
             for name, function in make.items()
         }
-        return replace(self, _entries=self._entries | made, _views={}, digest=None)
+        return replace(self, _entries=self._entries | made, _views={}, digest=None, _origin=self._origin or self)
 
     def not_finite(self) -> Iterator[str]:
         """Names of the tensors that hold NaN or infinity. Reads every weight."""
