@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.tied import held_heads
 
 
 def find_slots(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
     """The live parameter or buffer of every tensor that `checkpoint` has on disk and `model` has a use for.
+
+    Heads that are tied have none: they share that of the embeddings.
 
     `model` has just been loaded from `checkpoint`, so a slot is known by its content. It bears the tensor's name, with
     or without the prefix of the base model; if transformers has renamed it, it is the only one left of that content.
@@ -18,7 +21,9 @@ def find_slots(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
     share one in memory.
     """
     live: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    named = {name: next((n for n in _names(model, name) if n in live), None) for name in checkpoint.names}
+    tied = held_heads(checkpoint)
+    wanted = [name for name in checkpoint.names if name not in tied]
+    named = {name: next((n for n in _names(model, name) if n in live), None) for name in wanted}
     taken = _places(live[n] for n in named.values() if n is not None)
     left = list({tensor.data_ptr(): tensor for tensor in live.values() if tensor.data_ptr() not in taken}.values())
     slots: dict[str, Tensor] = {}
