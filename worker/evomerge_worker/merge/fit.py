@@ -69,9 +69,9 @@ def _told(source: str, kinds: list[_Misfit]) -> Iterator[str]:
 def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: Misfits) -> tuple[list[str], list[str]]:
     """The result's tensors before and after the layers: those of `anchor`, which all `sources` must have.
 
-    A head that is tied to the embeddings, and a copy of them wherever it is held, is left out: merged by itself it would
-    no longer be one. So is what some lack and the others have as a copy of another tensor. An untied anchor needs its
-    head.
+    A head that is tied to the embeddings, and a copy of them wherever it is held, is left out: merged by itself it
+    would no longer be one. So is what some lack and the others have as a copy of another tensor. An untied anchor needs
+    its head.
     """
     before, after = anchor.layout.before, anchor.layout.after
     sources = list(sources)
