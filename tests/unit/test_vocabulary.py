@@ -363,7 +363,10 @@ def test_a_tokenizer_of_another_model_is_refused(tiny: Tiny, tmp_path: Path) -> 
     shutil.copyfile(tiny(vocabulary=OF_A) / "tokenizer.json", folder / "tokenizer.json")
     sources = {"a": Checkpoint.open(tiny(), "a"), "b": Checkpoint.open(folder, "b")}
     refusals = _refusals(_recipe("a", "b", tokenizer_source="union"), sources)
-    assert refusals["models.b"].startswith('its tokenizer has token "<tool>" with id 97, but vocab_size in config.json')
+    assert refusals["models.b"] == (
+        'its tokenizer has token "ö" with id 96, but vocab_size in config.json is 96: the tokenizer is that of another '
+        "model"
+    )
 
 
 def test_what_a_recipe_may_not_say_of_tokenizers_is_refused_by_its_key() -> None:

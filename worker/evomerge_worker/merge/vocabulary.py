@@ -19,9 +19,9 @@ from evomerge_worker.merge.shell import with_numbers_of, write_shell
 from evomerge_worker.merge.slices import anchor_of
 from evomerge_worker.merge.tokens import (
     Tokens,
-    check_rows,
     difference,
     overlap_mistake,
+    row_mistake,
     special_tokens,
     tokens_of,
     unite,
@@ -110,11 +110,12 @@ def _padded(parts: _Participants, checkpoints: Sources) -> bool:
 def _padding_aligned(parts: _Participants, checkpoints: Sources, code: bool) -> Sources:
     """Every model with the anchor's rows: one vocabulary, whose embeddings are padded differently."""
     anchor = checkpoints[parts.anchor]
-    vocabularies = {name: tokens_of(load_tokenizer(checkpoints[name], trust_remote_code=code)) for name in parts.all}
+    tokenizers = {name: load_tokenizer(checkpoints[name], trust_remote_code=code) for name in parts.all}
+    vocabularies = {name: tokens_of(tokenizer) for name, tokenizer in tokenizers.items()}
     problems = []
     for name in parts.all:
-        check_rows(checkpoints[name], vocabularies[name])
-        if sentence := difference(vocabularies[name], vocabularies[parts.anchor], parts.anchor):
+        alien = row_mistake(checkpoints[name], tokenizers[name], needed=False)
+        if sentence := alien or difference(vocabularies[name], vocabularies[parts.anchor], parts.anchor):
             problems.append(Problem(path=where_of(name), message=sentence))
     if problems:
         raise InputError(*problems)
@@ -172,7 +173,8 @@ def _check(vocabularies: Mapping[str, Tokens], tokenizers: Mapping[str, Any], gi
     special = set().union(*(special_tokens(tokenizer) for tokenizer in tokenizers.values()))
     problems = []
     for name, tokens in vocabularies.items():
-        check_rows(checkpoints[name], tokens)
+        if sentence := row_mistake(checkpoints[name], tokenizers[name], needed=True):
+            problems.append(Problem(path=where_of(name), message=sentence))
         if sentence := overlap_mistake(tokens, vocabularies[giver], giver, special):
             problems.append(Problem(path=where_of(name), message=sentence))
         if not row_tensors(checkpoints[name]):

@@ -72,7 +72,8 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
         vocabulary = read_vocabulary(folder, where, code=code)
     if config is not None and vocabulary is not None:
         mistakes.found += check_rows(vocabulary, config, where)
-    return Opened(source.name, config, checkpoint, None if unread else vocabulary)
+    tokens = None if unread or vocabulary is None else vocabulary.tokens
+    return Opened(source.name, config, checkpoint, tokens)
 
 
 def pin(checkpoint: Checkpoint, digest: str | None, *, code: bool) -> PreparedSource:
