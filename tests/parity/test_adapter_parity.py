@@ -9,6 +9,7 @@ import torch
 from evomerge_contract.manifest import Storage
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.task import Source
+from evomerge_worker.errors import InputError
 from evomerge_worker.merge import Merger, plan_merge
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.sources import source_folder
@@ -34,7 +35,21 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "turned around": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "r": 4, "fan_in_fan_out": True}),
     "fused": ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj"], "r": 4}),
     "tied embeddings": ("llama-tied", {"target_modules": ["embed_tokens"], "r": 4}),
+    "saved embeddings, kept tied": (
+        "llama-tied",
+        {"target_modules": ["o_proj"], "r": 4, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
 }
+
+
+def test_embeddings_that_peft_unties_from_their_head_are_refused(oracle: Oracle, tiny: Tiny, tmp_path: Path) -> None:
+    """It merges them into a model whose head is still that of before."""
+    model, adapter = tiny("llama-tied", dtype="float32"), tmp_path / "adapter"
+    config = {"target_modules": ["o_proj"], "r": 4, "modules_to_save": ["embed_tokens"]}
+    oracle(ask="adapter", model=str(model), out=str(adapter), seed=3, config=config)
+    source = Source(name="a", uri=model.as_uri(), adapter=adapter.as_uri())
+    with pytest.raises(InputError, match=r"saves model\.embed_tokens\.weight whole, and the head"):
+        source_folder(source, Store(Storage(), tmp_path / "cache"), code=False)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -95,6 +95,18 @@ def test_other_families_tied_and_untied(oracle: Oracle, tiny: Tiny, tmp_path: Pa
     _check(oracle, _recipe("task_arithmetic", sources, "bfloat16", tokenizer_source=source), sources, tmp_path)
 
 
+def test_a_slices_own_base_lends_what_its_others_do_not_know(oracle: Oracle, tiny: Tiny, tmp_path: Path) -> None:
+    sources = _sources(tiny, "llama", "float32")
+    layers = [{"model": c.name, "layer_range": [0, 4], "parameters": {"weight": 0.6}} for c in sources.values()]
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "slices": [{"sources": layers, "base_model": sources["base"].name}],
+        "tokenizer_source": "union",
+        "dtype": "float32",
+    }
+    _check(oracle, Recipe.model_validate(recipe), sources, tmp_path)
+
+
 def test_padding_to_a_multiple_gets_the_mean_row(oracle: Oracle, tiny: Tiny, tmp_path: Path) -> None:
     sources = _sources(tiny, "llama", "float32")
     tokenizer = {"source": "union", "pad_to_multiple_of": 64}

@@ -123,8 +123,6 @@ def test_names_on_disk_may_be_others_than_in_memory(tmp_path: Path, on_disk: str
     [
         ({"peft_type": "LOHA"}, "the adapter is of the kind LOHA; only LoRA is merged here"),
         ({"peft_type": "IA3"}, "the adapter is of the kind IA3"),
-        ({"r": None}, "the adapter has r None, which is no number"),
-        ({"rank_pattern": ["q_proj"]}, "the adapter has rank_pattern ['q_proj'], which is no mapping"),
         ({"use_dora": True}, "the adapter sets use_dora, which is not done here"),
         ({"trainable_token_indices": [3]}, "the adapter sets trainable_token_indices"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "the adapter sets layer_replication"),
@@ -143,6 +141,43 @@ def test_other_kinds_are_refused_in_words(tiny: Tiny, tmp_path: Path, config: di
     assert path == "models.a"
     assert words.startswith(message)
     assert words.endswith("; merge it into its model with PEFT, and name the result")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"r": None}, "r None, which is no whole number above 0"),
+        ({"r": 0}, "r 0, which is no whole number above 0"),
+        ({"r": 2.5}, "r 2.5, which is no whole number above 0"),
+        ({"lora_alpha": "16"}, "lora_alpha '16', which is no finite number"),
+        ({"lora_alpha": math.nan}, "lora_alpha nan, which is no finite number"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern ['q_proj'], which is no mapping"),
+        ({"rank_pattern": {"q_proj": [1]}}, "rank_pattern[q_proj] [1], which is no whole number above 0"),
+        ({"rank_pattern": {"q_proj": "four"}}, "rank_pattern[q_proj] 'four', which is no whole number above 0"),
+        ({"alpha_pattern": {"q_proj": None}}, "alpha_pattern[q_proj] None, which is no finite number"),
+    ],
+)
+def test_values_that_make_no_sense_are_told_by_their_key(
+    tiny: Tiny, tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    write_adapter(tmp_path / "x", _model(tiny), **config)
+    with pytest.raises(InputError) as caught:
+        Adapter.open(tmp_path / "x", "models.a")
+    told = [(p.path, p.message) for p in caught.value.problems]
+    assert told == [("models.a", f"the adapter has {message}; mend its adapter_config.json, or fetch it again")]
+
+
+def test_a_pair_made_for_weights_turned_around_does_not_fit_others(tiny: Tiny, tmp_path: Path) -> None:
+    model, name = _model(tiny), "model.layers.0.mlp.up_proj"
+    write_adapter(tmp_path / "x", model, [name], turned=True)
+    with pytest.raises(
+        InputError, match=r"make \[32, 64\], but model\.layers\.0\.mlp\.up_proj\.weight of the model is"
+    ):
+        _applied(tmp_path / "x", model)
+    write_adapter(tmp_path / "y", model, [name], turned=True, fan_in_fan_out=True)
+    assert torch.equal(
+        _applied(tmp_path / "y", model)[f"{name}.weight"], _expected(tmp_path / "y", model, name, 2.0, turned=True)
+    )
 
 
 def test_all_that_does_not_fit_is_told_at_once(tiny: Tiny, tmp_path: Path) -> None:
@@ -176,11 +211,49 @@ def test_all_that_does_not_fit_is_told_at_once(tiny: Tiny, tmp_path: Path) -> No
     assert {p.path for p in caught.value.problems} == {"models.a"}
 
 
-def test_a_tied_head_cannot_be_changed_by_itself(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_tied_head_follows_what_changes_it_and_the_embeddings_alike(tiny: Tiny, tmp_path: Path) -> None:
+    """With ensure_weight_tying PEFT writes a head's pair beside that of the embeddings, turned around: it is one."""
+    model, name = _model(tiny, "llama-tied"), "model.embed_tokens"
+    a, b, before = torch.rand(4, 96), torch.rand(32, 4), model.tensor(f"{name}.weight").float()
+    pairs = {
+        f"{PREFIX}{name}.lora_embedding_A": a,
+        f"{PREFIX}{name}.lora_embedding_B": b,
+        f"{PREFIX}{name}.base_layer.weight": before,
+        f"{PREFIX}lm_head.lora_A.weight": b.T.contiguous(),
+        f"{PREFIX}lm_head.lora_B.weight": a.T.contiguous(),
+        f"{PREFIX}lm_head.base_layer.weight": before.clone(),
+    }
+    found = _applied(write_adapter(tmp_path / "x", model, [], extra=pairs, ensure_weight_tying=True), model)
+    expected = (before.double() + 2 * (b.double() @ a.double()).T).bfloat16()
+    assert list(found) == [f"{name}.weight"]
+    assert torch.equal(found[f"{name}.weight"], expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["lm_head"], "changes lm_head.weight, which the model ties to model.embed_tokens.weight, in another way than"),
+        (
+            ["lm_head", "model.embed_tokens"],
+            "changes lm_head.weight, which the model ties to model.embed_tokens.weight",
+        ),
+        (
+            ["model.embed_tokens"],
+            "saves model.embed_tokens.weight whole, and the head, which the model ties to them, has",
+        ),
+    ],
+)
+def test_what_would_untie_a_head_is_refused(tiny: Tiny, tmp_path: Path, names: list[str], message: str) -> None:
+    """PEFT trains a copy of embeddings that it saves whole, which the head does not follow."""
     model = _model(tiny, "llama-tied")
-    write_adapter(tmp_path / "x", model, extra={f"{PREFIX}lm_head.weight": torch.rand(96, 32)})
-    with pytest.raises(InputError, match=r"has no tensor lm_head\.weight \(its head is tied to its embeddings\)"):
+    write_adapter(tmp_path / "x", model, extra={f"{PREFIX}{name}.weight": torch.rand(96, 32) for name in names})
+    with pytest.raises(InputError) as caught:
         _applied(tmp_path / "x", model)
+    (problem,) = caught.value.problems
+    assert problem.message.startswith(f"the adapter {message}")
+    assert problem.message.endswith(
+        "merge it with PEFT, set tie_word_embeddings to false in the result's config.json, and name that"
+    )
 
 
 def test_a_pattern_that_is_none_is_told(tiny: Tiny, tmp_path: Path) -> None:

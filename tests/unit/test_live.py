@@ -78,10 +78,14 @@ def test_a_live_merge_equals_the_loaded_export(tiny: Tiny, tmp_path: Path, famil
     _assert_same(live, _ties(), sources, tmp_path / "out")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "mixtral", "deepseek_v3"])
-def test_an_ordinary_model_is_merged_in_place(tiny: Tiny, family: str) -> None:
+@pytest.mark.parametrize(
+    "family", ["llama", "llama-tied", "llama-tied with its head", "gpt_neox", "gpt2", "mixtral", "deepseek_v3"]
+)
+def test_an_ordinary_model_is_merged_in_place(tiny: Tiny, tmp_path: Path, family: str) -> None:
     """The modules stay the same objects, so no candidate pays for building a model; fused experts are so many parts."""
-    sources = _sources(tiny, family)
+    sources = _sources(tiny, family.removesuffix(" with its head"))
+    if family.endswith(" with its head"):
+        sources = {name: _with_its_head(checkpoint, tmp_path / name) for name, checkpoint in sources.items()}
     live = LiveModel.open(sources["base"], device=CPU)
     model, places = live.model, {n: t.data_ptr() for n, t in _tensors(live.model).items()}
     live.merge(_ties(), sources, 3)
@@ -169,13 +173,32 @@ def _with_its_head(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     return Checkpoint.open(folder, checkpoint.name)
 
 
-def test_a_tied_model_whose_head_lies_on_disk_too_is_loaded_as_transformers_does(tiny: Tiny, tmp_path: Path) -> None:
-    """Merged apart, embeddings and head come to differ, and transformers then no longer ties them."""
-    sources = {n: _with_its_head(c, tmp_path / n) for n, c in _sources(tiny, "llama-tied").items()}
+def test_a_tied_head_that_lies_on_disk_too_stays_tied(tiny: Tiny, tmp_path: Path) -> None:
+    """Merged by itself, with other masks or weights, it would differ from the embeddings, and be untied on loading."""
+    without = _sources(tiny, "llama-tied")
+    sources = {name: _with_its_head(checkpoint, tmp_path / name) for name, checkpoint in without.items()}
     live = LiveModel.open(sources["base"], device=CPU)
-    for recipe in (_ties(), _linear("a", "b")):
+    for recipe in (_ties(), _linear("a", "b"), _ties().model_copy(update={"merge_method": "dare_ties"})):
         live.merge(recipe, sources, 3)
-        _assert_same(live, recipe, sources, tmp_path / recipe.merge_method)
+        out = tmp_path / recipe.merge_method
+        _assert_same(live, recipe, sources, out)
+        assert live.model.lm_head.weight is live.model.model.embed_tokens.weight
+        export_checkpoint(recipe, without, tmp_path / f"{out.name}-without", mask_seed=3)
+        weights = [load_file(folder / "model.safetensors") for folder in (out, tmp_path / f"{out.name}-without")]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_a_head_of_its_own_in_one_source_is_merged(tiny: Tiny, tmp_path: Path) -> None:
+    """Whatever the config says of it; the others' copies of the embeddings then count as their heads."""
+    sources = {n: _with_its_head(c, tmp_path / n) for n, c in _sources(tiny, "llama-tied").items()}
+    tensors = load_file(sources["b"].folder / "model.safetensors")
+    tensors["lm_head.weight"] += 1
+    sources["b"] = Checkpoint.open(write_tensors(tmp_path / "own", tensors, config=sources["b"].config), "b")
+    live = LiveModel.open(sources["a"], device=CPU)
+    live.merge(_linear("a", "b"), sources, 3)
+    _assert_same(live, _linear("a", "b"), sources, tmp_path / "out")
+    assert not torch.equal(live.model.lm_head.weight, live.model.model.embed_tokens.weight)
 
 
 def test_a_tied_head_that_only_some_sources_hold_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:

@@ -225,6 +225,16 @@ def test_a_tied_head_that_some_checkpoints_hold_and_some_do_not_is_left_out(tmp_
         assert sorted(plan.name for plan in plans) == sorted(without)
 
 
+def test_a_head_that_is_not_tied_is_merged_though_it_is_a_copy(tmp_path: Path) -> None:
+    """As it is before training; so says the config, or the family's where that is silent."""
+    tensors = _tensors()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    for number, config in enumerate(({"tie_word_embeddings": False}, {}, {"model_type": "gemma"})):
+        sources = {n: _checkpoint(tmp_path / f"{n}{number}", n, tensors, **config) for n in ("a", "b")}
+        names = {plan.name for plan in plan_merge(_recipe(models=_models(a=1, b=1)), sources)}
+        assert names == tensors.keys() - ({"lm_head.weight"} if config == {"model_type": "gemma"} else set())
+
+
 def test_a_head_of_its_own_is_missed(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
     without = {name: tensor for name, tensor in _tensors().items() if name != "lm_head.weight"}
     sources["b"] = _checkpoint(tmp_path / "other", "b", without)

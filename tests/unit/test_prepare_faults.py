@@ -162,6 +162,15 @@ def test_tensors_that_all_models_have_alike_are_held_against_the_config(
     assert message.startswith(words)
 
 
+def test_a_config_that_no_model_can_be_made_of_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    folders = {name: changed_config(tiny(), tmp_path / name, hidden_act="swish2") for name in "ab"}
+    ((path, message),) = mistakes_of(folders, tmp_path)
+    assert path == "models.a"
+    assert message.startswith(
+        "transformers cannot make the model that config.json describes (KeyError: 'swish2'); fetch the model again"
+    )
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whole_models_of_every_family_fit_their_config(family: str, tiny: Tiny, tmp_path: Path) -> None:
     assert mistakes_of({"a": tiny(family), "b": tiny(family, seed=1)}, tmp_path) == []

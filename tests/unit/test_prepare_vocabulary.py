@@ -1,6 +1,7 @@
 """The prepare task over models of differing vocabularies, and a session that evaluates and exports their merges."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import reader_of
 from evomerge_worker.prepare.sources import open_source
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.standalone import merge
 from evomerge_worker.store import Store
 from prepare_tasks import Tiny, changed_config, mistakes_of
 from s3 import S3Server, s3_server
@@ -57,6 +59,41 @@ def test_without_one_each_other_vocabulary_is_told_once(pool: dict[str, Path], t
 
 def test_padding_needs_no_tokenizer_source(tiny: Tiny, tmp_path: Path) -> None:
     assert mistakes_of({"a": tiny(), "b": tiny(vocab_size=128), "c": tiny(vocab_size=160)}, tmp_path) == []
+
+
+def _with_padding_token(source: Path, folder: Path) -> Path:
+    """A copy of a model to whose tokenizer a padding token has been added, and not a row to its embeddings."""
+    from tokenizers import Tokenizer
+
+    shutil.copytree(source, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_added_tokens_may_be_without_a_row_where_vocabularies_agree(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[PAD] behind Llama's 32,000 tokens; nothing ever looks its row up."""
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    folders = {name: _with_padding_token(tiny(seed=i), tmp_path / name) for i, name in enumerate("ab")}
+    folders["wide"] = _with_padding_token(tiny(seed=2, vocab_size=128), tmp_path / "wide")
+    assert mistakes_of(folders, tmp_path) == []
+    models = [{"model": name, "parameters": {"weight": 1}} for name in folders]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"merge_method": "linear", "models": models}))
+    assert merge([str(tmp_path / "recipe.yaml"), str(tmp_path / "out")]) == 0
+    assert Checkpoint.open(tmp_path / "out", "out").config["vocab_size"] == 96
+
+
+def test_a_vocabulary_that_is_put_in_order_needs_a_row_for_each_token(tiny: Tiny, tmp_path: Path) -> None:
+    folders = {"a": tiny(), "b": _with_padding_token(tiny(seed=1), tmp_path / "b")}
+    ((path, message),) = mistakes_of(folders, tmp_path, tokenizer_source="union")
+    assert path == "models.b"
+    assert message == (
+        'its tokenizer has token "[PAD]" with id 96, but vocab_size in config.json is 96: remove the token from the '
+        "tokenizer, or give it a row (transformers' resize_token_embeddings)"
+    )
 
 
 def test_what_else_does_not_fit_is_told_beside_the_vocabulary(

@@ -126,13 +126,33 @@ def test_a_copy_of_embeddings_that_change_is_left_out(tiny: Tiny, store: Store, 
         f"{PREFIX}model.embed_tokens.lora_embedding_{part}": torch.rand(shape)
         for part, shape in (("A", (4, 96)), ("B", (32, 4)))
     }
-    folder = source_folder(_source(model, _adapter(tiny, tmp_path / "x", extra=pair)), store, code=False)
-    assert "lm_head.weight" not in Checkpoint.open(folder, "a")
+    whole = {f"{PREFIX}{name}.weight": torch.ones(96, 32) for name in ("lm_head", "model.embed_tokens")}
+    for i, extra in enumerate((pair, whole)):
+        folder = source_folder(_source(model, _adapter(tiny, tmp_path / f"x{i}", extra=extra)), store, code=False)
+        assert "lm_head.weight" not in Checkpoint.open(folder, "a")
     head = _adapter(tiny, tmp_path / "y", extra={f"{PREFIX}lm_head.weight": torch.rand(96, 32)})
     with pytest.raises(
         InputError, match=r"changes lm_head\.weight, which the model ties to model\.embed_tokens\.weight"
     ):
         source_folder(_source(model, head), store, code=False)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.full((4, 32), torch.nan), "holds NaN or infinity; fetch it again, or leave it out"),
+        (torch.ones(4, 32, dtype=torch.int8), "is torch.int8, but adapters hold floats of 16 or 32 bits"),
+    ],
+)
+def test_a_damaged_adapter_is_told_before_anything_is_written(
+    tiny: Tiny, store: Store, tmp_path: Path, tensor: torch.Tensor, words: str
+) -> None:
+    name = f"{PREFIX}{QUERY.removesuffix('.weight')}.lora_A.weight"
+    adapter = _adapter(tiny, tmp_path / "x", extra={name: tensor})
+    with pytest.raises(InputError) as caught:
+        source_folder(_source(tiny(), adapter), store, code=False)
+    assert str(caught.value).startswith(f"models.a: the adapter is damaged: {name} {words}")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_an_adapter_that_does_not_fit_is_a_mistake_of_its_source(tiny: Tiny, store: Store, tmp_path: Path) -> None:

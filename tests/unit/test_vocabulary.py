@@ -251,6 +251,19 @@ def test_a_recipe_of_one_model_keeps_it_as_it_is(sources: dict[str, Checkpoint])
     assert aligned["a"].tensor(EMBEDDINGS).data_ptr() == sources["a"].tensor(EMBEDDINGS).data_ptr()
 
 
+def test_recipes_that_differ_in_the_base_of_a_slice_do_not_share_their_sources(sources: dict[str, Checkpoint]) -> None:
+    """A token that all but one know is lent by the base that counts at this end of the layers."""
+    layers = [{"model": name, "layer_range": [0, 4], "parameters": {"weight": 1}} for name in ("b", "a", "base")]
+    token, vocabularies = "0", Vocabularies()
+    for base in ("a", "base"):
+        slices = [{"sources": layers, "base_model": base}]
+        keys = {"merge_method": "task_arithmetic", "slices": slices, "tokenizer_source": "base"}
+        aligned = vocabularies.aligned(Recipe.model_validate(keys), sources)
+        vocabulary = {"a": OF_A, "base": OF_BASE}[base]
+        lent = aligned["b"].tensor(EMBEDDINGS)[_tokens(aligned[base])[token]]
+        assert torch.equal(lent.to(torch.bfloat16), sources[base].tensor(EMBEDDINGS)[vocabulary.index(token)])
+
+
 def test_the_next_recipe_of_a_search_finds_the_sources_aligned(sources: dict[str, Checkpoint]) -> None:
     vocabularies = Vocabularies()
     first = vocabularies.aligned(_ties(tokenizer_source="union"), sources)
@@ -271,6 +284,21 @@ def test_one_vocabulary_padded_differently_needs_nobodys_work(tiny: Tiny, tmp_pa
     tokens, padding = out.tensor(EMBEDDINGS)[:96], out.tensor(EMBEDDINGS)[96:]
     torch.testing.assert_close(tokens, sum(t[:96] for t in tensors) / 3)
     torch.testing.assert_close(padding, (2 * tensors[0][96:] + tensors[2][96:128]) / 3)
+
+
+def test_masks_are_those_of_the_model_whatever_it_is_merged_with(tiny: Tiny) -> None:
+    """Rows for the tokens of another model do not make it another one itself."""
+    folders = {"base": tiny(), "a": tiny(seed=1), "b": tiny(seed=2, vocabulary=OF_B)}
+    sources = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+    common = {"merge_method": "dare_linear", "base_model": "base", "tokenizer_source": "union"}
+    models = {name: {"model": name, "parameters": {"weight": float(name == "a"), "density": 0.5}} for name in "ab"}
+    results = []
+    for others in ("a", "ab"):
+        recipe = Recipe.model_validate(common | {"models": [models[name] for name in others]})
+        aligned = Vocabularies().aligned(recipe, sources)
+        results.append(dict(Merger(aligned, 7).merged(plan_merge(recipe, aligned))))
+    for name in ("model.layers.1.mlp.up_proj.weight", "model.norm.weight"):
+        assert torch.equal(results[0][name], results[1][name]), name
 
 
 def test_padding_of_the_base_gives_task_vectors_of_zero(tiny: Tiny) -> None:
@@ -335,7 +363,10 @@ def test_a_tokenizer_of_another_model_is_refused(tiny: Tiny, tmp_path: Path) -> 
     shutil.copyfile(tiny(vocabulary=OF_A) / "tokenizer.json", folder / "tokenizer.json")
     sources = {"a": Checkpoint.open(tiny(), "a"), "b": Checkpoint.open(folder, "b")}
     refusals = _refusals(_recipe("a", "b", tokenizer_source="union"), sources)
-    assert refusals["models.b"].startswith('its tokenizer has token "<tool>" with id 97, but vocab_size in config.json')
+    assert refusals["models.b"] == (
+        'its tokenizer has token "ö" with id 96, but vocab_size in config.json is 96: the tokenizer is that of another '
+        "model"
+    )
 
 
 def test_what_a_recipe_may_not_say_of_tokenizers_is_refused_by_its_key() -> None:

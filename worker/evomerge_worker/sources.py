@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from evomerge_contract.base import digest_of
 from evomerge_contract.task import Source
-from evomerge_worker.errors import InputError, StorageError, where_of
+from evomerge_worker.errors import StorageError, where_of
 from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from evomerge_worker.shards.adapter import Adapter, Change
+from evomerge_worker.shards.tied import held_heads
 from evomerge_worker.store import Store
 from evomerge_worker.store.cache import Arrived, cached_folder
 from evomerge_worker.store.pinned import CHANGED, MADE_OF, check_arrived, content_digest, once_right, pinned_model
@@ -98,28 +98,10 @@ def _fetched(source: Source, store: Store) -> _Parts:
     adapter = Adapter.open(store.adapter(source.adapter or "", where=where), where)
     model = Checkpoint.open(folder, source.name)
     changes = adapter.changes(model, where)
-    return _Parts(model, adapter, changes, _tied_to(changes, model, where) if store.has_weights else set())
-
-
-def _tied_to(changes: Mapping[str, Change], model: Checkpoint, where: str) -> set[str]:
-    """Heads on disk that are only copies of embeddings which change: left out, they stay tied to them.
-
-    Raises:
-        InputError: such a head is to change by itself.
-    """
-    if model.config.get("tie_word_embeddings") is False:
-        return set()
-    outside = [*model.layout.before, *model.layout.after]
-    copies: set[str] = set()
-    for name in [name for name in changes if name in outside]:
-        same = {other for other in outside if other != name and _equal(model, other, name)}
-        if same and name not in model.layout.before:
-            message = f"the adapter changes {name}, which the model ties to {min(same)}"
-            raise InputError.at(where, f"{message}; merge it with PEFT, and name the result")
-        copies |= same
-    return copies - set(changes)
-
-
-def _equal(model: Checkpoint, name: str, other: str) -> bool:
-    same_form = (model.shape(name), model.dtype(name)) == (model.shape(other), model.dtype(other))
-    return same_form and torch.equal(model.tensor(name), model.tensor(other))
+    adapter.check_numbers(where)
+    if not store.has_weights or not changes.keys() & {*model.layout.before, *model.layout.after}:
+        return _Parts(model, adapter, changes, set())
+    heads = held_heads(model)  # left out, they stay tied to embeddings that change
+    for embeddings in {name for head in heads for name in model.copies[head]} - heads:
+        changes = adapter.tied(changes, embeddings, heads, where)
+    return _Parts(model, adapter, changes, heads)

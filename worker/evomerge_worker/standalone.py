@@ -110,7 +110,8 @@ def _check_recipe(recipe: Recipe, opened: list["Opened"], mistakes: "Mistakes") 
     counted = [Problem(path=p, message=m) for p, m in counted_mistakes(recipe, sliced(recipe, layers), layers)]
     mistakes.found += counted
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
-    if not counted and len(checkpoints) == len(opened):
+    readable = recipe.vocabulary is None or all(source.vocabulary is not None for source in opened)
+    if not counted and readable and len(checkpoints) == len(opened):
         with mistakes.collected():
             plan_merge(recipe, Vocabularies().aligned(recipe, checkpoints))
 

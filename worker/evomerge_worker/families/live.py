@@ -20,6 +20,7 @@ from evomerge_worker.merge.plan import anchor_of, plan_merge
 from evomerge_worker.merge.run import Merger
 from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.tied import held_heads
 from evomerge_worker.shards.tokenizer import load_tokenizer
 from evomerge_worker.store.wanted import companions
 
@@ -98,7 +99,7 @@ class LiveModel:
         config = result_config(recipe, checkpoints)
         wanted = (self._identity(anchor), result_dtype(plans, checkpoints))
         moved = config != anchor.config
-        ordinary = not moved and {plan.name for plan in plans} == set(anchor.names)
+        ordinary = not moved and {plan.name for plan in plans} == set(anchor.names) - held_heads(anchor)
         if self._opened != wanted or (ordinary and self._slots is None and self._has_slots):
             self._open(anchor, wanted[1])
         merger = Merger(checkpoints, mask_seed, self._device, self._statistics)

@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.tied import held_heads
 
 _START = 64  # elements by which a tensor is looked up before it is compared
 
 
 def find_slots(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
     """Where in memory each tensor lies that `checkpoint` has on disk and `model` has a use for.
+
+    Heads that are tied have none: they share that of the embeddings.
 
     `model` has just been loaded from `checkpoint`, so a slot is known by its content. It is the live parameter or
     buffer that bears the tensor's name, with or without the prefix of the base model; if transformers has renamed it or
@@ -21,7 +24,9 @@ def find_slots(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
     one in memory.
     """
     live: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    named = {name: next((n for n in _names(model, name) if n in live), None) for name in checkpoint.names}
+    tied = held_heads(checkpoint)
+    wanted = [name for name in checkpoint.names if name not in tied]
+    named = {name: next((n for n in _names(model, name) if n in live), None) for name in wanted}
     taken = _places(live[n] for n in named.values() if n is not None)
     places = {tensor.data_ptr(): tensor for tensor in live.values()}
     left = _Parts([tensor for place, tensor in places.items() if place not in taken])

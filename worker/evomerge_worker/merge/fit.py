@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from evomerge_contract.manifest import BASE
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import where_of
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.tied import held_heads, ties_head
 
 _KINDS = 8
 _NUMBER = re.compile(r"\d+")
@@ -70,20 +69,25 @@ def _told(source: str, kinds: list[_Misfit]) -> Iterator[str]:
 def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: Misfits) -> tuple[list[str], list[str]]:
     """The result's tensors before and after the layers: those of `anchor`, which all `sources` must have.
 
-    A tensor that some have and some lack is left out if it is a copy of another one of its model: a head tied to the
-    embeddings, which a checkpoint may hold or leave out. An untied anchor needs its head.
+    A head that is tied to the embeddings, and a copy of them wherever it is held, is left out: merged by itself it
+    would no longer be one. So is what some lack and the others have as a copy of another tensor. An untied anchor needs
+    its head.
     """
     before, after = anchor.layout.before, anchor.layout.after
-    wanted = set(before) | set(after)
+    sources = list(sources)
+    tied = held_heads(anchor)
+    wanted = {*before, *after} - {
+        name for name in tied if all(name not in source or name in held_heads(source) for source in sources)
+    }
     for source in sources:
         held = {*source.layout.before, *source.layout.after}
         for name in sorted(wanted - held):
-            if anchor.config.get("tie_word_embeddings") is not False and _is_copy(anchor, name):
+            if name in anchor.copies and ties_head(anchor.config):
                 wanted.discard(name)
             else:
                 misfits.add(source.name, name, f"lacks {{tensor}}, which {anchor.name} has", anchor.name)
         for name in sorted(held - {*before, *after}):
-            if not _is_copy(source, name):
+            if name not in source.copies:
                 misfits.add(source.name, name, f"has {{tensor}}, which {anchor.name} lacks", anchor.name)
     return [n for n in before if n in wanted], [n for n in after if n in wanted]
 
@@ -120,14 +124,3 @@ def check_tensor(
             message = f"{{tensor}} is {source.dtype(tensor)}, but {anchor.dtype(name)} in {anchor.name}"
             misfits.add(model, tensor, message, anchor.name)
     return complete
-
-
-def _is_copy(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether another tensor outside the layers holds the very same values."""
-    return any(
-        other != name
-        and checkpoint.shape(other) == checkpoint.shape(name)
-        and checkpoint.dtype(other) == checkpoint.dtype(name)
-        and torch.equal(checkpoint.tensor(other), checkpoint.tensor(name))
-        for other in (*checkpoint.layout.before, *checkpoint.layout.after)
-    )

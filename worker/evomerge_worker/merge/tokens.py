@@ -1,10 +1,9 @@
 """The tokens of models: read, compared, united."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.token_rows import token_rows
 
@@ -20,23 +19,27 @@ def tokens_of(tokenizer: Any) -> Tokens:
     return dict(sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])))
 
 
-def check_rows(checkpoint: Checkpoint, tokens: Tokens) -> None:
-    """Refuse a tokenizer that knows an id for which the embeddings have no row.
+def row_mistake(checkpoint: Checkpoint, tokenizer: Any, *, needed: bool) -> str | None:
+    """The words for a tokenizer that has a token without a row, as `without_row` chooses them; None if all is well."""
+    rows, tokens = token_rows(checkpoint.config), tokens_of(tokenizer)
+    return without_row(tokens, tokenizer.get_added_vocab(), rows, needed=needed)
 
-    Raises:
-        InputError: it is so.
+
+def without_row(tokens: Tokens, added: Collection[str], rows: int | None, *, needed: bool) -> str | None:
+    """The words for a token whose id the embeddings, of so many `rows`, have none for; None if there is none.
+
+    One that the tokenizer has learnt shows that it is another model's. Those that were `added` to it may go without, as
+    padding tokens often do, unless rows are `needed` for all.
     """
-    rows, (token, last) = token_rows(checkpoint.config), list(tokens.items())[-1]
-    if rows is not None and last >= rows:
-        raise InputError.at(where_of(checkpoint.name), beyond_rows(token, last, rows))
-
-
-def beyond_rows(token: str, number: int, rows: int) -> str:
-    """The words for a token whose id the embeddings have no row for."""
-    return (
-        f"its tokenizer has token {quoted(token)} with id {number}, but vocab_size in config.json is {rows}: the "
-        "tokenizer is that of another model"
-    )
+    beyond = {token: number for token, number in tokens.items() if rows is not None and number >= rows}
+    learnt = {token: number for token, number in beyond.items() if token not in added}
+    if not learnt and not (beyond and needed):
+        return None
+    token, number = max((learnt or beyond).items(), key=lambda pair: pair[1])
+    said = f"its tokenizer has token {quoted(token)} with id {number}, but vocab_size in config.json is {rows}"
+    if learnt:
+        return f"{said}: the tokenizer is that of another model"
+    return f"{said}: remove the token from the tokenizer, or give it a row (transformers' resize_token_embeddings)"
 
 
 def difference(tokens: Mapping[str, int], other: Mapping[str, int], other_name: str) -> str | None:

@@ -19,9 +19,9 @@ from evomerge_worker.merge.shell import with_numbers_of, write_shell
 from evomerge_worker.merge.slices import anchor_of
 from evomerge_worker.merge.tokens import (
     Tokens,
-    check_rows,
     difference,
     overlap_mistake,
+    row_mistake,
     special_tokens,
     tokens_of,
     unite,
@@ -53,7 +53,7 @@ class Vocabularies:
         parts = _participants(recipe, checkpoints)
         if parts is None or (recipe.vocabulary is None and not _padded(parts, checkpoints)):
             return checkpoints
-        settings = (recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of, recipe.base_model)
+        settings = (recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of)
         key = (settings, parts, tuple(sorted((name, id(c)) for name, c in checkpoints.items())))
         if key not in self._done:
             if recipe.vocabulary is None:
@@ -65,12 +65,20 @@ class Vocabularies:
 
 
 @dataclass(frozen=True)
+class _Lenders:
+    """The models whose tensors are merged at one end of the layers, and the base_model there."""
+
+    models: tuple[str, ...]
+    base: str | None
+
+
+@dataclass(frozen=True)
 class _Participants:
-    """The models whose tensors are merged before the layers, after them, and anywhere; the anchor is among `all`."""
+    """The models that are merged before the layers, after them, and anywhere; the anchor is among `all`."""
 
     anchor: str
-    before: tuple[str, ...]
-    after: tuple[str, ...]
+    before: _Lenders
+    after: _Lenders
     all: tuple[str, ...]
 
 
@@ -80,14 +88,17 @@ def _participants(recipe: Recipe, checkpoints: Sources) -> _Participants | None:
         return None
     anchor = anchor_of(recipe)
     if recipe.slices:
-        slices = [[source.model for source in one.sources] for one in recipe.slices]
+        slices = [
+            _Lenders(tuple(dict.fromkeys(source.model for source in one.sources)), one.base_model or recipe.base_model)
+            for one in recipe.slices
+        ]
     else:
-        slices = [[m.model for m in recipe.models or []]]
-        slices[0] += [] if recipe.base_model in (None, *slices[0]) else [anchor]
-    everyone = tuple(dict.fromkeys([anchor, *(model for one in slices for model in one)]))
+        models = [m.model for m in recipe.models or []] + ([] if recipe.base_model is None else [recipe.base_model])
+        slices = [_Lenders(tuple(dict.fromkeys(models)), recipe.base_model)]
+    everyone = tuple(dict.fromkeys([anchor, *(model for one in slices for model in one.models)]))
     if not set(everyone) <= set(checkpoints):
         return None
-    return _Participants(anchor, tuple(dict.fromkeys(slices[0])), tuple(dict.fromkeys(slices[-1])), everyone)
+    return _Participants(anchor, slices[0], slices[-1], everyone)
 
 
 def _padded(parts: _Participants, checkpoints: Sources) -> bool:
@@ -99,11 +110,12 @@ def _padded(parts: _Participants, checkpoints: Sources) -> bool:
 def _padding_aligned(parts: _Participants, checkpoints: Sources, code: bool) -> Sources:
     """Every model with the anchor's rows: one vocabulary, whose embeddings are padded differently."""
     anchor = checkpoints[parts.anchor]
-    vocabularies = {name: tokens_of(load_tokenizer(checkpoints[name], trust_remote_code=code)) for name in parts.all}
+    tokenizers = {name: load_tokenizer(checkpoints[name], trust_remote_code=code) for name in parts.all}
+    vocabularies = {name: tokens_of(tokenizer) for name, tokenizer in tokenizers.items()}
     problems = []
     for name in parts.all:
-        check_rows(checkpoints[name], vocabularies[name])
-        if sentence := difference(vocabularies[name], vocabularies[parts.anchor], parts.anchor):
+        alien = row_mistake(checkpoints[name], tokenizers[name], needed=False)
+        if sentence := alien or difference(vocabularies[name], vocabularies[parts.anchor], parts.anchor):
             problems.append(Problem(path=where_of(name), message=sentence))
     if problems:
         raise InputError(*problems)
@@ -125,8 +137,8 @@ def _tokens_aligned(recipe: Recipe, parts: _Participants, checkpoints: Sources, 
     multiple = (recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of) or 1
     count = -(-(max(tokens.values()) + 1) // multiple) * multiple
 
-    def rows_for(lenders: tuple[str, ...]) -> Rows:
-        return rows_by_token(tokens, count, {n: vocabularies[n] for n in parts.all}, lenders, recipe.base_model)
+    def rows_for(lenders: _Lenders) -> Rows:
+        return rows_by_token(tokens, count, {n: vocabularies[n] for n in parts.all}, lenders.models, lenders.base)
 
     before, after = rows_for(parts.before), rows_for(parts.after)
     changed = {name: _rearranged(name, checkpoints, before, after) for name in parts.all}
@@ -161,7 +173,8 @@ def _check(vocabularies: Mapping[str, Tokens], tokenizers: Mapping[str, Any], gi
     special = set().union(*(special_tokens(tokenizer) for tokenizer in tokenizers.values()))
     problems = []
     for name, tokens in vocabularies.items():
-        check_rows(checkpoints[name], tokens)
+        if sentence := row_mistake(checkpoints[name], tokenizers[name], needed=True):
+            problems.append(Problem(path=where_of(name), message=sentence))
         if sentence := overlap_mistake(tokens, vocabularies[giver], giver, special):
             problems.append(Problem(path=where_of(name), message=sentence))
         if not row_tensors(checkpoints[name]):

@@ -18,15 +18,19 @@ def unfit_for_config(checkpoint: Checkpoint, config: Any) -> Iterator[str]:
     The model is made without memory (on torch's meta device). Where transformers renames or fuses tensors as it loads
     them, only those are compared that have one name on both sides. Models with code of their own are not looked at.
     """
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
     if config.model_type not in CONFIG_MAPPING:
+        return
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        yield f"transformers has no causal language model of type {config.model_type}; only those can be evaluated"
         return
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except ValueError:
-        yield f"transformers has no causal language model of type {config.model_type}; only those can be evaluated"
+    except Exception as error:  # whatever the model's own class finds wrong
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield f"transformers cannot make the model that config.json describes ({reason}); {_MEND}"
         return
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     held = set(checkpoint.names)

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
+from evomerge_worker.store.wanted import companions
 
 COMPARED = (
     "hidden_size",
@@ -57,6 +59,7 @@ Lengths, dropout, initialisation and special tokens may differ.
 OF_LAYERS = ("layer_types", "max_window_layers")
 """Those of them that tell layers apart: not compared between models of another depth."""
 
+_TOKENIZER = "tokenizer.json"
 _ABSENT = object()
 _LONGEST = 60
 
@@ -67,7 +70,7 @@ def read_config(folder: Path, where: str, *, code: bool) -> Any:
     Raises:
         InputError: it is none, or it needs Python code of its own and `code` is not trusted.
     """
-    raw = _raw(folder)
+    raw = _object(folder / "config.json")
     if raw is None:
         return None  # opening the checkpoint has told so
     from transformers import CONFIG_MAPPING, AutoConfig
@@ -93,6 +96,16 @@ def read_config(folder: Path, where: str, *, code: bool) -> Any:
         raise InputError.at(where, f"transformers does not accept config.json: {reason}") from error
 
 
+def unread_companions(folder: Path, where: str) -> list[Problem]:
+    """A problem for each of the settings beside a checkpoint's weights that is no JSON object.
+
+    transformers takes all of them for one; reading tokenizer.json tells of that one by itself.
+    """
+    files = [path for path in companions(folder, code=False) if path.suffix == ".json" and path.name != _TOKENIZER]
+    broken = [path.name for path in files if _object(path) is None]
+    return [Problem(path=where, message=f"{name} is not a JSON object; fetch it again") for name in broken]
+
+
 def differences(config: Any, other: Any, other_name: str) -> Iterator[str]:
     """Where `config` computes differently from `other`, a sentence each; another architecture is one difference."""
     if config.model_type != other.model_type:
@@ -108,9 +121,10 @@ def differences(config: Any, other: Any, other_name: str) -> Iterator[str]:
             yield f"{field} is {_shown(ours)}, but {_shown(theirs)} in {other_name}"
 
 
-def _raw(folder: Path) -> dict[str, Any] | None:
+def _object(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds, if that is an object."""
     try:
-        raw = json.loads((folder / "config.json").read_bytes())
+        raw = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     return raw if isinstance(raw, dict) else None

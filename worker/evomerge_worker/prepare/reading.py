@@ -37,7 +37,7 @@ class Reader:
 def reader_of(
     sources: Sequence[Opened], mistakes: Mistakes, recipe: Recipe, *, code: bool, batch_size: int
 ) -> Reader | None:
-    """The reader for `sources`; None if the first model of the pool has problems, which must be mended first.
+    """The reader for `sources`; None if the first model of the pool, or a vocabulary, must be mended first.
 
     Items meet the first model's tokenizer; where `recipe`, a merge of all, names a vocabulary, the result's and that of
     each source, which is scored with its own.
@@ -45,6 +45,8 @@ def reader_of(
     """
     first = next((source for source in sources if source.name != BASE), None)
     if first is None or first.checkpoint is None or any(p.path == first.where for p in mistakes.found):
+        return None
+    if recipe.vocabulary is not None and any(source.vocabulary is None for source in sources):
         return None
     contexts = [context_of_config(source.config) for source in sources if source.config is not None]
     with mistakes.collected():

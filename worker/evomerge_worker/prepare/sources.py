@@ -11,7 +11,7 @@ import torch
 from evomerge_contract.report import PreparedSource, Problem
 from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError, where_of
-from evomerge_worker.prepare.config import read_config
+from evomerge_worker.prepare.config import read_config, unread_companions
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.vocabulary import check_rows, read_vocabulary
 from evomerge_worker.shards import Checkpoint
@@ -33,7 +33,7 @@ class Opened:
     name: str
     config: Any = None  # a transformers configuration
     checkpoint: Checkpoint | None = None
-    vocabulary: dict[str, int] | None = None  # token to id
+    vocabulary: dict[str, int] | None = None  # token to id; None also if another of the tokenizer's files is broken
 
     @property
     def where(self) -> str:
@@ -66,11 +66,14 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
         checkpoint = opened
     with mistakes.collected():
         config = read_config(folder, where, code=code)
+    unread = unread_companions(folder, where)
+    mistakes.found += unread
     with mistakes.collected():
         vocabulary = read_vocabulary(folder, where, code=code)
     if config is not None and vocabulary is not None:
         mistakes.found += check_rows(vocabulary, config, where)
-    return Opened(source.name, config, checkpoint, vocabulary)
+    tokens = None if unread or vocabulary is None else vocabulary.tokens
+    return Opened(source.name, config, checkpoint, tokens)
 
 
 def pin(checkpoint: Checkpoint, digest: str | None, *, code: bool) -> PreparedSource:

@@ -1,19 +1,27 @@
 """Vocabularies as files have them: which token has which id, and whether the embeddings have a row for each."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
-from evomerge_worker.merge.tokens import beyond_rows
+from evomerge_worker.merge.tokens import without_row
 
 _FAST = "tokenizer.json"
 _SLOW = ("*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tokenizer_config.json")
 
 
-def read_vocabulary(folder: Path, where: str, *, code: bool) -> dict[str, int]:
-    """Token to id, added tokens included.
+class Vocabulary(NamedTuple):
+    """Token to id, and the tokens that have been added to those that the tokenizer has learnt."""
+
+    tokens: dict[str, int]
+    added: Collection[str]
+
+
+def read_vocabulary(folder: Path, where: str, *, code: bool) -> Vocabulary:
+    """The tokens of the checkpoint in `folder`.
 
     Raises:
         InputError: there is no tokenizer that can be loaded, or it needs Python code of its own and `code` is not
@@ -23,16 +31,17 @@ def read_vocabulary(folder: Path, where: str, *, code: bool) -> dict[str, int]:
         from tokenizers import Tokenizer
 
         try:
-            vocabulary: dict[str, int] = Tokenizer.from_file(str(folder / _FAST)).get_vocab(with_added_tokens=True)
+            tokenizer = Tokenizer.from_file(str(folder / _FAST))
         except Exception as error:  # the library raises bare Exception
             raise InputError.at(where, f"{_FAST} is not a tokenizer ({error}); fetch it again") from error
-        return vocabulary
+        added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+        return Vocabulary(tokenizer.get_vocab(with_added_tokens=True), added)
     if not any(next(folder.glob(pattern), None) for pattern in _SLOW):
         raise InputError.at(where, f"has no tokenizer ({_FAST}); add the tokenizer that the model was trained with")
     return _by_transformers(folder, where, code)
 
 
-def _by_transformers(folder: Path, where: str, code: bool) -> dict[str, int]:
+def _by_transformers(folder: Path, where: str, code: bool) -> Vocabulary:
     from transformers import AutoTokenizer
 
     if not code and _own_code(folder):
@@ -43,7 +52,7 @@ def _by_transformers(folder: Path, where: str, code: bool) -> dict[str, int]:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
-        return dict(tokenizer.get_vocab())
+        return Vocabulary(dict(tokenizer.get_vocab()), tokenizer.get_added_vocab())
     except Exception as error:  # whatever the tokenizer's own class finds wrong
         reason = " ".join(str(error).split())
         raise InputError.at(where, f"its tokenizer cannot be loaded: {reason}") from error
@@ -56,10 +65,8 @@ def _own_code(folder: Path) -> bool:
         return False
 
 
-def check_rows(vocabulary: dict[str, int], config: Any, where: str) -> list[Problem]:
-    """A problem if the tokenizer knows an id that the embeddings have no row for."""
+def check_rows(vocabulary: Vocabulary, config: Any, where: str) -> list[Problem]:
+    """A problem if the tokenizer has learnt a token that the embeddings have no row for."""
     rows = getattr(config.get_text_config(), "vocab_size", None)
-    token = max(vocabulary, key=vocabulary.__getitem__, default=None)
-    if token is None or not isinstance(rows, int) or vocabulary[token] < rows:
-        return []
-    return [Problem(path=where, message=beyond_rows(token, vocabulary[token], rows))]
+    message = without_row(*vocabulary, rows if isinstance(rows, int) else None, needed=False)
+    return [] if message is None else [Problem(path=where, message=message)]

@@ -6,9 +6,8 @@ rank, or alpha / sqrt(rank) where the adapter says use_rslora (arXiv 2312.03732)
 """
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +17,10 @@ from safetensors import SafetensorError, safe_open
 
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
-from evomerge_worker.shards.checkpoint import Checkpoint
+from evomerge_worker.shards.adapter_config import rank_of, refusals, scale_of
+from evomerge_worker.shards.checkpoint import Checkpoint, all_finite
+from evomerge_worker.shards.dtypes import FLOATS
+from evomerge_worker.shards.tied import tied_embeddings
 from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _PREFIX = "base_model.model."
@@ -28,20 +30,12 @@ _WRAPPED = re.compile(r"\.(base_layer|modules_to_save)(?=\.)")  # how PEFT names
 _TOWERS = ((re.compile(r"^(model\.language_model|language_model\.model)\."), "model."),
            (re.compile(r"^language_model\.lm_head\."), "lm_head."))  # fmt: skip
 """A language model inside another, by its names on disk and in memory."""
+_HEAD = "lm_head.weight"
 _ROWS = 1 << 10  # of a weight that are worked on at once: they are 64 bits wide
 _SHOWN = 5
 
 _CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Families whose linear layers have their weights as [in, out]."""
-_HARMLESS = (
-    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config enable_lora ensure_weight_tying eva_config "
-    "exclude_modules fan_in_fan_out inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config "
-    "lora_alpha lora_dropout lora_ga_config megatron_config megatron_core merge_weights modules_to_save peft_type "
-    "peft_version qalora_group_size r rank_pattern revision runtime_config target_modules task_type use_rslora"
-)
-"""What may be set in a config: it is done here, or makes no difference once the adapter is merged."""
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Values of init_lora_weights under which PEFT leaves the model's own weights alone."""
 
 
 class _Shard(Protocol):
@@ -92,9 +86,8 @@ class Adapter:
             raise InputError.at(where, f"the adapter cannot be read ({error}); fetch it again") from error
         if not isinstance(config, dict):
             raise InputError.at(where, f"the adapter's {ADAPTER_CONFIG} is not a JSON object")
-        if reasons := list(_refusals(config)):
-            advice = "merge it into its model with PEFT, and name the result"
-            raise InputError(*(Problem(path=where, message=f"the adapter {reason}; {advice}") for reason in reasons))
+        if reasons := list(refusals(config)):
+            raise InputError(*(Problem(path=where, message=reason) for reason in reasons))
         return cls(folder, config, shard)
 
     def changes(self, model: Checkpoint, where: str) -> dict[str, Change]:
@@ -121,7 +114,47 @@ class Adapter:
             advice = "name the model that it was trained on" + (f" ({trained_on})" if trained_on else "")
             told = [f"the adapter does not fit: {message}; {advice}" for message in wrong[:_SHOWN]] + more
             raise InputError(*(Problem(path=where, message=message) for message in told))
-        return found
+        embeddings = tied_embeddings(model)
+        absent = {name for name in found if name not in model}
+        return found if embeddings is None else self.tied(found, embeddings, absent, where)
+
+    def tied(self, changes: dict[str, Change], embeddings: str, heads: Set[str], where: str) -> dict[str, Change]:
+        """`changes` without those of `heads`, which are tied to `embeddings`: what changes these changes the heads.
+
+        PEFT writes the changes of both where it is told to keep them tied (ensure_weight_tying), a pair turned around.
+        Where it is not, and trains a copy of the embeddings that it saves whole, the head stays behind.
+
+        Raises:
+            InputError: they would not be tied any more.
+        """
+        change, of_heads = changes.get(embeddings, Change()), sorted(heads & changes.keys())
+        other = next((head for head in of_heads if not self._alike(changes[head], change)), None)
+        kept = of_heads or change.pair or self.config.get("ensure_weight_tying")
+        if other is not None:
+            message = f"changes {other}, which the model ties to {embeddings}, in another way than those"
+        elif change.whole and not kept:
+            message = f"saves {embeddings} whole, and the head, which the model ties to them, has stayed what it was"
+        else:
+            return {name: change for name, change in changes.items() if name not in heads}
+        advice = "merge it with PEFT, set tie_word_embeddings to false in the result's config.json, and name that"
+        raise InputError.at(where, f"the adapter {message}; {advice}")
+
+    def check_numbers(self, where: str) -> None:
+        """Look at every number.
+
+        Raises:
+            InputError: tensors that are no floats, or hold NaN or infinity.
+        """
+        wrong = []
+        for name in sorted(self._shard.keys()):
+            tensor = self._shard.get_tensor(name)
+            if tensor.dtype not in FLOATS.values():
+                wrong.append(f"{name} is {tensor.dtype}, but adapters hold floats of 16 or 32 bits")
+            elif not all_finite(tensor):
+                wrong.append(f"{name} holds NaN or infinity")
+        if wrong:
+            more = f" (and {len(wrong) - 1} more of its tensors are no better)" if len(wrong) > 1 else ""
+            raise InputError.at(where, f"the adapter is damaged: {wrong[0]}{more}; fetch it again, or leave it out")
 
     def applied(self, change: Change, weight: torch.Tensor) -> torch.Tensor:
         """`weight` after the change, computed in float64 and rounded once to its own dtype.
@@ -148,8 +181,8 @@ class Adapter:
         module, of_a, of_b = _split(name)
         if module is None:
             target = _target(name, model)
-            if self._shape(name) != model.shape(target):
-                its_shape, shape = list(self._shape(name)), list(model.shape(target))
+            if self._shape(name) != _shape_in(model, target):
+                its_shape, shape = list(self._shape(name)), list(_shape_in(model, target))
                 raise ValueError(f"{name} has shape {its_shape}, but {target} of the model {shape}")
             return target, Change(whole=name)
         for part in (of_a, of_b):
@@ -162,8 +195,8 @@ class Adapter:
         return target, Change(pair=pair)
 
     def _pair(self, a: str, b: str, module: str, target: str, model: Checkpoint, *, embedding: bool) -> Pair:
-        of_a, of_b, of_weight = self._shape(a), self._shape(b), model.shape(target)
-        rank = int(_by_pattern(self.config.get("rank_pattern"), module, self.config.get("r", 8)))
+        of_a, of_b, of_weight = self._shape(a), self._shape(b), _shape_in(model, target)
+        rank = rank_of(self.config, module)
         if len(of_a) != 2 or len(of_b) != 2 or len(of_weight) != 2:
             raise ValueError(f"{a} belongs to a module that is neither linear nor an embedding")
         if (of_a[0], of_b[1]) != (rank, rank):
@@ -171,39 +204,35 @@ class Adapter:
                 f"{a} and its B are of rank {of_a[0]} and {of_b[1]}, but {ADAPTER_CONFIG} says {rank} (r, rank_pattern)"
             )
         straight = (of_b[0], of_a[1])
-        turned = embedding or (of_weight != straight or (straight[0] == straight[1] and self._conv1d(target, model)))
+        turned = embedding or (of_weight == straight[::-1] and self._may_be_turned(target, model))
         if of_weight != (straight[::-1] if turned else straight):
             raise ValueError(f"{a} and its B make {list(straight)}, but {target} of the model is {list(of_weight)}")
-        alpha = float(_by_pattern(self.config.get("alpha_pattern"), module, self.config.get("lora_alpha", 8)))
-        return Pair(a, b, alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank), turned)
+        return Pair(a, b, scale_of(self.config, module), turned)
 
-    def _conv1d(self, target: str, model: Checkpoint) -> bool:
-        """Whether a square weight is [in, out], which its shape does not tell."""
+    def _may_be_turned(self, target: str, model: Checkpoint) -> bool:
+        """Whether a linear weight of the model may be [in, out]."""
         if model.config.get("model_type") in _CONV1D:
-            return target not in (*model.layout.before, *model.layout.after)
+            return target.startswith(model.layout.layer_prefix)
         return bool(self.config.get("fan_in_fan_out"))
+
+    def _alike(self, of_head: Change, of_embeddings: Change) -> bool:
+        """Whether both come to the same: a pair of the head is that of the embeddings, turned around."""
+        if of_head.pair is None or of_embeddings.pair is None:
+            same_pair = of_head.pair is of_embeddings.pair
+        else:
+            a, b = of_embeddings.pair.b, of_embeddings.pair.a
+            same_scale = of_head.pair.scale == of_embeddings.pair.scale
+            same_pair = same_scale and self._equal(of_head.pair.a, a, True) and self._equal(of_head.pair.b, b, True)
+        return same_pair and self._equal(of_head.whole, of_embeddings.whole, False)
+
+    def _equal(self, name: str | None, other: str | None, turned: bool) -> bool:
+        if name is None or other is None:
+            return name is other
+        tensor = self._shard.get_tensor(other)
+        return torch.equal(self._shard.get_tensor(name), tensor.T if turned else tensor)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._shard.get_slice(name).get_shape())
-
-
-def _refusals(config: Mapping[str, Any]) -> Iterator[str]:
-    """Why an adapter of this config cannot be merged here."""
-    kind = str(config.get("peft_type"))
-    if kind.upper() != "LORA":
-        yield f"is of the kind {kind}; only LoRA is merged here"
-        return
-    if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
-        yield f"was begun with init_lora_weights {config['init_lora_weights']}, which changes the model's own weights"
-    for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key, 8), int | float):
-            yield f"has {key} {config[key]!r}, which is no number"
-    for key in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(config.get(key) or {}, dict):
-            yield f"has {key} {config[key]!r}, which is no mapping"
-    for key, value in config.items():
-        if value and key not in _HARMLESS.split():
-            yield f"sets {key}, which is not done here"
 
 
 def _split(name: str) -> tuple[str | None, str, str]:
@@ -233,7 +262,7 @@ def _joined(first: Change, second: Change, target: str) -> Change:
 
 
 def _target(name: str, model: Checkpoint) -> str:
-    """The tensor of `model` that an adapter calls `name`.
+    """The tensor of `model` that an adapter calls `name`; a head that is tied to the embeddings need not be there.
 
     Raises:
         ValueError: there is none, or several may be meant.
@@ -244,10 +273,15 @@ def _target(name: str, model: Checkpoint) -> str:
     of_tower = [known for known in model.names if _untowered(known) == _untowered(bare)]
     found = of_tower or [n for n in model.names if n.endswith(f".{bare}") or bare.endswith(f".{n}")]
     if len(found) != 1:
-        tied = model.config.get("tie_word_embeddings") is not False and "head" in bare
-        why = " (its head is tied to its embeddings)" if tied else ""
-        raise ValueError(f"the model has no tensor {bare}{why}, which {name} changes")
+        if bare.endswith(_HEAD) and tied_embeddings(model):
+            return bare
+        raise ValueError(f"the model has no tensor {bare}, which {name} changes")
     return found[0]
+
+
+def _shape_in(model: Checkpoint, target: str) -> tuple[int, ...]:
+    """The shape of a tensor of `model`; that of its embeddings for a head tied to them."""
+    return model.shape(target if target in model else str(tied_embeddings(model)))
 
 
 def _bare(name: str) -> str:
@@ -258,11 +292,3 @@ def _untowered(name: str) -> str:
     for pattern, plain in _TOWERS:
         name = pattern.sub(plain, name)
     return name
-
-
-def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    """The value of the first pattern that the module's name ends with, whole parts only."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,6 +82,8 @@ class Checkpoint:
     """Which content this is, where that is known and the tensors are its own."""
     shell: Any = None
     """What keeps `folder` alive where it holds everything but the weights; None where it holds them too."""
+    _origin: "Checkpoint | None" = field(default=None, repr=False)
+    """The one as it lies in its files, where rows have been rearranged."""
 
     @classmethod
     def open(cls, folder: Path, name: str, digest: str | None = None) -> "Checkpoint":
@@ -159,13 +162,38 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Which weights these are, wherever they lie and however they are sharded, without reading all of them.
 
-        A digest of every tensor's name, type and shape and of its first 1,024 elements.
+        A digest of every tensor's name, type and shape and of its first 1,024 elements, copies of the embeddings left
+        out; with other rows it is still that of the files.
         """
+        if self._origin is not None:
+            return self._origin.fingerprint
         digest = hashlib.sha256()
-        for name in self.names:
+        for name in [name for name in self.names if name not in self.head_copies]:
             digest.update(f"{name}\n{self.dtype(name)}\n{self.shape(name)}\n".encode())
             digest.update(self.tensor(name).reshape(-1)[:1024].view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def copies(self) -> dict[str, set[str]]:
+        """For each tensor outside the layers the others there that hold the very same values, if there are any.
+
+        Large ones are read whole to tell; with other rows it is still as in the files.
+        """
+        if self._origin is not None:
+            return self._origin.copies
+        found: dict[str, set[str]] = {}
+        for name, other in combinations((*self.layout.before, *self.layout.after), 2):
+            alike = (self.shape(name), self.dtype(name)) == (self.shape(other), self.dtype(other))
+            if alike and torch.equal(self.tensor(name), self.tensor(other)):
+                found.setdefault(name, set()).add(other)
+                found.setdefault(other, set()).add(name)
+        return found
+
+    @cached_property
+    def head_copies(self) -> frozenset[str]:
+        """The tensors after the layers that are copies of ones before them: of embeddings."""
+        before = set(self.layout.before)
+        return frozenset(name for name in self.layout.after if before & self.copies.get(name, set()))
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -193,7 +221,7 @@ class Checkpoint:
             name: _Entry(_Made(function), (rows, *self.shape(name)[1:]), self.dtype(name))
             for name, function in make.items()
         }
-        return replace(self, _entries=self._entries | made, _views={}, digest=None)
+        return replace(self, _entries=self._entries | made, _views={}, digest=None, _origin=self._origin or self)
 
     def not_finite(self) -> Iterator[str]:
         """Names of the tensors that hold NaN or infinity. Reads every weight."""

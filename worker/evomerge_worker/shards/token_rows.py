@@ -16,7 +16,7 @@ _OTHER = re.compile(
 
 def token_rows(config: Mapping[str, Any]) -> int | None:
     """The rows that a model's embeddings have according to its config.json, padding included; None if it is silent."""
-    for part in _parts(config):
+    for part in parts(config):
         if isinstance(part.get(_KEY), int):
             return int(part[_KEY])
     return None
@@ -43,5 +43,6 @@ def row_tensors(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A config, and those in it that are about its language model."""
     return [config, *(config[key] for key in _LANGUAGE if isinstance(config.get(key), dict))]

@@ -1,5 +1,6 @@
 """A checkpoint's tokenizer, as transformers loads it."""
 
+import math
 from typing import Any
 
 from evomerge_worker.errors import InputError, where_of
@@ -14,9 +15,16 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoTokenizer
 
+    where = where_of(checkpoint.name)
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise InputError.at(where_of(checkpoint.name), f"transformers cannot load its tokenizer: {error}") from error
+    except Exception as error:  # whatever the tokenizer's own class finds wrong
+        reason = " ".join(str(error).split())
+        message = f"transformers cannot load its tokenizer (tokenizer.json, tokenizer_config.json): {reason}"
+        raise InputError.at(where, message) from error
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or math.isnan(longest):
+        raise InputError.at(where, f"model_max_length in tokenizer_config.json is {longest!r}, which is no number")
+    return tokenizer
