@@ -70,7 +70,7 @@ def read_config(folder: Path, where: str, *, code: bool) -> Any:
     raw = _raw(folder)
     if raw is None:
         return None  # opening the checkpoint has told so
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
@@ -87,10 +87,14 @@ def read_config(folder: Path, where: str, *, code: bool) -> Any:
                 "spec.trustRemoteCode: true if you trust its authors",
             )
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
+        of_text = config.get_text_config()
     except Exception as error:  # whatever the model's own class finds wrong
         reason = " ".join(str(error).split())
         raise InputError.at(where, f"transformers does not accept config.json: {reason}") from error
+    if not isinstance(of_text, PreTrainedConfig):
+        raise InputError.at(where, f"config.json has a text_config that is no configuration: {_shown(of_text)}")
+    return config
 
 
 def differences(config: Any, other: Any, other_name: str) -> Iterator[str]:
