@@ -190,7 +190,7 @@ EXPECTED = [
     ("models.theta", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave theta or a out"),
     ("models.wide", r"tensor lm_head\.weight in model\.safetensors is of type F64; .*convert the model first"),
     ("models.wide", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave wide or a out"),
-    ("base", r'hidden_act is "gelu", but "silu" in a; take the base that a descends from, or leave a out'),
+    ("base", r'hidden_act is "gelu", but "silu" in a; take the base that a descends from, or leave one of them out'),
     ("spec.stages[0].parameterSpace.groups.patterns[1].regex", r'pattern heads: .*"self_atn" matches'),
     ("spec.stages[1].parameterSpace.groups.layers", r"5 is more blocks than the models have layers \(4\)"),
 ]
