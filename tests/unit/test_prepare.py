@@ -176,7 +176,8 @@ def test_code_that_comes_with_a_model_needs_trust(tiny: Tiny, tmp_path: Path) ->
     ((path, message),) = alone(model, tmp_path)
     assert path == "models.mine"
     assert "runs on Python code that comes with the model" in message
-    assert "set spec.trustRemoteCode: true" in message
+    assert "set spec.trustRemoteCode: true in the manifest" in message
+    assert "evomerge merge, which has no manifest, runs no such code" in message
     assert alone(model, tmp_path, trust_remote_code=True) == []
 
 
