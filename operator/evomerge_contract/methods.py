@@ -25,8 +25,9 @@ class Method:
 
     `per_model` and `shared` name the real parameters that shape the result (a value per source, or one for all), which
     a manifest may search; `numerics` those that say how exactly it is computed, one value for all, which only a recipe
-    may set; `switches` the booleans with mergekit's default; `defaults` the values taken when a recipe is silent
-    (a parameter that is in neither must be given).
+    may set; `unused` those that mergekit declares for a model and the method has no use for; `switches` the booleans
+    with mergekit's default; `defaults` the values taken when a recipe is silent (a parameter that is in neither must be
+    given).
 
     `least` and `most` are how many sources it merges: without the base, unless that is one like any other.
     `margin` names two per-model parameters: the first, where it lies strictly between 0 and 1, must be further than
@@ -36,6 +37,7 @@ class Method:
     per_model: dict[str, Range] = field(default_factory=dict)
     shared: dict[str, Range] = field(default_factory=dict)
     numerics: dict[str, Range] = field(default_factory=dict)
+    unused: dict[str, Range] = field(default_factory=dict)
     switches: dict[str, bool] = field(default_factory=dict)
     defaults: dict[str, float] = field(default_factory=dict)
     base: BaseRole = "input"
@@ -91,6 +93,7 @@ def _task_arithmetic(
     return Method(
         per_model=per_model,
         shared=_LAMBDA,
+        unused={} if "density" in per_model else _DENSITY,
         switches={"normalize": normalize, "rescale": rescale, "int8_mask": False},
         defaults={"density": 1.0, "lambda": 1.0, "epsilon": 0.15, "gamma": 0.01},
         base="origin",

@@ -131,13 +131,18 @@ class Recipe(_Recipe):
         return self.model_copy(update={"tokenizer": self.tokenizer.model_copy(update={"source": source})})
 
     @property
-    def named_models(self) -> list[str]:
-        """Every model that the recipe names, once; the one whose vocabulary the result has is a model too."""
+    def merged_models(self) -> list[str]:
+        """Every model whose weights take part, once."""
         slices = self.slices or []
         named = [m.model for m in self.models or []] + [s.model for one in slices for s in one.sources]
-        others = [self.base_model, *(one.base_model for one in slices)]
-        others += [self.vocabulary] if self.vocabulary not in (UNION, BASE_TOKENIZER) else []
-        return list(dict.fromkeys([*named, *(other for other in others if other is not None)]))
+        bases = [base for base in (self.base_model, *(one.base_model for one in slices)) if base is not None]
+        return list(dict.fromkeys([*named, *bases]))
+
+    @property
+    def named_models(self) -> list[str]:
+        """Every model that the recipe names, once; the one whose vocabulary the result has is a model too."""
+        giver = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
+        return list(dict.fromkeys([*self.merged_models, *giver]))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, as mergekit's YAML has them."""

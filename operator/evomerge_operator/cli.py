@@ -104,7 +104,11 @@ def merge(recipe: Path, out: Path, seed: int) -> None:
     """
     from evomerge_operator.local.worker_command import merge_by_hand
 
-    sys.exit(merge_by_hand([str(recipe), str(out), str(seed)]))
+    try:
+        sys.exit(merge_by_hand([str(recipe), str(out), str(seed)]))
+    except KeyboardInterrupt:
+        _say(f"evomerge: interrupted; {out} was not written, and the same command starts anew\n")
+        sys.exit(EXIT_INTERRUPTED)
 
 
 @app.command()

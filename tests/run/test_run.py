@@ -149,6 +149,17 @@ def test_ctrl_c_ends_tidily_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_ctrl_c_in_a_merge_says_that_nothing_was_written(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recipe.yaml")
+    process = subprocess.Popen([*EVOMERGE, "merge", "recipe.yaml", "out"], cwd=tmp_path, text=True,
+                               stderr=subprocess.PIPE, preexec_fn=_heed_ctrl_c, start_new_session=True)  # fmt: skip
+    with (tmp_path / "recipe.yaml").open("w"):  # waits until it is read
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr == "evomerge: interrupted; out was not written, and the same command starts anew\n"
+
+
 def test_a_directory_of_another_manifest_is_refused_and_left_as_it_was(finished: Path, tmp_path: Path) -> None:
     before = outcome(finished)
     ended = evomerge("run", manifest(tmp_path, seed=99), "--out", finished)

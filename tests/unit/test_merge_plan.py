@@ -282,7 +282,52 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(sources: dict[str, Checkpoint
         "normalize, rescale, weight",
         "recipe.models[1].model": "c is not among the sources (a, b, base)",
         "recipe.models[1].parameters.weight": "nan is not a finite number",
+        "recipe.weight[a]": "ties needs a weight for a",
     }
+
+
+def test_words_numbers_and_values_are_told_at_once(sources: dict[str, Checkpoint]) -> None:
+    one = {"sources": [{"model": "a", "layer_range": [0, 9]}]}
+    assert _refusals(_recipe(slices=[one], parameters={"wieght": 1}), sources) == {
+        "recipe.parameters.wieght": "linear has no parameter wieght; it has normalize, weight",
+        "recipe.weight[a]": "linear needs a weight for a",
+        "recipe.slices[0].sources[0].layer_range": "[0, 9) is not a range within the 4 layers of a",
+    }
+
+
+def test_words_are_told_beside_tensors_that_do_not_fit(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    wide = _tensors() | {"model.layers.2.mlp.weight": torch.zeros(4, 5)}
+    sources["b"] = _checkpoint(tmp_path / "other", "b", wide)
+    models = [{"model": "a", "parameters": {"weight": [{"filter": "mlp", "value": 1}]}}, *_models(b=1)]
+    assert _refusals(_recipe(models=models, parameters={"normalise": True}), sources) == {
+        "recipe.parameters.normalise": "linear has no parameter normalise; it has normalize, weight",
+        "models.b": "tensor model.layers.2.mlp.weight has shape [4, 5], but [4, 4] in a; leave b or a out",
+        "recipe.weight[a]": "linear needs a weight for a at model.embed_tokens.weight",
+    }
+
+
+def test_whole_models_of_other_depth_are_one_mistake(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    sources["b"] = _checkpoint(tmp_path / "deep", "b", _tensors(6))
+    assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
+        "models.b": "has 6 layers, but a has 4; leave b or a out"
+    }
+
+
+def test_an_empty_list_of_slices_is_none(sources: dict[str, Checkpoint]) -> None:
+    recipe = _recipe(models=_models(a=1, b=1))
+    assert plan_merge(_recipe(models=_models(a=1, b=1), slices=[]), sources) == plan_merge(recipe, sources)
+    assert _refusals(_recipe(models=_models(a=1) * 2, slices=[]), sources) == {"recipe.models": "a takes part twice"}
+
+
+def test_a_density_makes_no_difference_to_task_arithmetic(sources: dict[str, Checkpoint]) -> None:
+    """mergekit declares one for the whole family, and recipes give one."""
+
+    def plans(**parameters: Any) -> list[TensorPlan]:
+        models = [{"model": "a", "parameters": {"weight": 1, **parameters}}]
+        return plan_merge(_recipe(merge_method="task_arithmetic", base_model="base", models=models), sources)
+
+    assert plans(density=0.5) == plans()
+    assert "density" not in METHODS["task_arithmetic"].real
 
 
 @pytest.mark.parametrize(
@@ -295,7 +340,12 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(sources: dict[str, Checkpoint
         ),
         ({}, "recipe", "give either models or slices"),
         ({"models": _models(a=1), "slices": [{"sources": [{"model": "a", "layer_range": [0, 4]}]}]}, "recipe", "give"),
-        ({"models": [{"model": "a"}]}, "recipe.weight[a]", "linear needs a weight for a at model.embed_tokens.weight"),
+        ({"models": [{"model": "a"}]}, "recipe.weight[a]", "linear needs a weight for a"),
+        (
+            {"models": _models(a=[{"filter": "mlp", "value": 1}])},
+            "recipe.weight[a]",
+            "linear needs a weight for a at model.embed_tokens.weight",
+        ),
         ({"models": _models(a=1) * 2}, "recipe.models", "a takes part twice"),
         (
             {"merge_method": "slerp", "models": [{"model": "a"}, {"model": "b"}], "parameters": {"t": 0.5}},
@@ -355,7 +405,12 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(sources: dict[str, Checkpoint
         (
             {"merge_method": "slerp", "models": [{"model": "a"}, {"model": "b"}], "base_model": "a"},
             "recipe.t",
-            "slerp needs a t at model.embed_tokens.weight",
+            "slerp needs a t",
+        ),
+        (
+            {"merge_method": "ties", "models": [{"model": "a", "parameters": {"weight": 1, "lambda": 2}}]},
+            "recipe.models[0].parameters.lambda",
+            "lambda has one value for all models; give it in the parameters of the slice or of the recipe",
         ),
         (
             {

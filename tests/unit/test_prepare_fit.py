@@ -53,6 +53,30 @@ def test_a_sliding_window_that_differs_is_told(tiny: Tiny, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("deepseek_v3", {"routed_scaling_factor": 1.0}, "routed_scaling_factor is 1.0, but 2.5 in a"),
+        ("deepseek_v3", {"norm_topk_prob": False}, "norm_topk_prob is false, but true in a"),
+        ("deepseek_v3", {"rope_interleave": False}, "rope_interleave is false, but true in a"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx is true, but false in a",
+        ),
+        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is false, but true in a"),
+        ("gemma2", {"layer_types": ["full_attention"] * 4}, 'layer_types is ["full_attention", "full_attention", '),
+    ],
+)
+def test_what_single_families_compute_with_is_compared(
+    family: str, changes: dict[str, Any], message: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    folders = {"a": tiny(family), "b": changed_config(tiny(family), tmp_path / "b", **changes)}
+    ((path, told),) = mistakes_of(folders, tmp_path)
+    assert path == "models.b"
+    assert told.startswith(message)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"max_position_embeddings": 4096},
@@ -73,7 +97,7 @@ def test_a_config_that_means_the_same_is_not_told(changes: dict[str, Any], tiny:
 def test_the_base_must_fit_too(tiny: Tiny, tmp_path: Path) -> None:
     folders = {"base": changed_config(tiny(), tmp_path / "base", rms_norm_eps=0.1), "a": tiny(), "b": tiny(seed=1)}
     assert mistakes_of(folders, tmp_path) == [
-        ("base", "rms_norm_eps is 0.1, but 1e-06 in a; take the base that a descends from, or leave a out")
+        ("base", "rms_norm_eps is 0.1, but 1e-06 in a; take the base that a descends from, or leave one of them out")
     ]
 
 

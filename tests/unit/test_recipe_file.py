@@ -1,5 +1,6 @@
 """Recipes as people write them: every form that mergekit takes, and every key that is not done here by its name."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 
 from evomerge_contract.recipe import Filtered, Recipe
 from evomerge_worker.errors import InputError
-from evomerge_worker.recipe_file import parse_recipe
+from evomerge_worker.recipe_file import parse_recipe, read_recipe
 
 LINEAR = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]}
 
@@ -88,12 +89,64 @@ def test_a_recipe_reads_in_mergekit_as_it_was_written() -> None:
             "recipe.slices[0].sources[0].layer_range",
             "is missing",
         ),
+        *(
+            (
+                {"slices": [{"sources": [{"model": "a", "layer_range": given}]}]},
+                "recipe.slices[0].sources[0].layer_range",
+                f"{shown} is not two whole numbers: the first layer, and the one behind the last",
+            )
+            for given, shown in [([0], "[0]"), ("0-4", '"0-4"'), ([0, 2.5], "[0, 2.5]"), ([0, 1, 2], "[0, 1, 2]")]
+        ),
+        (
+            {"models": [{"model": "a", "parameters": yaml.safe_load("{on: x, weight: 1}")}]},
+            "recipe.models[0].parameters.True",
+            "its name is no text to YAML, as on, off, yes, no and numbers are none; put it in quotes",
+        ),
+        (
+            {"models": [{"model": "a", "parameters": yaml.safe_load("weight: {2001-01-01: 1}")}]},
+            "recipe.models[0].parameters.weight",
+            "{datetime.date(2001, 1, 1): 1} is neither a number",
+        ),
     ],
 )
 def test_what_is_not_done_is_refused_by_its_key(keys: dict[str, Any], path: str, message: str) -> None:
     ((found, words),) = _refusals({"merge_method": "linear"} | keys)
     assert found == path
     assert words.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("keys", "mistake"),
+    [
+        (
+            {"tokenizer_source": "union", "tokenizer": {"source": "union"}},
+            ("recipe", "give either tokenizer_source or tokenizer, not both"),
+        ),
+        (
+            {"tokenizer": {"tokens": {"x": {"source": "a"}}}},
+            (
+                "recipe.tokenizer.tokens",
+                "embeddings of single tokens cannot be chosen here; leave tokens out, and each token has the embedding "
+                "of the models that know it",
+            ),
+        ),
+    ],
+)
+def test_what_is_refused_as_a_whole_is_not_repeated(keys: dict[str, Any], mistake: tuple[str, str]) -> None:
+    assert _refusals(LINEAR | keys) == [mistake]
+
+
+def test_what_is_left_without_unknown_keys_is_a_recipe_to_look_at(tmp_path: Path) -> None:
+    """So that a person hears of its models at the same time."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(LINEAR | {"dtype": "float64", "modules": {}, "slices": []}))
+    recipe, problems = read_recipe(path)
+    assert recipe == parse_recipe(LINEAR | {"slices": []})
+    assert [problem.path for problem in problems] == ["recipe.dtype", "recipe.modules"]
+    path.write_text(yaml.safe_dump({"models": [{"model": 7}], "dtype": "float64"}))
+    recipe, problems = read_recipe(path)
+    assert recipe is None
+    assert [problem.path for problem in problems] == ["recipe.merge_method", "recipe.models[0].model", "recipe.dtype"]
 
 
 def test_all_mistakes_are_told_at_once() -> None:

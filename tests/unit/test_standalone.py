@@ -11,7 +11,7 @@ import yaml
 
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.standalone import merge
-from faults import cut_head, quantised
+from faults import Change, changed, cut_head, drop_up, quantised
 from prepare_tasks import Tiny, changed_config, changed_weights
 from tiny_models import SPECIALS
 from vocabularies import OF_A, OF_B, OF_BASE
@@ -104,8 +104,9 @@ def test_a_recipe_and_all_its_models_are_told_at_once(
         "merge_method": "linear",
         "slices": [
             {"sources": sources},
-            {"sources": [{"model": "deep", "layer_range": [6, 8], "parameters": {"weight": 1}}]},
+            {"sources": [{"model": "deep", "layer_range": [6, 8]}]},
         ],
+        "parameters": {"weight": 1},
     }
     capsys.readouterr()  # what making the models has said
     assert merge(written(recipe, tmp_path)) == 65
@@ -154,4 +155,103 @@ def test_whole_models_of_different_depth_are_refused(
     shutil.copytree(tiny(seed=1), tmp_path / "a")
     shutil.copytree(tiny(seed=2, num_hidden_layers=6), tmp_path / "b")
     assert merge(written(linear("a", "b"), tmp_path)) == 65
-    assert "b   has 6 layers, but a has 4" in capsys.readouterr().err
+    (told,) = capsys.readouterr().err.splitlines()[1:]
+    assert told == "  b   has 6 layers, but a has 4; leave b or a out"
+
+
+def test_slices_may_leave_out_what_does_not_fit(tiny: Tiny, tmp_path: Path) -> None:
+    """Layers that are not merged with each other need not be of one kind; each takes its kind along."""
+    shutil.copytree(tiny("deepseek_v3", seed=1), tmp_path / "a")
+    shutil.copytree(tiny("deepseek_v3", seed=2, first_k_dense_replace=2), tmp_path / "b")
+    assert merge(written(stacked(("a", 0, 3), ("b", 2, 4)), tmp_path)) == 0
+    config = Checkpoint.open(tmp_path / "out", "out").config
+    assert (config["num_hidden_layers"], config["first_k_dense_replace"]) == (5, 1)
+
+
+def test_stacked_layers_keep_their_kinds(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    full, sliding = "full_attention", "sliding_attention"
+    shutil.copytree(tiny("gemma2", seed=1), tmp_path / "a")
+    changed_config(tiny("gemma2", seed=2), tmp_path / "b", layer_types=[full, sliding] * 2)
+    assert merge(written(stacked(("a", 0, 3), ("b", 1, 4)), tmp_path)) == 0
+    config = Checkpoint.open(tmp_path / "out", "out").config
+    assert config["layer_types"] == [sliding, full, sliding, sliding, full, sliding]
+    shutil.rmtree(tmp_path / "out")
+    capsys.readouterr()
+    assert merge(written(stacked(("a", 0, 2), ("b", 2, 4)), tmp_path)) == 65  # in place: the config is a's
+    assert "b   layer_types is " in capsys.readouterr().err
+
+
+def stacked(*slices: tuple[str, int, int]) -> dict[str, Any]:
+    """Layers [start, end) of models, one after the other."""
+    sources = [[{"model": model, "layer_range": [start, end]}] for model, start, end in slices]
+    return {"merge_method": "passthrough", "slices": [{"sources": source} for source in sources]}
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "words"),
+    [
+        (drop_up, {}, "lacks tensor model.layers.0.mlp.up_proj.weight, which LlamaForCausalLM needs"),
+        (cut_head, {}, "tensor lm_head.weight has shape [50, 32], but config.json asks for [96, 32]"),
+        (dict, {"num_hidden_layers": 6}, "its tensors make 4 layers, but config.json says 6"),
+        (dict, {"num_hidden_layers": 2}, "its tensors make 4 layers, but config.json says 2"),
+        (dict, {"model_type": "bert"}, "lacks tensor bert.embeddings.LayerNorm.bias, which BertLMHeadModel needs"),
+    ],
+)
+def test_models_that_are_not_what_their_config_says_are_not_merged(
+    change: Change,
+    config: dict[str, Any],
+    words: str,
+    tiny: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for seed, name in enumerate("ab"):
+        changed(tiny(seed=seed), tmp_path / name, change, **config)
+    capsys.readouterr()
+    assert merge(written(linear("a", "b"), tmp_path)) == 65
+    told = capsys.readouterr().err
+    assert f"  a   {words}" in told
+    assert f"  b   {words}" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_are_no_causal_language_models_are_merged(tiny: Tiny, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        changed_config(tiny("bert", seed=seed), tmp_path / name)
+    assert merge(written(linear("a", "b"), tmp_path)) == 0
+
+
+def test_a_model_that_only_gives_its_tokenizer_need_not_fit(tiny: Tiny, tmp_path: Path) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"][0, 0] = float("nan")
+
+    for seed, name in enumerate("ab"):
+        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    changed_weights(tiny(num_hidden_layers=6, vocabulary=OF_BASE, rms_norm_eps=0.1), tmp_path / "giver", damage)
+    assert merge(written(linear("a", "b") | {"tokenizer_source": "giver"}, tmp_path)) == 0
+    assert Checkpoint.open(tmp_path / "out", "out").config["vocab_size"] == len(OF_BASE)
+
+
+def test_keys_words_numbers_and_models_are_told_at_once(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny(seed=1), tmp_path / "a")
+    sources = [{"model": "a", "layer_range": [0, 9]}, {"model": "org/name", "layer_range": [0, 9]}]
+    recipe = {"merge_method": "linear", "dtype": "float64", "slices": [{"sources": sources}]}
+    recipe["parameters"] = {"wieght": 1}
+    capsys.readouterr()
+    assert merge(written(recipe, tmp_path)) == 65
+    _, *told = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in told] == [
+        "org/name",
+        "recipe.dtype",
+        "recipe.parameters.wieght",
+        "recipe.weight[a]",
+        "recipe.weight[org/name]",
+        "recipe.slices[0].sources[0].layer_range",
+    ]
+
+
+def test_an_empty_list_of_slices_is_none(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny(seed=1), tmp_path / "a")
+    assert merge(written(linear("a") | {"slices": []}, tmp_path)) == 0

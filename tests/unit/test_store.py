@@ -94,9 +94,9 @@ def test_a_folder_is_used_where_it_lies(form: str, local: Store, tmp_path: Path)
 def test_a_folder_that_is_no_checkpoint_is_refused(
     files: dict[str, bytes], words: str, local: Store, tmp_path: Path
 ) -> None:
-    uri = folder_of(files, tmp_path / "abel").as_uri()
-    message = refusal(local.model, uri)
-    assert message.startswith(uri)
+    folder = folder_of(files, tmp_path / "a bel")
+    message = refusal(local.model, folder.as_uri())
+    assert message.startswith(f"{folder} ")
     assert words in message
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,22 @@ _SETTING = (
     "is neither a number, nor true or false, nor a gradient (a list of numbers), nor a filter with a value, or a list "
     "of those"
 )
+_NAMELESS = "its name is no text to YAML, as on, off, yes, no and numbers are none; put it in quotes"
+_RANGE = "is not two whole numbers: the first layer, and the one behind the last"
 _LONGEST = 60
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file.
+def read_recipe(path: Path) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe in a YAML file as far as it can be read, and every mistake with its key.
 
     Raises:
-        InputError: it cannot be read, or is no recipe; every mistake with its key.
+        InputError: it cannot be read at all.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError.at(str(path), f"cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return parse_recipe(document)
+    return _look(document)
 
 
 def parse_recipe(document: Any) -> Recipe:
@@ -51,13 +54,30 @@ def parse_recipe(document: Any) -> Recipe:
     Raises:
         InputError: it is none; every mistake with its key.
     """
+    recipe, problems = _look(document)
+    if recipe is None or problems:
+        raise InputError(*problems)
+    return recipe
+
+
+def _look(document: Any) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe in `document`, and its mistakes. Keys and dtypes that are not known stand in no other key's way: of
+    what is left without them a person hears at the same time."""
     if not isinstance(document, dict):
-        raise InputError.at("recipe", "is not a mergekit configuration: expected merge_method and models or slices")
+        told = "is not a mergekit configuration: expected merge_method and models or slices"
+        return None, [Problem(path="recipe", message=told)]
     try:
-        return Recipe.model_validate(document)
+        return Recipe.model_validate(document), []
     except ValidationError as error:
-        problems = [_problem(e, document) for e in error.errors(include_url=False)]
-        raise InputError(*dict.fromkeys(problems)) from error
+        errors = error.errors(include_url=False)
+    problems = list(dict.fromkeys(_problem(e, document) for e in errors))
+    rest = deepcopy(document)
+    for one in errors:
+        if one["type"] not in ("extra_forbidden", "literal_error"):
+            return None, problems
+        del _found(rest, one["loc"][:-1])[one["loc"][-1]]
+    recipe, more = _look(rest)
+    return recipe, [*problems, *more]
 
 
 def _problem(error: ErrorDetails, document: Any) -> Problem:
@@ -65,12 +85,30 @@ def _problem(error: ErrorDetails, document: Any) -> Problem:
     loc = error["loc"]
     if "parameters" in loc[:-1]:
         loc = loc[: loc.index("parameters") + 2]
-        return Problem(path=_path(loc), message=f"{_shown(_found(document, loc))} {_SETTING}")
-    return Problem(path=_path(loc), message=_message(error))
+        named = isinstance(_key(_found(document, loc[:-1]), loc[-1]), str)
+        message = f"{_shown(_found(document, loc))} {_SETTING}" if named else _NAMELESS
+        return Problem(path=_path(loc, document), message=message)
+    if "layer_range" in loc:
+        loc = loc[: loc.index("layer_range") + 1]
+        held = _found(document, loc[:-1])
+        message = f"{_shown(held['layer_range'])} {_RANGE}" if "layer_range" in held else "is missing"
+        return Problem(path=_path(loc, document), message=message)
+    return Problem(path=_path(loc, document), message=_message(error))
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
-    return "recipe" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+def _path(loc: tuple[int | str, ...], document: Any) -> str:
+    """The place of a value, as people write it."""
+    path = "recipe"
+    for part in loc:
+        listed = isinstance(document, list)
+        path += f"[{part}]" if listed else f".{_key(document, part)}"
+        document = document[part] if listed or part in document else {}
+    return path
+
+
+def _key(holder: dict[Any, Any], part: int | str) -> Any:
+    """A key as YAML has it: to pydantic, true is 1."""
+    return next((key for key in holder if key == part), part)
 
 
 def _found(document: Any, loc: tuple[int | str, ...]) -> Any:
@@ -89,7 +127,8 @@ def _message(error: ErrorDetails) -> str:
         return f"{_shown(given)} is not known; allowed: {error.get('ctx', {}).get('expected')}"
     if kind == "string_type" and error["loc"][-1] in ("model", "base_model") and isinstance(given, dict):
         return _AS_TEXT
-    return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {_shown(given)}"
+    message = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    return message if kind == "unsupported" else f"{message}, not {_shown(given)}"
 
 
 def _unknown(key: str, holder: tuple[int | str, ...]) -> str:
@@ -109,5 +148,8 @@ def _model_at(holder: tuple[int | str, ...]) -> type[BaseModel]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except TypeError:  # a key that JSON has no form for, a date for one
+        text = str(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -3,20 +3,20 @@
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from evomerge_contract.manifest import Storage
 from evomerge_contract.recipe import BASE_TOKENIZER, Recipe
 from evomerge_contract.report import Problem, RunReport
-from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, WorkerError, where_of
 from evomerge_worker.recipe_file import read_recipe
+from evomerge_worker.recipe_models import source_of
 
 if TYPE_CHECKING:
     from evomerge_worker.prepare.mistakes import Mistakes
     from evomerge_worker.prepare.sources import Opened
     from evomerge_worker.shards import Checkpoint
+    from evomerge_worker.store import Store
 
 
 def render(arguments: list[str]) -> int:
@@ -57,77 +57,90 @@ def _merge(recipe_file: Path, out: Path, seed: int) -> None:
 
     if out.exists():
         raise InputError.at(str(out), "exists already; choose a folder that does not")
-    recipe = read_recipe(recipe_file)
+    recipe, told = read_recipe(recipe_file)
+    if recipe is None:
+        raise InputError(*told)
     if recipe.vocabulary == BASE_TOKENIZER and (recipe.models or recipe.slices):
         recipe = recipe.with_vocabulary(anchor_of(recipe))  # never a folder that happens to be called base
-    checkpoints = _sources(recipe, recipe_file.parent)
+    checkpoints = _sources(recipe, recipe_file.parent, told)
     export_checkpoint(recipe, checkpoints, out, mask_seed=seed, trust_remote_code=False, extra_files={})
 
 
-def _sources(recipe: Recipe, folder: Path) -> dict[str, "Checkpoint"]:
+def _sources(recipe: Recipe, folder: Path, told: list[Problem]) -> dict[str, "Checkpoint"]:
     """The models of a recipe that lies in `folder`, by the names it uses, checked as a prepare task checks them.
 
+    They need not be causal language models. One that gives its tokenizer alone need not fit the others.
+
     Raises:
-        InputError: all that is wrong with the recipe's words, the models and how they fit, by the recipe's names.
+        InputError: what is `told` of the recipe's keys, and all that is wrong with its words, the models and how they
+            fit, by the recipe's names.
     """
     from evomerge_worker.merge.slices import spoken_mistakes
+    from evomerge_worker.prepare.architecture import check_own_configs
     from evomerge_worker.prepare.fit import check_fit
     from evomerge_worker.prepare.mistakes import Mistakes
-    from evomerge_worker.prepare.sources import check_finite, open_source
+    from evomerge_worker.prepare.sources import check_finite
     from evomerge_worker.store import Store, default_cache
 
     models, store, mistakes = recipe.named_models, Store(Storage(), default_cache()), Mistakes()
+    mistakes.found += told
     mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
-    spoken, first = bool(mistakes.found), recipe.base_model or next(iter(models), None)
-    opened = [open_source(_source(model, folder), store, mistakes, code=False) for model in models]
-    checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+    opened = [_opened(model, folder, store, mistakes) for model in models]
+    merged = [source for source in opened if source.name in recipe.merged_models]
+    first = recipe.base_model or next(iter(models), None)
     check_fit(
-        sorted(opened, key=lambda source: source.name != first),
+        sorted(merged, key=lambda source: source.name != first),
         mistakes,
         whole=not recipe.slices,
+        in_place=_in_place(recipe, merged),
         vocabulary=recipe.vocabulary,
     )
-    if not spoken:
-        _check_recipe(recipe, opened, mistakes)
-    for checkpoint in checkpoints.values():
+    check_own_configs(merged, mistakes, evaluated=False)
+    _check_recipe(recipe, opened, mistakes)
+    for source in merged:
         with mistakes.collected():
-            check_finite(checkpoint)
+            if source.checkpoint is not None:
+                check_finite(source.checkpoint)
     names = {where_of(model): model for model in models}
     mistakes.found = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in mistakes.found]
     mistakes.raise_any(order=models)
-    return checkpoints
+    return {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+
+
+def _opened(model: str, folder: Path, store: "Store", mistakes: "Mistakes") -> "Opened":
+    """What a recipe that lies in `folder` means by `model`, as far as it can be opened."""
+    from evomerge_worker.prepare.sources import Opened, open_source
+
+    with mistakes.collected():
+        return open_source(source_of(model, folder), store, mistakes, code=False)
+    return Opened(model)
+
+
+def _in_place(recipe: Recipe, merged: list["Opened"]) -> bool:
+    """Whether every layer of the result has the number that it has in its sources, as far as is known."""
+    from evomerge_worker.merge.layers import moved
+    from evomerge_worker.merge.slices import anchor_of, has_form
+
+    if not recipe.slices or not has_form(recipe):
+        return True
+    layers = {source.name: source.layers for source in merged}[anchor_of(recipe)]
+    return layers is not None and not moved(recipe.slices, layers)
 
 
 def _check_recipe(recipe: Recipe, opened: list["Opened"], mistakes: "Mistakes") -> None:
     """Collect what keeps a recipe from being carried out over the models that it names, as far as they are known."""
     from evomerge_worker.merge.plan import plan_merge
-    from evomerge_worker.merge.slices import counted_mistakes, sliced
+    from evomerge_worker.merge.slices import counted_mistakes, has_form, sliced
     from evomerge_worker.merge.vocabulary import Vocabularies
 
-    layers = {source.name: source.layers for source in opened if source.layers is not None}
-    if len(layers) < len(opened):
+    if not has_form(recipe):
         return
-    counted = [Problem(path=p, message=m) for p, m in counted_mistakes(recipe, sliced(recipe, layers), layers)]
+    layers = {source.name: source.layers for source in opened if source.layers is not None}
+    slices = sliced(recipe, {source.name: 1 for source in opened} | layers)
+    counted = [Problem(path=p, message=m) for p, m in counted_mistakes(recipe, slices, layers)]
     mistakes.found += counted
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
     readable = recipe.vocabulary is None or all(source.vocabulary is not None for source in opened)
     if not counted and readable and len(checkpoints) == len(opened):
         with mistakes.collected():
             plan_merge(recipe, Vocabularies().aligned(recipe, checkpoints))
-
-
-def _source(model: str, folder: Path) -> Source:
-    """What a recipe that lies in `folder` means by `model`: a model, or one with a LoRA adapter, model+adapter."""
-    whole, plus, adapter = model.rpartition("+")
-    if not plus or (folder / model).exists():
-        return Source(name=model, uri=_uri(model, folder))
-    return Source(name=model, uri=_uri(whole, folder), adapter=_uri(adapter, folder))
-
-
-def _uri(model: str, folder: Path) -> str:
-    """A recipe's model as a URI: as it is, a folder relative to the recipe, or a pinned hub model."""
-    if urlsplit(model).scheme in ("s3", "hf", "file"):
-        return model
-    if (folder / model).exists() or "@" not in model:
-        return (folder / model).resolve().as_uri()
-    return f"hf://{model}"

@@ -19,6 +19,7 @@ Exit: 0 every task is reported, 65 the input is wrong, 75 try again later, anyth
 EVOMERGE_WORKER_PORT, where set, is the port that Prometheus finds the worker's metrics on.
 """
 _EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130
 
 
 def main(session: Sequence[str] | None = None) -> None:
@@ -63,7 +64,10 @@ def _misused(what: str) -> int:
 def _merge(arguments: list[str]) -> int:
     from evomerge_worker.standalone import merge  # imports torch, which serving must not
 
-    return merge(arguments)
+    try:
+        return merge(arguments)
+    except KeyboardInterrupt:  # the command line, which Ctrl-C ends too, has the words
+        return _EXIT_INTERRUPTED
 
 
 def _render(arguments: list[str]) -> int:

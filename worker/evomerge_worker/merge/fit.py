@@ -50,8 +50,17 @@ class Misfits:
 def either_out(source: str, other: str) -> str:
     """What to do where `source` and `other` cannot be merged with each other."""
     if source == BASE:
-        return f"take the base that {other} descends from, or leave {other} out"
+        return f"take the base that {other} descends from, or leave one of them out"
     return f"leave {source} or {other} out"
+
+
+def other_depth(source: Checkpoint, anchor: Checkpoint) -> list[Problem]:
+    """A problem if `source` cannot be merged whole with `anchor`, because it has another number of layers."""
+    layers, wanted = source.layout.layers, anchor.layout.layers
+    if layers == wanted:
+        return []
+    message = f"has {layers} layers, but {anchor.name} has {wanted}; {either_out(source.name, anchor.name)}"
+    return [Problem(path=where_of(source.name), message=message)]
 
 
 def and_more(count: int) -> str:

@@ -52,7 +52,7 @@ def result_kinds(
     Raises:
         InputError: layers of different kinds are to be merged; a model's layers cannot be moved.
     """
-    if not _moved(slices, anchor.layout.layers):
+    if not moved(slices, anchor.layout.layers):
         return None
     models = dict.fromkeys([anchor.name, *(source.model for one in slices for source in one.sources)])
     of_model = {model: layer_kinds(checkpoints[model]) for model in models}
@@ -126,7 +126,7 @@ def _unlike(slices: Sequence[Slice], of_model: Mapping[str, Sequence[Kind]]) -> 
                 yield Problem(path=where_of(other.model), message=message)
 
 
-def _moved(slices: Sequence[Slice], layers: int) -> bool:
+def moved(slices: Sequence[Slice], layers: int) -> bool:
     """Whether the result has another number of layers than the anchor's `layers`, or takes one from elsewhere."""
     place = 0
     for one in slices:

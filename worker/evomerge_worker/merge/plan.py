@@ -11,10 +11,10 @@ from evomerge_contract.methods import METHODS, Method
 from evomerge_contract.recipe import Recipe, Settings, Slice, SliceSource
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
-from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, outside_tensors
+from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, other_depth, outside_tensors
 from evomerge_worker.merge.layers import layer_kinds, result_kinds
 from evomerge_worker.merge.settings import Value, resolve, to_bool, to_float
-from evomerge_worker.merge.slices import anchor_of, base_of, counted_mistakes, sliced, spoken_mistakes
+from evomerge_worker.merge.slices import anchor_of, base_of, counted_mistakes, has_form, sliced, spoken_mistakes
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import BY_NAME
 
@@ -80,27 +80,48 @@ def plan_merge(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Te
     Raises:
         InputError: everything that is wrong with the recipe, or all that keeps the sources from being merged.
     """
-    _raise_recipe(spoken_mistakes(recipe, set(checkpoints)))
-    layers = {name: checkpoint.layout.layers for name, checkpoint in checkpoints.items()}
-    slices = sliced(recipe, layers)
-    _raise_recipe(counted_mistakes(recipe, slices, layers))
-    anchor = checkpoints[anchor_of(recipe)]
-    misfits = Misfits()
-    plans = []
-    found: dict[str, str] = {}
-    for place in _places(slices, anchor, checkpoints, misfits):
-        inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
-        if check_tensor(*place.like, inputs, checkpoints, misfits):
-            plans.append(_tensor_plan(recipe, place, checkpoints, found))
-    problems = [*misfits.problems(), *_problems(found.items())]
-    if problems:
+    told = _problems(spoken_mistakes(recipe, set(checkpoints)))
+    if not has_form(recipe) or not set(recipe.merged_models) <= set(checkpoints):
+        raise InputError(*told)
+    slices = sliced(recipe, {name: checkpoint.layout.layers for name, checkpoint in checkpoints.items()})
+    if counted := _counted(recipe, slices, checkpoints):
+        raise InputError(*told, *counted)
+    try:
+        plans, found = _planned(recipe, slices, checkpoints)
+    except InputError as error:
+        raise InputError(*told, *error.problems) from error
+    places = {problem.path for problem in told}
+    if problems := [*told, *(problem for problem in found if problem.path not in places)]:
         raise InputError(*problems)
     return plans
 
 
-def _raise_recipe(mistakes: Iterable[tuple[str, str]]) -> None:
-    if problems := _problems(mistakes):
-        raise InputError(*problems)
+def _counted(recipe: Recipe, slices: list[Slice], checkpoints: Mapping[str, Checkpoint]) -> list[Problem]:
+    """What is wrong with numbers of models and layers."""
+    layers = {name: checkpoint.layout.layers for name, checkpoint in checkpoints.items()}
+    problems = _problems(counted_mistakes(recipe, slices, layers))
+    if not recipe.slices:
+        anchor = checkpoints[anchor_of(recipe)]
+        problems += [p for source in slices[0].sources for p in other_depth(checkpoints[source.model], anchor)]
+    return problems
+
+
+def _planned(
+    recipe: Recipe, slices: list[Slice], checkpoints: Mapping[str, Checkpoint]
+) -> tuple[list[TensorPlan], list[Problem]]:
+    """The plans of all tensors that fit, and what does not fit or has no value.
+
+    Raises:
+        InputError: layers cannot stand where the slices put them.
+    """
+    misfits = Misfits()
+    plans = []
+    found: dict[str, str] = {}
+    for place in _places(slices, checkpoints[anchor_of(recipe)], checkpoints, misfits):
+        inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
+        if check_tensor(*place.like, inputs, checkpoints, misfits):
+            plans.append(_tensor_plan(recipe, place, checkpoints, found))
+    return plans, [*misfits.problems(), *_problems(found.items())]
 
 
 def _problems(mistakes: Iterable[tuple[str, str]]) -> list[Problem]:

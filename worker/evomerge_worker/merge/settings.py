@@ -58,14 +58,22 @@ def to_bool(value: Value) -> bool:
     return bool(value)
 
 
-def mistakes(settings: Settings | None, method_name: str, method: Method, where: str) -> Iterator[tuple[str, str]]:
-    """Every mistake in the settings at `where`, as (path, message): unknown parameters, values out of range."""
-    known = method.real | method.numerics | dict.fromkeys(method.switches)
+def mistakes(
+    settings: Settings | None, method_name: str, method: Method, where: str, *, for_all: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Every mistake in the settings at `where`, as (path, message): unknown parameters, values out of range.
+
+    `for_all`: they are those of a slice or a whole recipe, not of one of the models.
+    """
+    of_model = method.per_model | method.unused
+    known = of_model | method.shared | method.numerics | dict.fromkeys(method.switches)
     for name, setting in (settings or {}).items():
         path = f"{where}.parameters.{name}"
         if name not in known:
             yield path, f"{method_name} has no parameter {name}; it has {', '.join(sorted(known))}"
             continue
+        if not for_all and name not in of_model:
+            yield path, f"{name} has one value for all models; give it in the parameters of the slice or of the recipe"
         for value in _values(setting):
             if message := _wrong_value(name, value, known[name]):
                 yield path, message

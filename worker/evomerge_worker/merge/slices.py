@@ -1,9 +1,9 @@
 """A recipe in one form, slices, and whatever is wrong with what it says; no tensor is looked at."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from evomerge_contract.methods import METHODS, so_many_models
-from evomerge_contract.recipe import Recipe, RecipeModel, Slice, SliceSource
+from evomerge_contract.recipe import Recipe, RecipeModel, Settings, Slice, SliceSource
 from evomerge_worker.merge.settings import mistakes
 
 _Mistakes = Iterator[tuple[str, str]]
@@ -31,7 +31,7 @@ def sliced(recipe: Recipe, layers: Mapping[str, int]) -> list[Slice]:
 
     `layers` is each source's number of layers.
     """
-    if recipe.slices is not None:
+    if recipe.slices:
         return recipe.slices
     models = list(recipe.models or [])
     if recipe.base_model is not None and all(m.model != recipe.base_model for m in models):
@@ -40,14 +40,19 @@ def sliced(recipe: Recipe, layers: Mapping[str, int]) -> list[Slice]:
     return [Slice(sources=whole)]
 
 
+def has_form(recipe: Recipe) -> bool:
+    """Whether a recipe names a method there is, and either models or slices: else nothing more can be told of it."""
+    return recipe.merge_method in METHODS and (not recipe.models) != (not recipe.slices)
+
+
 def spoken_mistakes(recipe: Recipe, sources: set[str]) -> _Mistakes:
     """What is wrong before any layer is counted, as (path, message). `sources` are the names that may be used."""
     if recipe.merge_method not in METHODS:
         known = ", ".join(sorted(METHODS))
         yield "recipe.merge_method", f"{recipe.merge_method} is not a method this version has; it has {known}"
-        return
     if (not recipe.models) == (not recipe.slices):
         yield "recipe", "give either models or slices"
+    if not has_form(recipe):
         return
     if METHODS[recipe.merge_method].needs_base_model and recipe.base_model is None and not _own_bases(recipe):
         yield "recipe.base_model", f"{recipe.merge_method} needs a base_model"
@@ -60,7 +65,29 @@ def spoken_mistakes(recipe: Recipe, sources: set[str]) -> _Mistakes:
             yield from _unknown_model(part.model, f"{where}.model", sources)
         elif part.base_model is not None:
             yield from _unknown_model(part.base_model, f"{where}.base_model", sources)
-        yield from mistakes(part.parameters, recipe.merge_method, method, where)
+        yield from mistakes(part.parameters, recipe.merge_method, method, where, for_all=isinstance(part, Slice))
+    yield from _without_value(recipe)
+
+
+def _without_value(recipe: Recipe) -> _Mistakes:
+    """Parameters that must be given and are nowhere."""
+    method = METHODS[recipe.merge_method]
+
+    name_of = recipe.merge_method
+    found: dict[str, str] = {}  # by their places: slices may lack the same
+
+    def missing(names: Iterable[str], *scopes: Settings | None) -> list[str]:
+        given = set(method.defaults).union(*(scope or {} for scope in scopes))
+        return [name for name in names if name not in given]
+
+    for one in sliced(recipe, dict.fromkeys(recipe.merged_models, 1)):
+        for name in missing(method.shared | method.numerics, one.parameters, recipe.parameters):
+            found[f"recipe.{name}"] = f"{name_of} needs a {name}"
+        for source in one.sources:
+            if source.model != base_of(recipe, one):
+                for name in missing(method.per_model, source.parameters, one.parameters, recipe.parameters):
+                    found[f"recipe.{name}[{source.model}]"] = f"{name_of} needs a {name} for {source.model}"
+    yield from found.items()
 
 
 def _own_bases(recipe: Recipe) -> bool:
@@ -84,17 +111,22 @@ def _unknown_model(model: str, where: str, sources: set[str]) -> _Mistakes:
 
 
 def counted_mistakes(recipe: Recipe, slices: list[Slice], layers: Mapping[str, int]) -> _Mistakes:
-    """What is wrong with the slices of a recipe whose models are known, as (path, message)."""
+    """What is wrong with the slices of a recipe, as (path, message); of models that `layers` lacks less can be told."""
     for i, one in enumerate(slices):
-        where = "recipe.models" if recipe.slices is None else f"recipe.slices[{i}]"
-        yield from _slice_mistakes(recipe, one, where, layers)
+        where = f"recipe.slices[{i}]" if recipe.slices else "recipe.models"
+        yield from _count_mistakes(recipe, one, where)
+        if recipe.slices:
+            yield from _range_mistakes(one, where, layers)
 
 
-def _slice_mistakes(recipe: Recipe, one: Slice, where: str, layers: Mapping[str, int]) -> _Mistakes:
+def _count_mistakes(recipe: Recipe, one: Slice, where: str) -> _Mistakes:
+    """What is wrong with how many models a slice has."""
     models = [source.model for source in one.sources]
     for twice in sorted({m for m in models if models.count(m) > 1}):
         yield where, f"{twice} takes part twice"
     method, base = METHODS[recipe.merge_method], base_of(recipe, one)
+    if base is None and method.needs_base_model:
+        return  # told already
     merged = len([model for model in models if model != base])
     if merged < method.least or (method.most is not None and merged > method.most):
         wanted = so_many_models(method.least, method.most)
@@ -102,13 +134,16 @@ def _slice_mistakes(recipe: Recipe, one: Slice, where: str, layers: Mapping[str,
         yield where, f"{recipe.merge_method} merges {wanted}{beside}; here are {merged}"
     if base is not None and base not in models:
         yield where, f"the base_model {base} is not among the slice's sources; add it, without parameters"
+
+
+def _range_mistakes(one: Slice, where: str, layers: Mapping[str, int]) -> _Mistakes:
+    """What is wrong with which layers a slice takes."""
     for j, source in enumerate(one.sources):
         start, end = source.layer_range
-        if not 0 <= start < end <= layers[source.model]:
-            yield (
-                f"{where}.sources[{j}].layer_range",
-                f"[{start}, {end}) is not a range within the {layers[source.model]} layers of {source.model}",
-            )
+        held = layers.get(source.model)
+        if not 0 <= start < end or (held is not None and end > held):
+            within = f" within the {held} layers of {source.model}" if held is not None else ""
+            yield f"{where}.sources[{j}].layer_range", f"[{start}, {end}) is not a range{within}"
     if len({_length(source) for source in one.sources}) > 1:
         yield where, "all sources of a slice must give as many layers as one another"
 

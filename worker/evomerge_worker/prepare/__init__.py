@@ -14,7 +14,7 @@ from evomerge_contract.methods import METHODS, without_base
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult, Problem
 from evomerge_contract.task import PrepareTask
-from evomerge_worker.prepare.architecture import unfit_for_config
+from evomerge_worker.prepare.architecture import check_own_configs
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
 from evomerge_worker.prepare.mistakes import Mistakes
@@ -68,19 +68,10 @@ def _look(
     mistakes.found += _without_base(task)
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     check_fit(opened, mistakes, vocabulary=task.tokenizer_source)
-    mistakes.found += [*_unfit_for_config(opened, mistakes), *_misplaced(task, opened)]
+    check_own_configs(opened, mistakes, evaluated=True)
+    mistakes.found += _misplaced(task, opened)
     reader = reader_of(opened, mistakes, _of_all(task), code=task.trust_remote_code, batch_size=task.batch_size)
     return opened, prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
-
-
-def _unfit_for_config(opened: list[Opened], mistakes: Mistakes) -> list[Problem]:
-    """What is wrong with the first model of the pool by itself; the others have been held against it."""
-    first = next((source for source in opened if source.name != BASE), None)
-    if first is None or first.checkpoint is None or first.config is None:
-        return []
-    if any(problem.path == first.where for problem in mistakes.found):
-        return []
-    return [Problem(path=first.where, message=told) for told in unfit_for_config(first.checkpoint, first.config)]
 
 
 def _layouts(opened: list[Opened]) -> Iterator[Layout]:

@@ -34,7 +34,12 @@ COMPARED = (
     "use_sliding_window",
     "max_window_layers",
     "layer_types",
+    "no_rope_layers",
+    "attention_chunk_size",
     "attention_bias",
+    "clip_qkv",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "query_pre_attn_scalar",
@@ -45,19 +50,37 @@ COMPARED = (
     "num_experts",
     "n_routed_experts",
     "num_experts_per_tok",
-    # scales of Granite and its like
+    "norm_topk_prob",
+    "routed_scaling_factor",
+    "scoring_func",
+    "topk_method",
+    "n_group",
+    "topk_group",
+    # how heads are split in multi-head latent attention
+    "qk_rope_head_dim",
+    "qk_nope_head_dim",
+    "v_head_dim",
+    "rope_interleave",
+    # scales of Granite, Cohere and their like
     "embedding_multiplier",
     "attention_multiplier",
     "residual_multiplier",
     "logits_scaling",
+    "logit_scale",
 )
 """Fields that decide what a forward pass computes from the same weights, by transformers' common names.
 
 Lengths, dropout, initialisation and special tokens may differ.
 """
 
-OF_LAYERS = ("layer_types", "max_window_layers")
-"""Those of them that tell layers apart: not compared between models of another depth."""
+OF_LAYERS = ("layer_types", "max_window_layers", "no_rope_layers")
+"""Those of them that tell layers apart: not compared between models of another depth, and where layers move."""
+
+TRUST = (
+    "set spec.trustRemoteCode: true in the manifest if you trust its authors (evomerge merge, which has no manifest, "
+    "runs no such code)"
+)
+"""What to do about a model with code of its own."""
 
 _TOKENIZER = "tokenizer.json"
 _ABSENT = object()
@@ -73,7 +96,7 @@ def read_config(folder: Path, where: str, *, code: bool) -> Any:
     raw = _object(folder / "config.json")
     if raw is None:
         return None  # opening the checkpoint has told so
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
@@ -86,14 +109,17 @@ def read_config(folder: Path, where: str, *, code: bool) -> Any:
         if not code:
             raise InputError.at(
                 where,
-                f"{model_type} runs on Python code that comes with the model (auto_map in config.json); set "
-                "spec.trustRemoteCode: true if you trust its authors",
+                f"{model_type} runs on Python code that comes with the model (auto_map in config.json); {TRUST}",
             )
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
+        of_text = config.get_text_config()
     except Exception as error:  # whatever the model's own class finds wrong
         reason = " ".join(str(error).split())
         raise InputError.at(where, f"transformers does not accept config.json: {reason}") from error
+    if not isinstance(of_text, PreTrainedConfig):
+        raise InputError.at(where, f"config.json has a text_config that is no configuration: {_shown(of_text)}")
+    return config
 
 
 def unread_companions(folder: Path, where: str) -> list[Problem]:
@@ -106,15 +132,18 @@ def unread_companions(folder: Path, where: str) -> list[Problem]:
     return [Problem(path=where, message=f"{name} is not a JSON object; fetch it again") for name in broken]
 
 
-def differences(config: Any, other: Any, other_name: str) -> Iterator[str]:
-    """Where `config` computes differently from `other`, a sentence each; another architecture is one difference."""
+def differences(config: Any, other: Any, other_name: str, *, in_place: bool = True) -> Iterator[str]:
+    """Where `config` computes differently from `other`, a sentence each; another architecture is one difference.
+
+    `in_place`: each layer is merged with the layers of its number.
+    """
     if config.model_type != other.model_type:
         yield f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
         return
     config, other = config.get_text_config(), other.get_text_config()
     of_one_depth = getattr(config, "num_hidden_layers", None) == getattr(other, "num_hidden_layers", None)
     for field in COMPARED:
-        if field in OF_LAYERS and not of_one_depth:
+        if field in OF_LAYERS and not (in_place and of_one_depth):
             continue
         ours, theirs = getattr(config, field, _ABSENT), getattr(other, field, _ABSENT)
         if ours != theirs:

@@ -7,7 +7,7 @@ from evomerge_contract.manifest import BASE
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import where_of
-from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, either_out, outside_tensors
+from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, either_out, other_depth, outside_tensors
 from evomerge_worker.merge.plan import plan_merge
 from evomerge_worker.merge.tokens import difference
 from evomerge_worker.prepare.config import differences
@@ -18,23 +18,34 @@ from evomerge_worker.shards.token_rows import row_tensors, token_rows
 
 
 def check_fit(
-    sources: Sequence[Opened], mistakes: Mistakes, *, whole: bool = True, vocabulary: str | None = None
+    sources: Sequence[Opened],
+    mistakes: Mistakes,
+    *,
+    whole: bool = True,
+    in_place: bool = True,
+    vocabulary: str | None = None,
 ) -> None:
     """Collect what keeps `sources` from being merged with each other, the base included.
 
-    `whole` says that whole models are merged, which must have as many layers as one another. Without a `vocabulary`
-    (a recipe's `tokenizer_source`) they must have the same tokens.
+    `whole` says that whole models are merged, and so every tensor of one with that of the others; of slices, planning
+    tells which are. `in_place` says that each layer is merged with the layers of its number: where layers move, what
+    configurations say layer by layer moves with them. Without a `vocabulary` (a recipe's `tokenizer_source`) they must
+    have the same tokens.
     """
     in_order = sorted(sources, key=lambda source: source.name == BASE)  # the pool first
-    _check_configs([s for s in in_order if s.config is not None], mistakes)
+    _check_configs([s for s in in_order if s.config is not None], mistakes, in_place)
     if vocabulary is None:
         _check_vocabularies([s for s in in_order if s.vocabulary is not None], mistakes)
-    _check_tensors([s for s in in_order if s.checkpoint is not None], mistakes, whole)
+    for source in in_order:
+        if source.checkpoint is not None:
+            mistakes.found += _without_rows(source.checkpoint)
+    if whole:
+        _check_tensors([s for s in in_order if s.checkpoint is not None], mistakes)
 
 
-def _check_configs(sources: Sequence[Opened], mistakes: Mistakes) -> None:
+def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool) -> None:
     for source in sources[1:]:
-        for sentence in differences(source.config, sources[0].config, sources[0].name):
+        for sentence in differences(source.config, sources[0].config, sources[0].name, in_place=in_place):
             message = f"{sentence}; {either_out(source.name, sources[0].name)}"
             mistakes.found.append(Problem(path=source.where, message=message))
 
@@ -48,21 +59,17 @@ def _check_vocabularies(sources: Sequence[Opened], mistakes: Mistakes) -> None:
             mistakes.found.append(Problem(path=source.where, message=sentence))
 
 
-def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes, whole: bool) -> None:
+def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes) -> None:
     """Plan a merge of all: what it refuses here, it would refuse in every candidate."""
     first = sources[0] if sources else None
     fitting: dict[str, Checkpoint] = {}
     for source in sources:
         if first is None or first.checkpoint is None or source.checkpoint is None or _other_architecture(source, first):
             continue
-        layers, wanted = source.checkpoint.layout.layers, first.checkpoint.layout.layers
-        if layers == wanted:
+        if deeper := other_depth(source.checkpoint, first.checkpoint):
+            mistakes.found += [*deeper, *_misfits_of_common_layers(first.checkpoint, source.checkpoint)]
+        else:
             fitting[source.name] = source.checkpoint
-        elif whole:
-            sentence = f"has {layers} layers, but {first.name} has {wanted}; {either_out(source.name, first.name)}"
-            mistakes.found.append(Problem(path=source.where, message=sentence))
-            mistakes.found += _misfits_of_common_layers(first.checkpoint, source.checkpoint)
-    mistakes.found += [p for checkpoint in fitting.values() for p in _without_rows(checkpoint)]
     if fitting:
         models = [RecipeModel(model=name, parameters={"weight": 1.0}) for name in fitting]
         with mistakes.collected():

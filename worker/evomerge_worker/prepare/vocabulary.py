@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.tokens import without_row
+from evomerge_worker.prepare.config import TRUST
 
 _FAST = "tokenizer.json"
 _SLOW = ("*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tokenizer_config.json")
@@ -47,8 +48,7 @@ def _by_transformers(folder: Path, where: str, code: bool) -> Vocabulary:
     if not code and _own_code(folder):
         raise InputError.at(
             where,
-            "its tokenizer runs on Python code that comes with the model (auto_map in tokenizer_config.json); set "
-            "spec.trustRemoteCode: true if you trust its authors",
+            f"its tokenizer runs on Python code that comes with the model (auto_map in tokenizer_config.json); {TRUST}",
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code, local_files_only=True)

@@ -11,13 +11,13 @@ def model_folder(uri: str, where: str, *, adapter: bool) -> Path:
     """The folder of a model, or of an `adapter`, that `uri` names, after a look at the names in it."""
     folder = path_of(uri, where)
     if folder.is_file():
-        raise InputError.at(where, f"{uri} is a file; a model is a folder with config.json and *.safetensors")
+        raise InputError.at(where, f"{folder} is a file; a model is a folder with config.json and *.safetensors")
     try:
         names = [p.name for p in folder.iterdir() if p.is_file()] if folder.exists() else []
         deeper = [f"{p.parent.name}/{p.name}" for p in folder.glob("*/config.json")]
     except PermissionError as error:
-        raise InputError.at(where, f"{uri} may not be read ({error.strerror})") from error
-    check_listing(uri, where, names + deeper, adapter=adapter)
+        raise InputError.at(where, f"{folder} may not be read ({error.strerror})") from error
+    check_listing(str(folder), where, names + deeper, adapter=adapter)
     return folder
 
 
