@@ -23,7 +23,7 @@ from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store.cache import Arrived, cached_folder
 from evomerge_worker.store.stamp import intact, stamp_path
 
-_VERSION = 1  # of what is written: another number is another key
+_VERSION = 2  # of what is written: another number is another key
 _FILE = "statistics.safetensors"
 _HEADER_BYTES = 1 << 20
 _USUAL = {torch.float32, torch.bfloat16, torch.float16}
