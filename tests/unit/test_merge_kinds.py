@@ -110,7 +110,7 @@ def test_an_expert_router_of_another_dtype_keeps_its_values(tiny: Tiny, tmp_path
 
 @pytest.mark.parametrize("holders", ["a", "b", "ab"])
 def test_slices_of_tied_models_with_and_without_their_heads(tiny: Tiny, tmp_path: Path, holders: str) -> None:
-    """The embeddings are the first slice's and the head would be the last one's: it is tied, whoever holds a copy."""
+    """The embeddings are the first slice's, and the head is tied to them, whoever holds it."""
     sources = _sources(tiny, "llama-tied", {}, {})
     for name in holders:
         folder = Path(shutil.copytree(sources[name].folder, tmp_path / name))
@@ -122,6 +122,5 @@ def test_slices_of_tied_models_with_and_without_their_heads(tiny: Tiny, tmp_path
     recipe = Recipe.model_validate({"merge_method": "linear", "slices": slices, "parameters": {"weight": 1}})
     export_checkpoint(recipe, sources, tmp_path / "out", mask_seed=0)
     state = _assert_live(recipe, sources, tmp_path / "out")
-    embeddings = sources["a"].tensor("model.embed_tokens.weight")
-    assert torch.equal(state["model.embed_tokens.weight"], embeddings)
-    assert torch.equal(state["lm_head.weight"], embeddings)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(state[name], sources["a"].tensor("model.embed_tokens.weight"))

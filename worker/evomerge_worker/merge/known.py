@@ -27,7 +27,7 @@ from evomerge_worker.store.cache import Arrived, cached_folder
 from evomerge_worker.store.locks import unshare
 from evomerge_worker.store.stamp import intact, stamp_path
 
-_VERSION = 1  # of what is written: another number is another key
+_VERSION = 2  # of what is written: another number is another key
 _FILE = "statistics.safetensors"
 _ENTRY_BYTES = 256  # at most, of a tensor in a file's header, besides its name
 _USUAL = {torch.float32, torch.bfloat16, torch.float16}
