@@ -99,7 +99,7 @@ def plan(file: Path, workers: int | None) -> None:
 def merge(recipe: Path, out: Path, seed: int) -> None:
     """Merge RECIPE, a mergekit configuration, into the new folder OUT.
 
-    Models in the recipe are folders (relative to the recipe's), s3:// URIs, or pinned hub models: org/name@revision;
+    Models in the recipe are folders (relative to the recipe's), s3:// URIs, or hub models: org/name@commit;
     behind each may stand a LoRA adapter: model+adapter.
     """
     from evomerge_operator.local.worker_command import merge_by_hand
