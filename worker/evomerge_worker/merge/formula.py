@@ -18,11 +18,10 @@ _CHUNK = 4096 * GROUP
 
 @dataclass(frozen=True, slots=True)
 class WeightedSum:
-    """sum(weight_i * x_i) / divisor, in this order, for tensors of one shape."""
+    """sum(weight_i * x_i), in this order, for tensors of one shape."""
 
     tensors: tuple[Tensor, ...]
     weights: tuple[float, ...]
-    divisor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def _summed(formula: WeightedSum, part: slice) -> Tensor:
     total = next(terms)
     for term in terms:
         total = total.add_(term)
-    return total if formula.divisor == 1 else total.div_(formula.divisor)
+    return total
 
 
 def _voted(formula: Votes, part: slice, ties: list[int]) -> Tensor:

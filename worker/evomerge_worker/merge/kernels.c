@@ -105,28 +105,46 @@ INLINE float load(const void *data, int dtype, size_t i) {
 
 INLINE size_t place(size_t element) { return element / 2 + element % 2 * HALF; }
 
+/* Ask for what lies 2 KiB further on, a line at a time: several streams at once are too many for the CPU's own guesses, and
+ * asked for in one go they are more than it can wait for. What is not there is not fetched, and does no harm. */
+enum { AHEAD = 2048, LINE = 64 };
+
+INLINE void ask(const void *data, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const void *)((uintptr_t)data + AHEAD + at));
+}
+
 /* One loop a dtype, so that each is vectorised: the statement sees the element as `x` and its place in the block as `i`. */
+enum { STEP = 16 };
 #define TWO(low, high, ...)                                                               \
     { const float x = low; const size_t i = j; __VA_ARGS__; }                             \
     { const float x = high; const size_t i = HALF + j; __VA_ARGS__; }
-#define LAST(kind, count, ...)                                                            \
-    if ((count) % 2) { const float x = load(at, kind, (count) - 1); const size_t i = (count) / 2; __VA_ARGS__; }
-#define LOOP(kind, count, ...)                                                            \
-    for (size_t j = 0; j < (count) / 2; j++)                                              \
-        { TWO(load(at, kind, 2 * j), load(at, kind, 2 * j + 1), __VA_ARGS__) }            \
-    LAST(kind, count, __VA_ARGS__)
-#define LOOP_BF16(count, ...)                                                             \
-    for (size_t j = 0; j < (count) / 2; j++) {                                            \
-        const uint32_t word = word_at(at, j);                                             \
-        TWO(float_of(word << 16), float_of(word & 0xffff0000u), __VA_ARGS__)              \
+#define LOOP(kind, count, low, high, ...)                                                 \
+    size_t done = 0;                                                                      \
+    for (; done + STEP <= (count) / 2; done += STEP) {                                    \
+        ask(at + 2 * done, 2 * STEP * sizeof *at);                                        \
+        for (size_t j = done; j < done + STEP; j++) { TWO(low, high, __VA_ARGS__) }       \
     }                                                                                     \
-    LAST(BF16, count, __VA_ARGS__)
+    for (size_t e = 2 * done; e < (count); e++)                                           \
+        { const float x = load(at, kind, e); const size_t i = place(e); __VA_ARGS__; }
+#define LOWER(kind) load(at, kind, 2 * j)
+#define UPPER(kind) load(at, kind, 2 * j + 1)
 #define FOR_EACH(tensor, start, count, ...)                                               \
     do {                                                                                  \
         switch ((tensor).dtype) {                                                         \
-        case BF16: { const uint16_t *at = (const uint16_t *)(tensor).data + (start); LOOP_BF16(count, __VA_ARGS__) break; } \
-        case F16: { const uint16_t *at = (const uint16_t *)(tensor).data + (start); LOOP(F16, count, __VA_ARGS__) break; }  \
-        default: { const float *at = (const float *)(tensor).data + (start); LOOP(F32, count, __VA_ARGS__) }                \
+        case BF16: {                                                                      \
+            const uint16_t *at = (const uint16_t *)(tensor).data + (start);               \
+            LOOP(BF16, count, float_of(word_at(at, j) << 16), float_of(word_at(at, j) & 0xffff0000u), __VA_ARGS__) \
+            break;                                                                        \
+        }                                                                                 \
+        case F16: {                                                                       \
+            const uint16_t *at = (const uint16_t *)(tensor).data + (start);               \
+            LOOP(F16, count, LOWER(F16), UPPER(F16), __VA_ARGS__)                         \
+            break;                                                                        \
+        }                                                                                 \
+        default: {                                                                        \
+            const float *at = (const float *)(tensor).data + (start);                     \
+            LOOP(F32, count, LOWER(F32), UPPER(F32), __VA_ARGS__)                         \
+        }                                                                                 \
         }                                                                                 \
     } while (0)
 
@@ -180,43 +198,36 @@ INLINE uint32_t store(const float *restrict block, size_t start, size_t n, size_
     return largest >= too_large(dtype);
 }
 
-/* Ask for the part of a stream that the block after the next one needs: several streams at once are too many for the
- * CPU's own guesses. */
-INLINE void ask(const tensor_t *tensor, size_t start, size_t count) {
-    const size_t width = tensor->dtype == F32 ? 4 : 2, from = (start + 2 * BLOCK) * width, to = from + BLOCK * width;
-    const char *data = (const char *)tensor->data;
-    for (size_t at = from; at < to && at < count * width; at += 64) __builtin_prefetch(data + at);
-}
-
-/* A block of the sum for bfloat16 throughout and a number of sources that the compiler knows; `n` is even. */
-INLINE uint32_t sum_of(int sources, int divided, const tensor_t *tensors, const float *weights, size_t start, size_t n,
-                       size_t count, float divisor, void *out) {
-    uint16_t words[BLOCK];
+/* A block of the sum for bfloat16 throughout and a number of sources that the compiler knows. `largest` are magnitudes
+ * of the result, of which those so far are given. */
+INLINE void sum_of(int sources, const tensor_t *tensors, const float *weights, size_t start, size_t count, void *out,
+                   uint32_t *restrict largest) {
     const uint16_t *x[4];
     float w[4];
-    uint32_t largest = 0;
+    uint16_t words[BLOCK];
     for (int s = 0; s < sources; s++) x[s] = (const uint16_t *)tensors[s].data + start, w[s] = weights[s];
-    for (size_t i = 0; i < n / 2; i++) {
-        uint32_t word = word_at(x[0], i);
-        float low = w[0] * float_of(word << 16), high = w[0] * float_of(word & 0xffff0000u);
-        for (int s = 1; s < sources; s++) {
-            word = word_at(x[s], i);
-            low += w[s] * float_of(word << 16), high += w[s] * float_of(word & 0xffff0000u);
+    for (size_t done = 0; done < BLOCK; done += 2 * STEP) {
+        for (int s = 0; s < sources; s++) ask(x[s] + done, 2 * STEP * sizeof *x[s]);
+        for (size_t i = 0; i < STEP; i++) {
+            uint32_t word = word_at(x[0] + done, i);
+            float low = w[0] * float_of(word << 16), high = w[0] * float_of(word & 0xffff0000u);
+            for (int s = 1; s < sources; s++) {
+                word = word_at(x[s] + done, i);
+                low += w[s] * float_of(word << 16), high += w[s] * float_of(word & 0xffff0000u);
+            }
+            const uint32_t one = bits_of(low) & 0x7fffffffu, other = bits_of(high) & 0x7fffffffu;
+            largest[i] = one > largest[i] ? one : largest[i];
+            largest[i] = other > largest[i] ? other : largest[i];
+            word = rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
+            memcpy(words + done + 2 * i, &word, sizeof word);
         }
-        if (divided) low /= divisor, high /= divisor;
-        const uint32_t one = bits_of(low) & 0x7fffffffu, other = bits_of(high) & 0x7fffffffu;
-        largest = one > largest ? one : largest;
-        largest = other > largest ? other : largest;
-        word = rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
-        memcpy(words + 2 * i, &word, sizeof word);
     }
-    put(words, start, n, count, out);
-    return largest >= too_large(BF16);
+    put(words, start, BLOCK, count, out);
 }
 
 /* The same for any dtypes, numbers of sources and of elements. */
 INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *weights, size_t start, size_t n,
-                           size_t count, float divisor, void *out, int out_dtype) {
+                           size_t count, void *out, int out_dtype) {
     float sum[BLOCK];
     const float first = weights[0];
     if (n < BLOCK) memset(sum, 0, sizeof sum);
@@ -225,32 +236,26 @@ INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *we
         const float weight = weights[s];
         FOR_EACH(tensors[s], start, n, sum[i] += weight * x);
     }
-    if (divisor != 1.0f)
-        for (size_t i = 0; i < BLOCK; i++) sum[i] /= divisor;
     return store(sum, start, n, count, out, out_dtype);
 }
 
-/* out = sum(weight_i * x_i) / divisor. Returns 0 if an element of it is infinite or NaN. */
-EACH_CPU int evomerge_sum(size_t count, int32_t sources, const tensor_t *tensors, const float *weights, float divisor,
-                          void *out, int32_t out_dtype) {
-    uint32_t wrong = 0;
+/* out = sum(weight_i * x_i). Returns 0 if an element of it is infinite or NaN. */
+EACH_CPU int evomerge_sum(size_t count, int32_t sources, const tensor_t *tensors, const float *weights, void *out,
+                          int32_t out_dtype) {
+    uint32_t wrong = 0, largest[STEP] = {0};
     int usual = out_dtype == BF16;
     for (int s = 0; s < sources; s++) usual &= tensors[s].dtype == BF16;
     for (size_t start = 0; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
-        for (int s = 0; s < sources; s++) ask(&tensors[s], start, count);
-#define CASE(number)                                                                            \
-    case number: wrong |= sum_of(number, 0, tensors, weights, start, n, count, divisor, out); break; \
-    case -number: wrong |= sum_of(number, 1, tensors, weights, start, n, count, divisor, out); break;
-        switch (usual && n % 2 == 0 ? (divisor == 1.0f ? sources : -sources) : 0) {
-            CASE(1)
-            CASE(2)
-            CASE(3)
-            CASE(4)
-        default: wrong |= sum_of_any(sources, tensors, weights, start, n, count, divisor, out, out_dtype);
+        switch (usual && n == BLOCK ? sources : 0) {
+        case 1: sum_of(1, tensors, weights, start, count, out, largest); break;
+        case 2: sum_of(2, tensors, weights, start, count, out, largest); break;
+        case 3: sum_of(3, tensors, weights, start, count, out, largest); break;
+        case 4: sum_of(4, tensors, weights, start, count, out, largest); break;
+        default: wrong |= sum_of_any(sources, tensors, weights, start, n, count, out, out_dtype);
         }
-#undef CASE
     }
+    for (int i = 0; i < STEP; i++) wrong |= largest[i] >= too_large(BF16);
     settle();
     return !wrong;
 }
@@ -315,12 +320,14 @@ INLINE void thinned(const delta_t *source, const float *restrict base, size_t st
         });
     } else if (source->thinning == AT_LEAST) {
         const uint32_t threshold = bits_of(source->threshold);
-        uint32_t equal = 0;
+        uint32_t equal = 0, magnitudes[BLOCK];
+        if (n < BLOCK) memset(magnitudes, 0xff, sizeof magnitudes); /* places without an element equal nothing */
         FOR_EACH(source->tensor, start, n, {
-            const uint32_t bits = bits_of(x - base[i]), magnitude = bits & 0x7fffffffu;
-            equal += magnitude == threshold;
-            delta[i] = factor * float_of(magnitude >= threshold ? bits : 0u);
+            const uint32_t bits = bits_of(x - base[i]);
+            magnitudes[i] = bits & 0x7fffffffu;
+            delta[i] = factor * float_of(magnitudes[i] >= threshold ? bits : 0u);
         });
+        for (size_t i = 0; i < BLOCK; i++) equal += magnitudes[i] == threshold;
         if ((int64_t)equal > *ties) drop_ties(source, base, start, n, *ties, delta);
         *ties = (int64_t)equal > *ties ? 0 : *ties - equal;
     } else if (source->thinning == DRAWN) {
@@ -378,8 +385,6 @@ EACH_CPU int evomerge_votes(size_t count, int32_t sources, const delta_t *deltas
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
         float origin[BLOCK], delta[SOURCES][BLOCK], result[BLOCK];
         if (n < BLOCK) memset(origin, 0, sizeof origin), memset(delta, 0, sizeof delta);
-        ask(&base, start, count);
-        for (int s = 0; s < sources; s++) ask(&deltas[s].tensor, start, count);
         FOR_EACH(base, start, n, origin[i] = x);
         for (int s = 0; s < sources; s++) thinned(&deltas[s], origin, start, n, &ties[s], delta[s]);
 #define VOTED(number, divisor)                                                                                   \
@@ -420,8 +425,6 @@ EACH_CPU void evomerge_products(size_t count, tensor_t one, tensor_t other, doub
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
         float first[BLOCK], second[BLOCK];
         if (n < BLOCK) memset(first, 0, sizeof first), memset(second, 0, sizeof second);
-        ask(&one, start, count);
-        ask(&other, start, count);
         FOR_EACH(one, start, n, first[i] = x);
         FOR_EACH(other, start, n, second[i] = x);
         for (int half = 0; half < 2; half++)
@@ -478,8 +481,6 @@ EACH_CPU void evomerge_collect(size_t count, int32_t sources, const tensor_t *te
     for (size_t start = 0; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
         float origin[BLOCK];
-        ask(&base, start, count);
-        for (int s = 0; s < sources; s++) ask(&tensors[s], start, count);
         FOR_EACH(base, start, n, origin[i] = x);
         for (int s = 0; s < sources; s++) {
             uint32_t bits[BLOCK];

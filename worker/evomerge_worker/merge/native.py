@@ -62,10 +62,14 @@ def _library() -> ctypes.CDLL | None:
     if not found:
         return None
     library = ctypes.CDLL(str(found[0]))
-    if ctypes.c_int32.in_dll(library, "evomerge_interface").value != _INTERFACE:  # left from an earlier version
+    try:
+        interface = ctypes.c_int32.in_dll(library, "evomerge_interface").value
+    except ValueError:
+        interface = 0
+    if interface != _INTERFACE:  # it was left by another version
         return None
     size, number, address = ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p
-    library.evomerge_sum.argtypes = [size, number, address, address, ctypes.c_float, address, number]
+    library.evomerge_sum.argtypes = [size, number, address, address, address, number]
     library.evomerge_votes.argtypes = [size, number, address, _Tensor, _Votes, address, number]
     library.evomerge_norms.argtypes = [size, _Tensor, _Tensor, address, address]
     library.evomerge_products.argtypes = [size, _Tensor, _Tensor, address]
@@ -92,9 +96,7 @@ def _apply_sum(formula: WeightedSum, out: Tensor) -> bool | None:
         return None
     tensors = (_Tensor * number)(*map(_tensor, formula.tensors))
     weights = (ctypes.c_float * number)(*formula.weights)
-    finite = library.evomerge_sum(
-        out.numel(), number, tensors, weights, formula.divisor, out.data_ptr(), _DTYPES[out.dtype]
-    )
+    finite = library.evomerge_sum(out.numel(), number, tensors, weights, out.data_ptr(), _DTYPES[out.dtype])
     return bool(finite)
 
 

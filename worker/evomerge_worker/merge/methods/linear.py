@@ -13,7 +13,7 @@ _ONE = 1e-9  # decimals that sum to one do so only nearly in binary
 
 
 def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
-    """sum(weight_i * x_i), divided by sum(weight_i) when `normalize`.
+    """sum(weight_i * x_i), the weights divided by sum(weight_i) when `normalize`.
 
     Raises:
         CandidateError: the weights to divide by sum to zero.
@@ -23,9 +23,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
         total = weight_sum([source.values["weight"] for source in sources])
         if total == 0:
             raise CandidateError("NotFinite", "the weights sum to zero, and normalize divides by their sum")
+    divisor = 1.0 if abs(total - 1) < _ONE else total
     taken = [source for source in sources if source.values["weight"] != 0] or sources[:1]
-    return WeightedSum(
-        tuple(source.tensor for source in taken),
-        tuple(source.values["weight"] for source in taken),
-        1.0 if abs(total - 1) < _ONE else total,
-    )
+    weights = (source.values["weight"] / divisor for source in taken)
+    return WeightedSum(tuple(source.tensor for source in taken), tuple(weights))
