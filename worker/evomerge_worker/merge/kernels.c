@@ -105,9 +105,9 @@ INLINE float load(const void *data, int dtype, size_t i) {
 
 INLINE size_t place(size_t element) { return element / 2 + element % 2 * HALF; }
 
-/* Ask for what lies 2 KiB further on, a line at a time: several streams at once are too many for the CPU's own guesses, and
+/* Ask for what lies 4 KiB further on, a line at a time: several streams at once are too many for the CPU's own guesses, and
  * asked for in one go they are more than it can wait for. What is not there is not fetched, and does no harm. */
-enum { AHEAD = 2048, LINE = 64 };
+enum { AHEAD = 4096, LINE = 64 };
 
 INLINE void ask(const void *data, size_t bytes) {
     for (size_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const void *)((uintptr_t)data + AHEAD + at));
