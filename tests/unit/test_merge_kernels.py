@@ -161,14 +161,14 @@ def test_magnitudes_are_the_same_without_the_library(
     dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of float32 they are too many to be told apart, and those of one bin are looked into."""
-    base, tensor, draws = _tensor(1, count, dtype), _tensor(2, count, dtype), Draws.of(0, "m", "t")
-    magnitudes = _magnitudes(tensor, base, draws)
+    base, tensor = _tensor(1, count, dtype), _tensor(2, count, dtype)
+    magnitudes = _magnitudes(_source(tensor), base)
     key = int(magnitudes[1 + len(magnitudes) // 4])
     size = int((((tensor.float() - base.float()).abs().view(torch.int32) >> native.LOW_BITS) == key).sum())
     inside = native.collect([tensor], base, [key], [size])
     assert bool(magnitudes[0]) == (dtype == torch.float32 and count > native.MOST_DISTINCT)
     monkeypatch.setattr(native, "usable", lambda *_: False)
-    assert np.array_equal(_magnitudes(tensor, base, draws), magnitudes)
+    assert np.array_equal(_magnitudes(_source(tensor), base), magnitudes)
     assert np.array_equal(np.sort(_plain_collect([tensor], base, [key], [size])[0]), np.sort(inside[0]))
 
 

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from evomerge_worker.merge import known
-from evomerge_worker.merge.draws import Drawing, Draws
+from evomerge_worker.merge.draws import Drawing
 from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.method import Find, Source, Statistic
 from evomerge_worker.shards import Checkpoint
@@ -40,21 +40,24 @@ def told(
     """What a new session is told about one tensor."""
     source, base = models
     recall = Statistics(root).of(source, base, name, threads=2)
-    tensor = Source(source.tensor(name), name, {}, Drawing(0, lambda: source.fingerprint))
-    return recall(kind, find, tensor, base.tensor(name))
+    return recall(kind, find, tensor_of(source, name), base.tensor(name))
 
 
-def mean(tensor: Tensor, base: Tensor, draws: Draws) -> Statistic:
-    return np.array([float((tensor.float() - base.float()).mean()), float(draws.key[0])])
+def tensor_of(checkpoint: Checkpoint, name: str) -> Source:
+    return Source(checkpoint.tensor(name), name, {}, Drawing(0, lambda: checkpoint.fingerprint))
 
 
-def never(tensor: Tensor, base: Tensor, draws: Draws) -> Statistic:
+def mean(source: Source, base: Tensor) -> Statistic:
+    return np.array([float((source.tensor.float() - base.float()).mean()), float(source.draws.key[0])])
+
+
+def never(source: Source, base: Tensor) -> Statistic:
     raise AssertionError("this was to be known")
 
 
 def right(models: tuple[Checkpoint, Checkpoint], name: str = HEAD) -> Statistic:
     source, base = models
-    return mean(source.tensor(name), base.tensor(name), Draws.of(0, source.fingerprint, name))
+    return mean(tensor_of(source, name), base.tensor(name))
 
 
 def kept(root: Path) -> list[Path]:
@@ -88,7 +91,7 @@ def test_norms_of_one_seed_take_the_place_of_those_of_another(
     """In memory and in use, not in the cache: there anybody may need them again, or make room."""
     root, statistics = tmp_path / "cache", Statistics(tmp_path / "cache")
     source, base = models
-    tensor = Source(source.tensor(HEAD), HEAD, {}, Drawing(0, lambda: source.fingerprint))
+    tensor = tensor_of(source, HEAD)
     seen = []
     for kind in ("cosine", "norms, seed 0", "norms, seed 1"):
         statistic = statistics.of(source, base, HEAD, threads=1)(kind, mean, tensor, base.tensor(HEAD))
@@ -110,14 +113,14 @@ def test_what_is_not_smaller_than_its_tensor_is_kept_nowhere(
     root, norm = tmp_path / "cache", "model.norm.weight"  # 64 bytes
     source, base = models
 
-    def large(tensor: Tensor, _: Tensor, draws: Draws) -> Statistic:
+    def large(source: Source, base: Tensor) -> Statistic:
         return np.arange(8.0)
 
     told(root, models, large)
     with pytest.raises(AssertionError, match="was to be known"):
         told(root, models, never, name=norm)
     recall = Statistics(root).of(source, base, norm, threads=1)
-    tensor = Source(source.tensor(norm), norm, {}, Drawing(0, lambda: source.fingerprint))
+    tensor = tensor_of(source, norm)
     assert np.array_equal(recall("mean", large, tensor, base.tensor(norm)), np.arange(8.0))
     with pytest.raises(AssertionError, match="was to be known"):
         recall("mean", never, tensor, base.tensor(norm))
@@ -128,7 +131,7 @@ def test_a_small_model_keeps_all_in_memory(
 ) -> None:
     monkeypatch.setattr(known, "_WORTH_KEEPING", 1 << 22)
     source, base = models
-    tensor = Source(source.tensor(HEAD), HEAD, {}, Drawing(0, lambda: source.fingerprint))
+    tensor = tensor_of(source, HEAD)
     recall = Statistics(tmp_path / "cache").of(source, base, HEAD, threads=1)
     first = recall("mean", lambda *_: np.zeros(1 << 20), tensor, base.tensor(HEAD))
     assert recall("mean", never, tensor, base.tensor(HEAD)) is first
@@ -164,10 +167,10 @@ def test_a_flipped_bit_is_found_and_mended(tmp_path: Path, models: tuple[Checkpo
 
 
 def ask_at_once(root: Path, models: tuple[Checkpoint, Checkpoint], start: Any, log: Path) -> None:
-    def noted(tensor: Tensor, base: Tensor, draws: Draws) -> Statistic:
+    def noted(source: Source, base: Tensor) -> Statistic:
         with log.open("a") as lines:
             lines.write("found\n")
-        return mean(tensor, base, draws)
+        return mean(source, base)
 
     start.wait()
     assert np.array_equal(told(root, models, noted), right(models))

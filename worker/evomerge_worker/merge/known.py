@@ -7,7 +7,7 @@ and take no memory of their own. One that is not smaller than its tensor is kept
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -47,7 +47,8 @@ class Statistics:
 
     def of(self, source: Checkpoint, base: Checkpoint, tensor: str, threads: int) -> Known:
         """What is known of the source's tensors and the tensor of the base, found on so many threads."""
-        pair = self._pairs.setdefault((source, base), _Pair(source, base, self._cache))
+        models = (source, base)  # asked for with every tensor of every candidate
+        pair = self._pairs.get(models) or self._pairs.setdefault(models, _Pair(*models, self._cache))
         return partial(pair.statistic, tensor, threads)
 
 
@@ -70,7 +71,7 @@ class _Pair:
         known, names = self.found[kind], (source.name, base_name)
         if names in known:
             return known[names]
-        statistic = find(source.tensor, base, source.draws)
+        statistic = find(source, base)
         if self._small or _smaller(statistic, source.tensor):
             known[names] = statistic
         return statistic
@@ -91,7 +92,7 @@ class _Pair:
 
         def one(name: str) -> Statistic | None:
             tensor, origin = (model.tensor(name).to(base.device) for model in (self.source, self.base))
-            statistic = find(tensor, origin, like.drawing.of(name))
+            statistic = find(replace(like, tensor=tensor, name=name), origin)
             return statistic if _smaller(statistic, tensor) else None
 
         @cache

@@ -13,8 +13,8 @@ from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import Formula
 
 Statistic = NDArray[np.generic]
-Find = Callable[[Tensor, Tensor, Draws], Statistic]
-"""(tensor, base, the tensor's draws) to a statistic of them."""
+Find = Callable[["Source", Tensor], Statistic]
+"""(source, base) to a statistic of their tensors."""
 
 
 class Known(Protocol):
@@ -25,7 +25,7 @@ class Known(Protocol):
 
 
 def _nothing(kind: str, find: Find, source: "Source", base: Tensor) -> Statistic:
-    return find(source.tensor, base, source.draws)
+    return find(source, base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""
 MOST_DISTINCT = ((1 << _TABLE_BITS) - 1) // 4 * 3
 """So many different magnitudes are told apart."""
+LANES = 32
+"""Sums of products are added up in so many parts."""
 
 
 class _Tensor(ctypes.Structure):
@@ -141,11 +143,11 @@ def norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
 
 
 def products(one: Tensor, other: Tensor) -> NDArray[np.float64]:
-    """The sums of squares of two tensors and of their products, [3, 32]: of the elements 0, 32, 64 ..., of 1, 33 ...
+    """The sums of squares of two tensors and of their products, [3, LANES]: of the elements 0, 32, 64 ..., of 1, 33 ...
 
     In float64, added up in their order. The tensors are `usable`.
     """
-    result = np.zeros((3, 32))
+    result = np.zeros((3, LANES))
     _loaded().evomerge_products(one.numel(), _tensor(one), _tensor(other), result.ctypes.data)
     return result
 

@@ -71,9 +71,7 @@ def spoken_mistakes(recipe: Recipe, sources: set[str]) -> _Mistakes:
 
 def _without_value(recipe: Recipe) -> _Mistakes:
     """Parameters that must be given and are nowhere."""
-    method = METHODS[recipe.merge_method]
-
-    name_of = recipe.merge_method
+    name_of, method = recipe.merge_method, METHODS[recipe.merge_method]
     found: dict[str, str] = {}  # by their places: slices may lack the same
 
     def missing(names: Iterable[str], *scopes: Settings | None) -> list[str]:

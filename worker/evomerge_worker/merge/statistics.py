@@ -20,7 +20,6 @@ from evomerge_worker.merge.method import Source, Statistic, offset
 
 _TINY = 1e-8
 _COUNTABLE = 1 << 32  # elements that fit the library's counts
-_LANES = 32
 _CHUNK = 1 << 20
 
 
@@ -50,9 +49,7 @@ class _Place:
     @classmethod
     def of(cls, source: Source, base: Tensor, kept: int) -> "_Place":
         low_bits, keys, above = _unpacked(source.statistic("magnitudes", _magnitudes, base))
-        place = int(
-            np.searchsorted(above, above.dtype.type(kept))
-        )  # the first key with so many elements at it and above
+        place = int(np.searchsorted(above, above.dtype.type(kept)))  # the first key that has so many down to it
         higher = int(above[place - 1]) if place else 0
         return cls(source, int(keys[place]), int(above[place]) - higher, kept - higher, low_bits)
 
@@ -76,8 +73,9 @@ def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
         place.low_bits = 0
 
 
-def _magnitudes(tensor: Tensor, base: Tensor, _: Draws) -> Statistic:
+def _magnitudes(source: Source, base: Tensor) -> Statistic:
     """The magnitudes of `tensor - base` for `_unpacked`: all that are different where they are few, else bins."""
+    tensor = source.tensor
     compiled = native.usable(tensor, base) and tensor.numel() < _COUNTABLE
     distinct, histogram = (native.distinct, native.histogram) if compiled else (_plain_distinct, _plain_histogram)
     found = distinct(tensor, base)
@@ -133,9 +131,10 @@ def norms(source: Source, base: Tensor, limit: int) -> tuple[float, float]:
     return float(sums[-1]), float(sums[steps - 1]) if steps else 0.0
 
 
-def _norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
+def _norms(source: Source, base: Tensor) -> NDArray[np.float64]:
     """The L1 norms of the elements whose draws are in the lowest 1, 2, ... STEPS steps."""
-    return np.cumsum((native.norms if native.usable(tensor, base) else _plain_norms)(tensor, base, draws))
+    by_step = native.norms if native.usable(source.tensor, base) else _plain_norms
+    return np.cumsum(by_step(source.tensor, base, source.draws))
 
 
 def _plain_norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
@@ -153,18 +152,18 @@ def cosine(source: Source, base: Tensor) -> float:
     return float(source.statistic("cosine", _cosine, base)[0])
 
 
-def _cosine(tensor: Tensor, base: Tensor, _: Draws) -> NDArray[np.float64]:
-    sums = native.products(base, tensor) if native.usable(base, tensor) else _plain_products(base, tensor)
+def _cosine(source: Source, base: Tensor) -> NDArray[np.float64]:
+    sums = (native.products if native.usable(base, source.tensor) else _plain_products)(base, source.tensor)
     x, y, both = (math.fsum(parts) for parts in sums)
     norm_x, norm_y = math.sqrt(x), math.sqrt(y)
     return np.array([both / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0))])
 
 
 def _plain_products(one: Tensor, other: Tensor) -> NDArray[np.float64]:
-    sums = np.zeros((3, 1, _LANES))
+    sums = np.zeros((3, 1, native.LANES))
     for parts in zip(*(torch.split(tensor.flatten(), _CHUNK) for tensor in (one, other)), strict=True):
-        padded = (np.pad(part.double().cpu().numpy(), (0, -len(part) % _LANES)) for part in parts)
-        x, y = (part.reshape(-1, _LANES) for part in padded)
+        padded = (np.pad(part.double().cpu().numpy(), (0, -len(part) % native.LANES)) for part in parts)
+        x, y = (part.reshape(-1, native.LANES) for part in padded)
         rows = np.concatenate([sums, np.stack([x * x, y * y, x * y])], axis=1)
         sums = np.add.reduce(rows, axis=1, keepdims=True)
-    return sums.reshape(3, _LANES)
+    return sums.reshape(3, native.LANES)
