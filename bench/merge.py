@@ -2,7 +2,8 @@
 
 The reference copies as many bytes as linear reads and writes (three sources read, one result written: half of them
 read, half written) by memcpy on as many threads. TIES and DARE-TIES are measured against our own linear, each time at
-a density never used before. Sources are in the page cache and a merge of each method went before.
+a density never used before. Each takes turns with its reference alone. Sources are in the page cache, and two merges
+of each went before.
 """
 
 import argparse
@@ -10,7 +11,9 @@ import ctypes
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -30,7 +33,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["linear", "ties", "dare_ties"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", type=Path, help="keep the models in this folder, and use them if they are there")
     options = parser.parse_args()
@@ -40,48 +43,50 @@ def main() -> None:
 
 
 def measure(folder: Path, methods: list[str], repeats: int, threads: int) -> None:
-    """Merge by each method and copy, turn by turn."""
+    """Merge by each method and its reference, turn by turn."""
     checkpoints = {name: Checkpoint.open(path, name) for name, path in write_models(folder).items()}
     live = LiveModel.open(checkpoints["base"], device=CPU)
     moved = (len(EXPERTS) + 1) * (checkpoints["base"].folder / "model.safetensors").stat().st_size
     copy = Memcpy(moved // 2, threads)
-    for method in methods:
-        merge_seconds(live, checkpoints, method, density=0.9)
-    copy.seconds()
-    memcpy: list[float] = []
-    seconds: dict[str, list[float]] = {method: [] for method in methods}
-    for repeat in range(repeats):
-        memcpy.append(copy.seconds())
-        for method in methods:
-            seconds[method].append(merge_seconds(live, checkpoints, method, density=0.4 + 0.07 * repeat))
-    report(seconds, memcpy, moved, threads)
-
-
-def report(seconds: dict[str, list[float]], memcpy: list[float], moved: int, threads: int) -> None:
-    """Linear against the memcpy, the others against linear."""
-    if "linear" not in seconds:
-        return
-    figure(
-        "merge",
-        "merge.linear",
-        [ours / copied for ours, copied in zip(seconds["linear"], memcpy, strict=True)],
-        "times the memcpy",
-        reference=f"memcpy of the same bytes on {threads} threads",
-        goal="<= 1.2",
-        seconds=_rounded(seconds["linear"]),
-        memcpy_gb_per_second=_rounded([moved / s / 1e9 for s in memcpy]),
-    )
+    linear = partial(merge_seconds, live, checkpoints, "linear", density=1.0)
+    if "linear" in methods:
+        memcpy, seconds = in_turn(copy.seconds, lambda _: linear(), repeats)
+        figure(
+            "merge",
+            "merge.linear",
+            ratios(seconds, memcpy),
+            "times the memcpy",
+            reference=f"memcpy of the same bytes on {threads} threads",
+            goal="<= 1.2",
+            seconds=_rounded(seconds),
+            memcpy_gb_per_second=_rounded([moved / s / 1e9 for s in memcpy]),
+        )
     goals = {"ties": "<= 2.5", "dare_ties": "<= 4"}
-    for method in (m for m in seconds if m != "linear"):
+    for method in (m for m in methods if m != "linear"):
+        ours = partial(merge_seconds, live, checkpoints, method)
+        reference, seconds = in_turn(linear, lambda turn, ours=ours: ours(density=0.9 - 0.05 * turn), repeats)
         figure(
             "merge",
             f"merge.{method}",
-            [ours / linear for ours, linear in zip(seconds[method], seconds["linear"], strict=True)],
+            ratios(seconds, reference),
             "times merge.linear",
             reference="our linear merge of the same experts",
             goal=goals.get(method, ""),
-            seconds=_rounded(seconds[method]),
+            seconds=_rounded(seconds),
         )
+
+
+def in_turn(
+    reference: Callable[[], float], ours: Callable[[int], float], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of the reference and of ours, which gets the number of its turn, after two turns that do not count."""
+    pairs = [(reference(), ours(turn)) for turn in range(repeats + 2)][2:]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def ratios(ours: list[float], reference: list[float]) -> list[float]:
+    """Ours over the reference, turn by turn."""
+    return [one / other for one, other in zip(ours, reference, strict=True)]
 
 
 def merge_seconds(live: LiveModel, checkpoints: dict[str, Checkpoint], method: str, density: float) -> float:

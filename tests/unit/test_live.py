@@ -93,6 +93,18 @@ def test_an_ordinary_model_is_merged_in_place(tiny: Tiny, tmp_path: Path, family
     assert {n: t.data_ptr() for n, t in _tensors(live.model).items()} == places
 
 
+def test_weights_lie_aligned_in_memory_that_is_no_files(tiny: Tiny) -> None:
+    source = _sources(tiny, "llama")["base"]
+    live = LiveModel.open(source, device=CPU)
+    weights = [tensor for tensor in _tensors(live.model).values() if tensor.numel()]
+    assert not any(tensor.data_ptr() % 64 for tensor in weights)
+    source.tensor(source.names[0])
+    lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if ".safetensors" in line]
+    assert lines, "the source is mapped"
+    spans = [[int(address, 16) for address in line.split()[0].split("-")] for line in lines]
+    assert not any(start <= tensor.data_ptr() < end for tensor in weights for start, end in spans)
+
+
 def test_experts_that_cannot_be_told_apart_are_loaded_as_transformers_does(tiny: Tiny, tmp_path: Path) -> None:
     """Models made of a dense one begin with copies of its feed-forward layer."""
     sources = _sources(tiny, "mixtral")

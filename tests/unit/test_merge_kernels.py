@@ -39,8 +39,9 @@ def _tensor(seed: int, count: int, dtype: torch.dtype = torch.bfloat16, coarse: 
 
 def _both(formula: Formula, dtype: torch.dtype) -> None:
     compiled, by_torch = torch.empty(shape_of(formula), dtype=dtype), torch.empty(shape_of(formula), dtype=dtype)
-    finite = native.apply(formula, compiled)
-    assert finite is not None, "the compiled library is not there, or does not do this"
+    work = native.ready(formula, compiled)
+    assert work is not None, "the compiled library is not there, or does not do this"
+    (finite,) = native.run([work])
     assert finite is bool(plain(formula, by_torch))
     if finite:
         whole = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
@@ -123,11 +124,11 @@ def test_every_half_and_every_rounding_has_the_same_bits() -> None:
 
 def test_what_the_library_cannot_do_is_left_to_torch() -> None:
     many = tuple(_tensor(s, 100) for s in range(17))
-    assert native.apply(WeightedSum(many, (0.1,) * 17), torch.empty(100)) is None
+    assert native.ready(WeightedSum(many, (0.1,) * 17), torch.empty(100)) is None
     mask = Delta(many[1], 1.0, 1.0, torch.ones(100, dtype=torch.bool))
-    assert native.apply(Votes(many[0], (mask,)), torch.empty(100)) is None
+    assert native.ready(Votes(many[0], (mask,)), torch.empty(100)) is None
     crosswise = torch.empty(10, 10).t()
-    assert native.apply(WeightedSum((crosswise,), (1.0,)), torch.empty(10, 10)) is None
+    assert native.ready(WeightedSum((crosswise,), (1.0,)), torch.empty(10, 10)) is None
 
 
 def _source(tensor: Tensor) -> Source:

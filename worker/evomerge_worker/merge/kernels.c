@@ -33,7 +33,7 @@
 #endif
 
 /* Raised whenever what is exported here changes: native.py uses no library of another one. */
-const int32_t evomerge_interface = 1;
+const int32_t evomerge_interface = 2;
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
 enum { ALL = 0, AT_LEAST = 1, DRAWN = 2 };       /* how a task vector is thinned out */
@@ -155,16 +155,17 @@ INLINE uint32_t too_large(int dtype) { return dtype == BF16 ? 0x7f7f8000u : dtyp
  * need not fetch first what is overwritten as a whole. */
 enum { LARGE = 1 << 20 };
 
-INLINE void put(const uint16_t *restrict block, size_t start, size_t n, size_t count, void *out) {
-    uint16_t *to = (uint16_t *)out + start;
+INLINE int past_caches(size_t count, const void *out) { return count >= LARGE && (uintptr_t)out % 16 == 0; }
+
+INLINE void put(const void *restrict words, size_t bytes, int past, void *to) {
 #ifdef __SSE2__
-    if (count >= LARGE && n == BLOCK && (uintptr_t)to % sizeof(__m128i) == 0) {
-        for (size_t i = 0; i < BLOCK; i += 8)
-            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(block + i)));
+    if (past) {
+        const __m128i *from = words;
+        for (size_t i = 0; i < bytes / sizeof *from; i++) _mm_stream_si128((__m128i *)to + i, _mm_loadu_si128(from + i));
         return;
     }
 #endif
-    memcpy(to, block, n * sizeof *to);
+    memcpy(to, words, bytes);
 }
 
 /* Other threads see what went past the caches from here on. */
@@ -187,7 +188,7 @@ INLINE uint32_t store(const float *restrict block, size_t start, size_t n, size_
             const uint32_t word = rounded(block[j]) >> 16 | (rounded(block[HALF + j]) & 0xffff0000u);
             memcpy(words + 2 * j, &word, sizeof word);
         }
-        put(words, start, n, count, out);
+        put(words, n * sizeof *words, n == BLOCK && past_caches(count, out), (uint16_t *)out + start);
     } else if (dtype == F16) {
         uint16_t *restrict to = (uint16_t *)out + start;
         for (size_t e = 0; e < n; e++) to[e] = to_half(block[place(e)]);
@@ -198,16 +199,16 @@ INLINE uint32_t store(const float *restrict block, size_t start, size_t n, size_
     return largest >= too_large(dtype);
 }
 
-/* A block of the sum for bfloat16 throughout and a number of sources that the compiler knows. `largest` are magnitudes
- * of the result, of which those so far are given. */
-INLINE void sum_of(int sources, const tensor_t *tensors, const float *weights, size_t start, size_t count, void *out,
-                   uint32_t *restrict largest) {
+/* The first elements of the sum, a multiple of two steps, for bfloat16 throughout and a number of sources that the
+ * compiler knows. Returns whether one is infinite or NaN. */
+INLINE uint32_t sum_of(int sources, const tensor_t *tensors, const float *weights, size_t elements, int past, void *out) {
     const uint16_t *x[4];
     float w[4];
-    uint16_t words[BLOCK];
-    for (int s = 0; s < sources; s++) x[s] = (const uint16_t *)tensors[s].data + start, w[s] = weights[s];
-    for (size_t done = 0; done < BLOCK; done += 2 * STEP) {
-        for (int s = 0; s < sources; s++) ask(x[s] + done, 2 * STEP * sizeof *x[s]);
+    uint32_t largest[STEP] = {0}, wrong = 0;
+    for (int s = 0; s < sources; s++) x[s] = tensors[s].data, w[s] = weights[s];
+    for (size_t done = 0; done < elements; done += 2 * STEP) {
+        uint32_t words[STEP];
+        for (int s = 0; s < sources; s++) ask(x[s] + done, sizeof words);
         for (size_t i = 0; i < STEP; i++) {
             uint32_t word = word_at(x[0] + done, i);
             float low = w[0] * float_of(word << 16), high = w[0] * float_of(word & 0xffff0000u);
@@ -218,11 +219,12 @@ INLINE void sum_of(int sources, const tensor_t *tensors, const float *weights, s
             const uint32_t one = bits_of(low) & 0x7fffffffu, other = bits_of(high) & 0x7fffffffu;
             largest[i] = one > largest[i] ? one : largest[i];
             largest[i] = other > largest[i] ? other : largest[i];
-            word = rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
-            memcpy(words + done + 2 * i, &word, sizeof word);
+            words[i] = rounded(low) >> 16 | (rounded(high) & 0xffff0000u);
         }
+        put(words, sizeof words, past, (uint16_t *)out + done);
     }
-    put(words, start, BLOCK, count, out);
+    for (int i = 0; i < STEP; i++) wrong |= largest[i] >= too_large(BF16);
+    return wrong;
 }
 
 /* The same for any dtypes, numbers of sources and of elements. */
@@ -240,22 +242,24 @@ INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *we
 }
 
 /* out = sum(weight_i * x_i). Returns 0 if an element of it is infinite or NaN. */
-EACH_CPU int evomerge_sum(size_t count, int32_t sources, const tensor_t *tensors, const float *weights, void *out,
-                          int32_t out_dtype) {
-    uint32_t wrong = 0, largest[STEP] = {0};
+EACH_CPU static int sum(size_t count, int32_t sources, const tensor_t *tensors, const float *weights, void *out, int32_t out_dtype) {
+    const size_t steps = count / (2 * STEP) * (2 * STEP);
+    const int past = past_caches(count, out);
+    size_t start = steps;
+    uint32_t wrong = 0;
     int usual = out_dtype == BF16;
     for (int s = 0; s < sources; s++) usual &= tensors[s].dtype == BF16;
-    for (size_t start = 0; start < count; start += BLOCK) {
-        const size_t n = count - start < BLOCK ? count - start : BLOCK;
-        switch (usual && n == BLOCK ? sources : 0) {
-        case 1: sum_of(1, tensors, weights, start, count, out, largest); break;
-        case 2: sum_of(2, tensors, weights, start, count, out, largest); break;
-        case 3: sum_of(3, tensors, weights, start, count, out, largest); break;
-        case 4: sum_of(4, tensors, weights, start, count, out, largest); break;
-        default: wrong |= sum_of_any(sources, tensors, weights, start, n, count, out, out_dtype);
-        }
+    switch (usual ? sources : 0) {
+    case 1: wrong = sum_of(1, tensors, weights, steps, past, out); break;
+    case 2: wrong = sum_of(2, tensors, weights, steps, past, out); break;
+    case 3: wrong = sum_of(3, tensors, weights, steps, past, out); break;
+    case 4: wrong = sum_of(4, tensors, weights, steps, past, out); break;
+    default: start = 0;
     }
-    for (int i = 0; i < STEP; i++) wrong |= largest[i] >= too_large(BF16);
+    for (; start < count; start += BLOCK) {
+        const size_t n = count - start < BLOCK ? count - start : BLOCK;
+        wrong |= sum_of_any(sources, tensors, weights, start, n, count, out, out_dtype);
+    }
     settle();
     return !wrong;
 }
@@ -375,8 +379,8 @@ INLINE void voted(int sources, int consensus, int normalize, float delta[][BLOCK
 
 /* out = base + lambda * (the combined task vectors, thinned out and times their factors) / divisor.
  * Returns 0 if an element is infinite or NaN. */
-EACH_CPU int evomerge_votes(size_t count, int32_t sources, const delta_t *deltas, tensor_t base, votes_t how, void *out,
-                            int32_t out_dtype) {
+EACH_CPU static int votes(size_t count, int32_t sources, const delta_t *deltas, tensor_t base, votes_t how, void *out,
+                   int32_t out_dtype) {
     uint32_t wrong = 0;
     float weights[SOURCES];
     int64_t ties[SOURCES];
@@ -403,6 +407,25 @@ EACH_CPU int evomerge_votes(size_t count, int32_t sources, const delta_t *deltas
     }
     settle();
     return !wrong;
+}
+
+/* A formula, its operands and where its result goes: a sum where there are weights, else votes. */
+typedef struct {
+    size_t count;
+    int32_t sources, out_dtype;
+    void *out;
+    const void *operands;   /* tensor_t for a sum, delta_t for votes */
+    const float *weights;
+    tensor_t base;
+    votes_t votes;
+} job_t;
+
+/* One after the other. finite[i] becomes 0 if an element of the result is infinite or NaN, else 1. */
+void evomerge_run(size_t jobs, const job_t *job, int32_t *finite) {
+    for (size_t i = 0; i < jobs; i++, job++)
+        finite[i] = job->weights
+                        ? sum(job->count, job->sources, job->operands, job->weights, job->out, job->out_dtype)
+                        : votes(job->count, job->sources, job->operands, job->base, job->votes, job->out, job->out_dtype);
 }
 
 /* kept[d] is the L1 norm of those elements of x - base whose draw has the upper 12 bits d: 4,096 places, set to zero. */

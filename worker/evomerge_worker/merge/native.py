@@ -6,6 +6,7 @@ here says so and torch does the work, with the same bits.
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -22,7 +23,7 @@ Counts = NDArray[np.uint32] | NDArray[np.int64]
 
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_INTERFACE = 1  # as kernels.c says it
+_INTERFACE = 2  # as kernels.c says it
 _TABLE_BITS = 17
 LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""
@@ -58,6 +59,19 @@ class _Votes(ctypes.Structure):
     )
 
 
+class _Job(ctypes.Structure):
+    _fields_ = (
+        ("count", ctypes.c_size_t),
+        ("sources", ctypes.c_int32),
+        ("out_dtype", ctypes.c_int32),
+        ("out", ctypes.c_void_p),
+        ("operands", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("base", _Tensor),
+        ("votes", _Votes),
+    )
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
     found = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_kernels{suffix}")).exists()]
@@ -71,8 +85,7 @@ def _library() -> ctypes.CDLL | None:
     if interface != _INTERFACE:  # it was left by another version
         return None
     size, number, address = ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p
-    library.evomerge_sum.argtypes = [size, number, address, address, address, number]
-    library.evomerge_votes.argtypes = [size, number, address, _Tensor, _Votes, address, number]
+    library.evomerge_run.argtypes = [size, address, address]
     library.evomerge_norms.argtypes = [size, _Tensor, _Tensor, address, address]
     library.evomerge_products.argtypes = [size, _Tensor, _Tensor, address]
     library.evomerge_histogram.argtypes = [size, _Tensor, _Tensor, number, address]
@@ -87,34 +100,47 @@ def usable(*tensors: Tensor) -> bool:
     return _library() is not None and all(fitting)
 
 
-def apply(formula: Formula, out: Tensor) -> bool | None:
-    """Carry `formula` out into `out`, as `formula.plain` does; whether all is finite. None: not done, ask torch."""
-    return _apply_votes(formula, out) if isinstance(formula, Votes) else _apply_sum(formula, out)
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the library is to do for a formula, and all whose addresses it holds: that must live until it is done."""
+
+    job: _Job
+    held: tuple[object, ...]
 
 
-def _apply_sum(formula: WeightedSum, out: Tensor) -> bool | None:
-    library, number = _library(), len(formula.tensors)
-    if library is None or not usable(out, *formula.tensors) or number > _MOST_SOURCES:
+def ready(formula: Formula, out: Tensor) -> Ready | None:
+    """What `run` needs to carry `formula` out into `out`. None: it cannot be done here, ask torch."""
+    return _ready_votes(formula, out) if isinstance(formula, Votes) else _ready_sum(formula, out)
+
+
+def run(works: Sequence[Ready]) -> list[bool]:
+    """Carry out formulas as `formula.plain` does, one after the other; whether all of a result is finite."""
+    finite = (ctypes.c_int32 * len(works))()
+    _loaded().evomerge_run(len(works), (_Job * len(works))(*(work.job for work in works)), finite)
+    return [bool(fine) for fine in finite]
+
+
+def _ready_sum(formula: WeightedSum, out: Tensor) -> Ready | None:
+    number = len(formula.tensors)
+    if not usable(out, *formula.tensors) or number > _MOST_SOURCES:
         return None
     tensors = (_Tensor * number)(*map(_tensor, formula.tensors))
     weights = (ctypes.c_float * number)(*formula.weights)
-    finite = library.evomerge_sum(out.numel(), number, tensors, weights, out.data_ptr(), _DTYPES[out.dtype])
-    return bool(finite)
+    job = _Job(out.numel(), number, _DTYPES[out.dtype], out.data_ptr(), ctypes.addressof(tensors))
+    job.weights = ctypes.addressof(weights)
+    return Ready(job, (formula, out, tensors, weights))
 
 
-def _apply_votes(formula: Votes, out: Tensor) -> bool | None:
-    library, number = _library(), len(formula.deltas)
+def _ready_votes(formula: Votes, out: Tensor) -> Ready | None:
+    number = len(formula.deltas)
     fitting = usable(out, formula.base, *(delta.tensor for delta in formula.deltas))
-    if library is None or not fitting or number > _MOST_SOURCES:
-        return None
-    if any(isinstance(delta.thinning, Tensor) for delta in formula.deltas):
+    if not fitting or number > _MOST_SOURCES or any(isinstance(delta.thinning, Tensor) for delta in formula.deltas):
         return None
     deltas = (_Delta * number)(*map(_delta, formula.deltas))
-    how = _Votes(formula.consensus, formula.normalize, formula.divisor, formula.lambda_)
-    finite = library.evomerge_votes(
-        out.numel(), number, deltas, _tensor(formula.base), how, out.data_ptr(), _DTYPES[out.dtype]
-    )
-    return bool(finite)
+    job = _Job(out.numel(), number, _DTYPES[out.dtype], out.data_ptr(), ctypes.addressof(deltas))
+    job.base = _tensor(formula.base)
+    job.votes = _Votes(formula.consensus, formula.normalize, formula.divisor, formula.lambda_)
+    return Ready(job, (formula, out, deltas))
 
 
 def _tensor(tensor: Tensor) -> _Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ CPU = torch.device("cpu")
 _NO_BASE = torch.empty(0)
 _WORTH_THREADS = 1 << 22
 """Elements of a model below which starting threads takes longer than they save."""
+_SHARES = 8
+"""Into so many a thread a model's tensors are divided."""
 
 
 class Merger:
@@ -74,14 +77,21 @@ class Merger:
             CandidateError: a tensor that is not finite came out.
         """
         wanted = sorted((plan for plan in plans if plan.name in outs), key=lambda plan: -outs[plan.name].numel())
-        if self._threads == 1 or sum(out.numel() for out in outs.values()) < _WORTH_THREADS:
-            finite = [self.merge_into(plan, outs[plan.name]) for plan in wanted]
+        threads = 1 if sum(out.numel() for out in outs.values()) < _WORTH_THREADS else self._threads
+        size = len(wanted) // (_SHARES * threads) + 1
+        shares = [wanted[first : first + size] for first in range(0, len(wanted), size)]
+        if threads == 1:
+            done = [self._merge_share(share, outs) for share in shares]
         else:
-            with pool(self._threads) as workers:
-                finite = list(workers.map(lambda plan: self.merge_into(plan, outs[plan.name]), wanted))
-        wrong = {plan.name for plan, fine in zip(wanted, finite, strict=True) if not bool(fine)}
+            with pool(threads) as workers:
+                done = list(workers.map(lambda share: self._merge_share(share, outs), shares))
+        wrong = {plan.name for plan, fine in zip(wanted, chain.from_iterable(done), strict=True) if not bool(fine)}
         if wrong:
             raise not_finite(next(plan.name for plan in plans if plan.name in wrong))
+
+    def _merge_share(self, plans: Sequence[TensorPlan], outs: Mapping[str, Tensor]) -> list[bool | Tensor]:
+        """All is decided before the first tensor is merged: weights passing by drive Python out of the CPU's caches."""
+        return finished([self._begin(plan, outs[plan.name]) for plan in plans])
 
     def _merge(self, plan: TensorPlan) -> tuple[Tensor, bool | Tensor]:
         out = torch.empty(self.shape(plan), dtype=plan.dtype, device=self._device)
@@ -95,6 +105,10 @@ class Merger:
         Raises:
             CandidateError: the parameters make no sense for these tensors.
         """
+        return finished([self._begin(plan, out)])[0]
+
+    def _begin(self, plan: TensorPlan, out: Tensor) -> native.Ready | bool | Tensor:
+        """The call that does this, if the compiled library does; else it is done."""
         if not out.numel():
             return True
         if plan.method is None:
@@ -109,7 +123,7 @@ class Merger:
             finite = carry_out(result, rounded)
             out.copy_(rounded)
             return finite
-        return carry_out(result, out)
+        return begin(result, out)
 
     def shape(self, plan: TensorPlan) -> tuple[int, ...]:
         """The shape of a tensor of the result."""
@@ -132,13 +146,26 @@ class Merger:
         return sources
 
 
-def carry_out(result: Tensor | Formula, out: Tensor) -> bool | Tensor:
-    """Put what a method returned into `out`, of that shape and contiguous; whether it is finite there."""
+def begin(result: Tensor | Formula, out: Tensor) -> native.Ready | bool | Tensor:
+    """Put what a method returned into `out`, of that shape and contiguous, or say what call of the library does so.
+
+    Returns that, or whether all is finite.
+    """
     if isinstance(result, Tensor):
         out.copy_(result)
         return checksum(out).isfinite()
-    finite = native.apply(result, out)
-    return plain(result, out) if finite is None else finite
+    return native.ready(result, out) or plain(result, out)
+
+
+def carry_out(result: Tensor | Formula, out: Tensor) -> bool | Tensor:
+    """Put what a method returned into `out`, of that shape and contiguous; whether it is finite there."""
+    return finished([begin(result, out)])[0]
+
+
+def finished(begun: Sequence[native.Ready | bool | Tensor]) -> list[bool | Tensor]:
+    """Do what was only made ready; for each whether all is finite."""
+    done = iter(native.run([work for work in begun if isinstance(work, native.Ready)]))
+    return [next(done) if isinstance(work, native.Ready) else work for work in begun]
 
 
 def tensor_of(result: Tensor | Formula) -> Tensor:
