@@ -105,27 +105,27 @@ INLINE float load(const void *data, int dtype, size_t i) {
 
 INLINE size_t place(size_t element) { return element / 2 + element % 2 * HALF; }
 
-/* Ask for what lies 4 KiB further on, a line at a time: several streams at once are too many for the CPU's own guesses, and
- * asked for in one go they are more than it can wait for. What is not there is not fetched, and does no harm. */
+/* Ask for what lies 4 KiB further on, a line at a time and spread over the work: several streams at once are too many for
+ * the CPU's own guesses, and asked for in one go they are more than it can wait for. What is not there is not fetched, and
+ * does no harm. */
 enum { AHEAD = 4096, LINE = 64 };
 
 INLINE void ask(const void *data, size_t bytes) {
     for (size_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const void *)((uintptr_t)data + AHEAD + at));
 }
 
+INLINE void ask_of(tensor_t tensor, size_t first, size_t count) {
+    if (tensor.dtype == F32) ask((const float *)tensor.data + first, count * sizeof(float));
+    else ask((const uint16_t *)tensor.data + first, count * sizeof(uint16_t));
+}
+
 /* One loop a dtype, so that each is vectorised: the statement sees the element as `x` and its place in the block as `i`. */
-enum { STEP = 16 };
-#define TWO(low, high, ...)                                                               \
-    { const float x = low; const size_t i = j; __VA_ARGS__; }                             \
-    { const float x = high; const size_t i = HALF + j; __VA_ARGS__; }
 #define LOOP(kind, count, low, high, ...)                                                 \
-    size_t done = 0;                                                                      \
-    for (; done + STEP <= (count) / 2; done += STEP) {                                    \
-        ask(at + 2 * done, 2 * STEP * sizeof *at);                                        \
-        for (size_t j = done; j < done + STEP; j++) { TWO(low, high, __VA_ARGS__) }       \
+    for (size_t j = 0; j < (count) / 2; j++) {                                            \
+        { const float x = low; const size_t i = j; __VA_ARGS__; }                         \
+        { const float x = high; const size_t i = HALF + j; __VA_ARGS__; }                 \
     }                                                                                     \
-    for (size_t e = 2 * done; e < (count); e++)                                           \
-        { const float x = load(at, kind, e); const size_t i = place(e); __VA_ARGS__; }
+    if ((count) % 2) { const float x = load(at, kind, (count) - 1); const size_t i = (count) / 2; __VA_ARGS__; }
 #define LOWER(kind) load(at, kind, 2 * j)
 #define UPPER(kind) load(at, kind, 2 * j + 1)
 #define FOR_EACH(tensor, start, count, ...)                                               \
@@ -199,6 +199,8 @@ INLINE uint32_t store(const float *restrict block, size_t start, size_t n, size_
     return largest >= too_large(dtype);
 }
 
+enum { STEP = 16 };
+
 /* The first elements of the sum, a multiple of two steps, for bfloat16 throughout and a number of sources that the
  * compiler knows. Returns whether one is infinite or NaN. */
 INLINE uint32_t sum_of(int sources, const tensor_t *tensors, const float *weights, size_t elements, int past, void *out) {
@@ -242,7 +244,8 @@ INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *we
 }
 
 /* out = sum(weight_i * x_i). Returns 0 if an element of it is infinite or NaN. */
-EACH_CPU static int sum(size_t count, int32_t sources, const tensor_t *tensors, const float *weights, void *out, int32_t out_dtype) {
+EACH_CPU static int sum(size_t count, int32_t sources, const tensor_t *tensors, const float *weights, void *out,
+                        int32_t out_dtype) {
     const size_t steps = count / (2 * STEP) * (2 * STEP);
     const int past = past_caches(count, out);
     size_t start = steps;
@@ -369,11 +372,16 @@ INLINE float combined(int sources, int consensus, int normalize, float delta[][B
 
 /* A block of the result. */
 INLINE void voted(int sources, int consensus, int normalize, float delta[][BLOCK], const float *weights,
-                  const float *restrict origin, float divisor, float lambda, float *restrict result) {
-    for (size_t i = 0; i < BLOCK; i++) {
-        float total = combined(sources, consensus, normalize, delta, weights, i);
-        if (divisor != 1.0f) total /= divisor;
-        result[i] = lambda * total + origin[i];
+                  const float *restrict origin, float divisor, float lambda, const delta_t *deltas, tensor_t base,
+                  size_t start, float *restrict result) {
+    for (size_t done = 0; done < BLOCK; done += 2 * STEP) {
+        ask_of(base, start + done, 2 * STEP);
+        for (int s = 0; s < sources; s++) ask_of(deltas[s].tensor, start + done, 2 * STEP);
+        for (size_t i = done; i < done + 2 * STEP; i++) {
+            float total = combined(sources, consensus, normalize, delta, weights, i);
+            if (divisor != 1.0f) total /= divisor;
+            result[i] = lambda * total + origin[i];
+        }
     }
 }
 
@@ -391,10 +399,12 @@ EACH_CPU static int votes(size_t count, int32_t sources, const delta_t *deltas, 
         if (n < BLOCK) memset(origin, 0, sizeof origin), memset(delta, 0, sizeof delta);
         FOR_EACH(base, start, n, origin[i] = x);
         for (int s = 0; s < sources; s++) thinned(&deltas[s], origin, start, n, &ties[s], delta[s]);
-#define VOTED(number, divisor)                                                                                   \
-    if (!how.consensus) voted(number, 0, 0, delta, weights, origin, divisor, how.lambda, result);                \
-    else if (how.normalize) voted(number, 1, 1, delta, weights, origin, divisor, how.lambda, result);            \
-    else voted(number, 1, 0, delta, weights, origin, divisor, how.lambda, result);
+#define RESULT(number, consensus, normalize, divisor)                                                                    \
+    voted(number, consensus, normalize, delta, weights, origin, divisor, how.lambda, deltas, base, start, result)
+#define VOTED(number, divisor)                                                                                           \
+    if (!how.consensus) RESULT(number, 0, 0, divisor);                                                                   \
+    else if (how.normalize) RESULT(number, 1, 1, divisor);                                                               \
+    else RESULT(number, 1, 0, divisor);
         switch (how.divisor == 1.0f ? sources : 0) {
         case 1: VOTED(1, 1.0f) break;
         case 2: VOTED(2, 1.0f) break;
@@ -403,6 +413,7 @@ EACH_CPU static int votes(size_t count, int32_t sources, const delta_t *deltas, 
         default: VOTED(sources, how.divisor)
         }
 #undef VOTED
+#undef RESULT
         wrong |= store(result, start, n, count, out, out_dtype);
     }
     settle();
