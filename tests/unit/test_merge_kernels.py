@@ -1,5 +1,7 @@
 """The compiled loops and torch: one meaning, the same bits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evomerge_worker.merge import native
+from evomerge_worker.merge import native, selection
 from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Thinning, Votes, WeightedSum, plain, shape_of
 from evomerge_worker.merge.largest import kept as keep
 from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.selection import between, select
 from evomerge_worker.merge.statistics import (
     _magnitudes,
-    _plain_collect,
     _plain_norms,
     _plain_products,
     at_least,
@@ -157,6 +159,39 @@ def test_thresholds_of_large_tensors_are_those_of_sorting(density: float, coarse
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("density", [1e-5, 0.3, 0.999])
+def test_thresholds_of_sources_that_are_kept_in_mind_are_the_same(dtype: torch.dtype, density: float) -> None:
+    """Whoever merges once finds a threshold by one pass, whoever goes on merging from all magnitudes there are."""
+    n = 400_000
+    base, tensor = _tensor(1, n, dtype), _tensor(2, n, dtype)
+    once = _source(tensor)
+    known = replace(once, known=lambda kind, find, source, base: find(source, base))
+    assert select([tensor], base, [int(density * n)]) == at_least([known], base, [density])
+    assert at_least([once], base, [density]) == at_least([known], base, [density])
+
+
+def test_a_sample_that_misleads_changes_nothing() -> None:
+    """The large magnitudes all lie where no sample is taken."""
+    n = 1 << 19
+    tensor = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    order = torch.argsort(_sampled(n), stable=True)  # what is sampled comes last
+    hidden = torch.empty(n)
+    hidden[order] = tensor.sort(descending=True).values
+    base = torch.zeros(n)
+    assert select([hidden], base, [n // 4]) == [None]
+    (found,) = at_least([_source(hidden)], base, [0.25])
+    _same_kept(hidden, base, found, n // 4)
+
+
+def _sampled(count: int) -> Tensor:
+    """1 where an element is in the sample, else 0."""
+    place = torch.arange(count)
+    mask = torch.zeros(count)
+    mask[selection._runs(place).flatten()] = 1
+    return mask
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [1, 513, 300_001])
 def test_magnitudes_are_the_same_without_the_library(
     dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
@@ -164,13 +199,17 @@ def test_magnitudes_are_the_same_without_the_library(
     """Of float32 they are too many to be told apart, and those of one bin are looked into."""
     base, tensor = _tensor(1, count, dtype), _tensor(2, count, dtype)
     magnitudes = _magnitudes(_source(tensor), base)
-    key = int(magnitudes[1 + len(magnitudes) // 4])
+    key = int(magnitudes[1 + len(magnitudes) // 4]) >> (0 if magnitudes[0] else native.LOW_BITS)
     size = int((((tensor.float() - base.float()).abs().view(torch.int32) >> native.LOW_BITS) == key).sum())
-    inside = native.collect([tensor], base, [key], [size])
+    bounds = [native.Bounds(key << native.LOW_BITS, (key + 1) << native.LOW_BITS, size)]
+    (inside,) = between([tensor], base, bounds)
     assert bool(magnitudes[0]) == (dtype == torch.float32 and count > native.MOST_DISTINCT)
     monkeypatch.setattr(native, "usable", lambda *_: False)
     assert np.array_equal(_magnitudes(_source(tensor), base), magnitudes)
-    assert np.array_equal(np.sort(_plain_collect([tensor], base, [key], [size])[0]), np.sort(inside[0]))
+    (plainly,) = between([tensor], base, bounds)
+    assert np.array_equal(np.sort(plainly.bits), np.sort(inside.bits))
+    assert plainly[1:] == inside[1:]
+    assert inside.within == size
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -33,7 +33,7 @@
 #endif
 
 /* Raised whenever what is exported here changes: native.py uses no library of another one. */
-const int32_t evomerge_interface = 2;
+const int32_t evomerge_interface = 3;
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
 enum { ALL = 0, AT_LEAST = 1, DRAWN = 2 };       /* how a task vector is thinned out */
@@ -507,27 +507,32 @@ EACH_CPU int evomerge_distinct(size_t count, tensor_t source, tensor_t base, int
     return 1;
 }
 
-/* The lower bits of the magnitudes of x_s - base in bin wanted[s], written to found[s], which has room for all of them. */
-EACH_CPU void evomerge_collect(size_t count, int32_t sources, const tensor_t *tensors, tensor_t base, int32_t shift,
-                               const uint32_t *wanted, uint16_t *const *found) {
-    const uint32_t low = (1u << shift) - 1;
-    size_t filled[SOURCES] = {0};
+/* The magnitudes of x_s - base, as bits, that are at least low[s] and below high[s]: written to found[s] one after the
+ * other while there is room[s] for them, and all counted in within[s]; above[s] counts those that are larger. */
+EACH_CPU void evomerge_between(size_t count, int32_t sources, const tensor_t *tensors, tensor_t base, const uint32_t *low,
+                               const uint32_t *high, uint32_t *const *found, const size_t *room, size_t *within,
+                               size_t *above) {
+    for (int s = 0; s < sources; s++) within[s] = above[s] = 0;
     for (size_t start = 0; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
         float origin[BLOCK];
         FOR_EACH(base, start, n, origin[i] = x);
         for (int s = 0; s < sources; s++) {
-            uint32_t bits[BLOCK];
+            uint32_t bits[BLOCK], larger = 0;
             uint8_t match[BLOCK];
-            memset(bits, 0xff, sizeof bits); /* places without an element match nothing */
+            const uint32_t least = low[s], beyond = high[s];
+            if (n < BLOCK) memset(bits, 0, sizeof bits);
             FOR_EACH(tensors[s], start, n, bits[i] = bits_of(x - origin[i]) & 0x7fffffffu);
-            for (size_t i = 0; i < BLOCK; i++) match[i] = bits[i] >> shift == wanted[s];
+            for (size_t i = 0; i < BLOCK; i++) larger += bits[i] >= beyond;
+            above[s] += larger;
+            for (size_t i = 0; i < BLOCK; i++) match[i] = bits[i] >= least && bits[i] < beyond;
+            if (n < BLOCK)
+                for (size_t e = n; e < BLOCK; e++) match[place(e)] = 0; /* a place without an element */
             for (size_t at = 0; at < BLOCK; at += 8) { /* few match: look at eight at once */
                 uint64_t left;
                 memcpy(&left, match + at, sizeof left);
-                for (; left; left &= left - 1) {
-                    found[s][filled[s]++] = (uint16_t)(bits[at + FIRST_BYTE(left)] & low);
-                }
+                for (; left; left &= left - 1, within[s]++)
+                    if (within[s] < room[s]) found[s][within[s]] = bits[at + FIRST_BYTE(left)];
             }
         }
     }

@@ -24,22 +24,19 @@ class Known(Protocol):
         """The statistic of that kind, which `find` finds where it is not known yet."""
 
 
-def _nothing(kind: str, find: Find, source: "Source", base: Tensor) -> Statistic:
-    return find(source, base)
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """A tensor that takes part, never to be written to, and its name.
 
-    `values` are the per-model parameters, `drawing` has the model's random draws.
+    `values` are the per-model parameters, `drawing` has the model's random draws. `known` is there where the same
+    sources are merged again and again.
     """
 
     tensor: Tensor
     name: str
     values: Mapping[str, float]
     drawing: Drawing
-    known: Known = _nothing
+    known: Known | None = None
 
     @property
     def draws(self) -> Draws:
@@ -48,7 +45,7 @@ class Source:
 
     def statistic(self, kind: str, find: Find, base: Tensor) -> Statistic:
         """What `find` finds out about this tensor and `base`; it is the only one for this `kind`."""
-        return self.known(kind, find, self, base)
+        return find(self, base) if self.known is None else self.known(kind, find, self, base)
 
     def keep(self, probability: float | Tensor) -> Tensor:
         """A boolean tensor of this shape: true with this probability (of its shape too), to within 2**-17."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ Counts = NDArray[np.uint32] | NDArray[np.int64]
 
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_INTERFACE = 2  # as kernels.c says it
+_INTERFACE = 3  # as kernels.c says it
 _TABLE_BITS = 17
 LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""
@@ -31,6 +32,22 @@ MOST_DISTINCT = ((1 << _TABLE_BITS) - 1) // 4 * 3
 """So many different magnitudes are told apart."""
 LANES = 32
 """Sums of products are added up in so many parts."""
+
+
+class Bounds(NamedTuple):
+    """Magnitudes, as the bits of float32, from `low` to below `high`; `room` for so many."""
+
+    low: int
+    high: int
+    room: int
+
+
+class Inside(NamedTuple):
+    """Magnitudes within bounds, in no order and only as many as there was room for; how many are within, and above."""
+
+    bits: NDArray[np.uint32]
+    within: int
+    above: int
 
 
 class _Tensor(ctypes.Structure):
@@ -90,7 +107,7 @@ def _library() -> ctypes.CDLL | None:
     library.evomerge_products.argtypes = [size, _Tensor, _Tensor, address]
     library.evomerge_histogram.argtypes = [size, _Tensor, _Tensor, number, address]
     library.evomerge_distinct.argtypes = [size, _Tensor, _Tensor, number, address]
-    library.evomerge_collect.argtypes = [size, number, address, _Tensor, number, address, address]
+    library.evomerge_between.argtypes = [size, number, address, _Tensor, *[address] * 6]
     return library
 
 
@@ -198,24 +215,27 @@ def distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], Counts] 
     return keys[order], counts[order]
 
 
-def collect(
-    tensors: Sequence[Tensor], base: Tensor, bins: Sequence[int], sizes: Sequence[int]
-) -> list[NDArray[np.uint16]]:
-    """For each tensor the LOW_BITS of the magnitudes of `tensor - base` in its bin. `sizes` says how many there are."""
+def between(tensors: Sequence[Tensor], base: Tensor, bounds: Sequence[Bounds]) -> list[Inside]:
+    """For each tensor the magnitudes of `tensor - base` within its bounds, and how many are above them."""
     if len(tensors) > _MOST_SOURCES:
         parts = (slice(0, _MOST_SOURCES), slice(_MOST_SOURCES, None))
-        return [array for part in parts for array in collect(tensors[part], base, bins[part], sizes[part])]
-    found = [np.empty(size, dtype=np.uint16) for size in sizes]
-    _loaded().evomerge_collect(
+        return [one for part in parts for one in between(tensors[part], base, bounds[part])]
+    number = len(tensors)
+    found = [np.empty(one.room, dtype=np.uint32) for one in bounds]
+    within, above = (ctypes.c_size_t * number)(), (ctypes.c_size_t * number)()
+    _loaded().evomerge_between(
         base.numel(),
-        len(tensors),
-        (_Tensor * len(tensors))(*map(_tensor, tensors)),
+        number,
+        (_Tensor * number)(*map(_tensor, tensors)),
         _tensor(base),
-        LOW_BITS,
-        (ctypes.c_uint32 * len(tensors))(*bins),
-        (ctypes.c_void_p * len(tensors))(*(array.ctypes.data for array in found)),
+        (ctypes.c_uint32 * number)(*(one.low for one in bounds)),
+        (ctypes.c_uint32 * number)(*(one.high for one in bounds)),
+        (ctypes.c_void_p * number)(*(array.ctypes.data for array in found)),
+        (ctypes.c_size_t * number)(*(one.room for one in bounds)),
+        within,
+        above,
     )
-    return found
+    return [Inside(array[:inside], inside, larger) for array, inside, larger in zip(found, within, above, strict=True)]
 
 
 def _loaded() -> ctypes.CDLL:

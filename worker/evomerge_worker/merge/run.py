@@ -28,7 +28,10 @@ _SHARES = 8
 
 
 class Merger:
-    """Carries out plans over the same sources, which it keeps what is known of. `mask_seed` is that of DARE's draws."""
+    """Carries out plans over the same sources. `mask_seed` is that of DARE's draws.
+
+    `statistics` keeps what is known of the sources; without it only what a plan asks for is found, each time anew.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class Merger:
             for name, checkpoint in checkpoints.items()
         }
         self._device = device
-        self._statistics = statistics or Statistics()
+        self._statistics = statistics
         self._threads = torch.get_num_threads() if device.type == "cpu" else 1
 
     def merged(self, plans: Sequence[TensorPlan]) -> Iterator[tuple[str, Tensor]]:
@@ -139,7 +142,7 @@ class Merger:
         sources = []
         for item in plan.inputs:
             source = Source(self._load(item), item.tensor, item.values, self._drawings[item.model])
-            if plan.base is not None:
+            if plan.base is not None and self._statistics is not None:
                 pair = self._checkpoints[item.model], self._checkpoints[plan.base.model]
                 source = replace(source, known=self._statistics.of(*pair, plan.base.tensor, self._threads))
             sources.append(source)

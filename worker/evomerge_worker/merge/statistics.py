@@ -17,6 +17,7 @@ from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast
 from evomerge_worker.merge.method import Source, Statistic, offset
+from evomerge_worker.merge.selection import between, kth_largest, magnitude_bits, select
 
 _TINY = 1e-8
 _COUNTABLE = 1 << 32  # elements that fit the library's counts
@@ -27,10 +28,14 @@ def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]
     """For each source what keeps exactly max(1, floor(density * n)) elements of `tensor - base`, the largest by
     magnitude, and among equals the first; None keeps all. Densities are above 0."""
     count = base.numel()
-    kept = [min(max(1, int(density * count)), count) if density < 1 else None for density in densities]
-    found = [None if k is None else _Place.of(s, base, k) for s, k in zip(sources, kept, strict=True)]
-    _look_inside([place for place in found if place is not None and place.low_bits], base)
-    return [None if place is None else AtLeast(place.threshold, place.kept) for place in found]
+    kept = {i: min(max(1, int(density * count)), count) for i, density in enumerate(densities) if density < 1}
+    once = [i for i in kept if sources[i].known is None]
+    selected = select([sources[i].tensor for i in once], base, [kept[i] for i in once])
+    found = {i: one for i, one in zip(once, selected, strict=True) if one is not None}
+    places = {i: _Place.of(sources[i], base, k) for i, k in kept.items() if i not in found}
+    _look_inside([place for place in places.values() if place.low_bits], base)
+    found |= {i: AtLeast(place.threshold, place.kept) for i, place in places.items()}
+    return [found.get(i) for i in range(len(sources))]
 
 
 @dataclass
@@ -60,16 +65,9 @@ class _Place:
 
 def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
     """Find the thresholds among the magnitudes of their bins, in one more pass over the tensors."""
-    if not places:
-        return
-    tensors = [place.source.tensor for place in places]
-    collect = native.collect if native.usable(base, *tensors) else _plain_collect
-    found = collect(tensors, base, [place.key for place in places], [place.size for place in places])
-    for place, lows in zip(places, found, strict=True):
-        counts = np.bincount(lows, minlength=1 << place.low_bits)
-        above = np.cumsum(counts[::-1])[::-1]
-        low = int(np.flatnonzero(above >= place.kept)[-1])
-        place.key, place.kept = place.key << place.low_bits | low, place.kept - int(above[low] - counts[low])
+    bounds = [native.Bounds(p.key << p.low_bits, (p.key + 1) << p.low_bits, p.size) for p in places]
+    for place, inside in zip(places, between([p.source.tensor for p in places], base, bounds), strict=True):
+        place.key, place.kept = kth_largest(inside.bits, place.kept)
         place.low_bits = 0
 
 
@@ -91,31 +89,15 @@ def _filled(histogram: native.Counts) -> tuple[NDArray[np.uint32], native.Counts
 
 
 def _plain_distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], native.Counts] | None:
-    keys, counts = torch.unique(_bits(tensor, base), return_counts=True)
+    keys, counts = torch.unique(magnitude_bits(tensor, base), return_counts=True)
     if len(keys) > native.MOST_DISTINCT:
         return None
     return keys.cpu().numpy().astype(np.uint32), counts.cpu().numpy()
 
 
 def _plain_histogram(tensor: Tensor, base: Tensor) -> native.Counts:
-    counts = torch.bincount(_bits(tensor, base) >> native.LOW_BITS, minlength=1 << (31 - native.LOW_BITS))
+    counts = torch.bincount(magnitude_bits(tensor, base) >> native.LOW_BITS, minlength=1 << (31 - native.LOW_BITS))
     return counts.cpu().numpy()
-
-
-def _plain_collect(
-    tensors: Sequence[Tensor], base: Tensor, bins: Sequence[int], sizes: Sequence[int]
-) -> list[NDArray[np.uint16]]:
-    low = (1 << native.LOW_BITS) - 1
-    found = []
-    for tensor, key in zip(tensors, bins, strict=True):
-        bits = _bits(tensor, base)
-        found.append((bits[bits >> native.LOW_BITS == key] & low).cpu().numpy().astype(np.uint16))
-    return found
-
-
-def _bits(tensor: Tensor, base: Tensor) -> Tensor:
-    """The magnitudes of `tensor - base` as the bits of float32, int32, flat."""
-    return offset(tensor, base).abs_().flatten().view(torch.int32)
 
 
 def _unpacked(magnitudes: Statistic) -> tuple[int, Statistic, Statistic]:

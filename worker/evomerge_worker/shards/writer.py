@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from evomerge_worker.store.index import INDEX, SINGLE
 _CODES = {dtype: code for code, dtype in (FLOATS | BUFFERS).items()}
 _PIECE = 1 << 24
 """Bytes handed to the system at a time, or a full disk would be noticed late."""
+_WORTH_SYNCING = 1 << 27
+"""Bytes that are brought to the disk at a time; left to itself, the system may begin with the last one."""
 
 
 class Entry(NamedTuple):
@@ -83,9 +86,10 @@ def _write(part: Path, shard: Sequence[Entry], coming: Iterator[tuple[str, Tenso
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with part.open("wb", buffering=0) as file:
+    with part.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as helper:
         file.write(len(text).to_bytes(8, "little") + text)
-        begin = file.tell()
+        begin, waiting = file.tell(), 0
+        synced: Future[None] = helper.submit(lambda: None)
         for entry in shard:
             name, tensor = next(coming)
             if (name, tensor.dtype, tuple(tensor.shape)) != entry:
@@ -93,6 +97,11 @@ def _write(part: Path, shard: Sequence[Entry], coming: Iterator[tuple[str, Tenso
             file.seek(begin + places[name])
             _put(file.fileno(), tensor)
             del tensor  # its memory is needed for those that come
+            waiting += entry.bytes
+            if waiting >= _WORTH_SYNCING and synced.done():  # the disk works while the next ones are merged
+                synced.result()
+                synced, waiting = helper.submit(os.fdatasync, file.fileno()), 0
+        synced.result()
         os.fsync(file.fileno())
 
 

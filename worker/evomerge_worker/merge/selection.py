@@ -1,0 +1,91 @@
+"""The k-th largest magnitude of a task vector by one pass over it, for those who merge once.
+
+A sample says between which two magnitudes it lies; only those in between are looked at (Floyd and Rivest 1975).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge_worker.merge import native
+from evomerge_worker.merge.formula import AtLeast
+from evomerge_worker.merge.method import offset
+
+_SAMPLE = 1 << 17
+_RUN = 8  # elements
+_WORTH_SAMPLING = 2 * _SAMPLE  # elements
+_SIGMAS = 6.0
+"""So many standard deviations of a rank in the sample are looked at on both sides."""
+_ROOM = 8
+"""One element in so many may lie between: where far more are equal it takes other means."""
+_BEYOND = 1 << 31  # above all magnitudes
+
+
+def select(tensors: Sequence[Tensor], base: Tensor, kept: Sequence[int]) -> list[AtLeast | None]:
+    """For each tensor what keeps exactly so many elements of `tensor - base`, the largest, and among equals the first.
+
+    None where the tensor is small or the sample misled: what is found does not depend on the sample.
+    """
+    if base.numel() < _WORTH_SAMPLING:
+        return [None] * len(tensors)
+    bounds = [_bounds(tensor, base, k) for tensor, k in zip(tensors, kept, strict=True)]
+    found = between(tensors, base, bounds)
+    return [_selected(inside, k) for inside, k in zip(found, kept, strict=True)]
+
+
+def _bounds(tensor: Tensor, base: Tensor, kept: int) -> native.Bounds:
+    sample = np.sort(magnitude_bits(_runs(tensor), _runs(base)).cpu().numpy())[::-1]
+    share, size = kept / base.numel(), len(sample)
+    margin = _SIGMAS * (math.sqrt(size * share * (1 - share)) + 1)
+    first, last = math.floor(size * share - margin), math.ceil(size * share + margin)
+    high = int(sample[first]) + 1 if first >= 0 else _BEYOND
+    low = int(sample[last]) if last < size else 0
+    return native.Bounds(low, high, base.numel() // _ROOM)
+
+
+def _runs(tensor: Tensor) -> Tensor:
+    """The sample: short runs, each from one line of memory, all over the tensor."""
+    step = tensor.numel() // (_SAMPLE // _RUN) | 1  # odd, so that runs are of all columns of a matrix
+    whole = tensor.numel() // step
+    return tensor.view(-1)[: whole * step].view(whole, step)[:, :_RUN].contiguous()
+
+
+def _selected(inside: native.Inside, kept: int) -> AtLeast | None:
+    rank = kept - inside.above
+    if inside.within > len(inside.bits) or not 0 < rank <= inside.within:
+        return None
+    bits, ties = kth_largest(inside.bits, rank)
+    return AtLeast(float(np.uint32(bits).view(np.float32)), ties)
+
+
+def kth_largest(bits: NDArray[np.uint32], k: int) -> tuple[int, int]:
+    """The k-th largest (from 1), and how many of those equal to it are among the k largest."""
+    place = len(bits) - k
+    value = np.partition(bits, place)[place]
+    return int(value), k - int(np.count_nonzero(bits > value))
+
+
+def between(tensors: Sequence[Tensor], base: Tensor, bounds: Sequence[native.Bounds]) -> list[native.Inside]:
+    """For each tensor the magnitudes of `tensor - base` within its bounds."""
+    if not tensors:
+        return []
+    return (native.between if native.usable(base, *tensors) else _plain_between)(tensors, base, bounds)
+
+
+def _plain_between(tensors: Sequence[Tensor], base: Tensor, bounds: Sequence[native.Bounds]) -> list[native.Inside]:
+    found = []
+    for tensor, (low, high, room) in zip(tensors, bounds, strict=True):
+        bits = magnitude_bits(tensor, base)
+        inside = bits[(bits >= low) & (bits <= high - 1)]  # as int32 there is no 1 << 31
+        array = inside[:room].cpu().numpy().astype(np.uint32)
+        found.append(native.Inside(array, len(inside), int((bits > high - 1).sum())))
+    return found
+
+
+def magnitude_bits(tensor: Tensor, base: Tensor) -> Tensor:
+    """The magnitudes of `tensor - base` as the bits of float32, int32, flat."""
+    return offset(tensor, base).abs_().flatten().view(torch.int32)
