@@ -64,7 +64,7 @@ def measure(folder: Path, methods: list[str], repeats: int, threads: int) -> Non
     goals = {"ties": "<= 2.5", "dare_ties": "<= 4"}
     for method in (m for m in methods if m != "linear"):
         ours = partial(merge_seconds, live, checkpoints, method)
-        reference, seconds = in_turn(linear, lambda turn, ours=ours: ours(density=0.9 - 0.05 * turn), repeats)
+        reference, seconds = in_turn(linear, lambda turn, ours=ours: ours(density=0.9 * 0.95**turn), repeats)
         figure(
             "merge",
             f"merge.{method}",

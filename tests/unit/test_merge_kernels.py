@@ -14,6 +14,7 @@ from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Thinning, Votes, WeightedSum, plain, shape_of
 from evomerge_worker.merge.largest import kept as keep
 from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.run import carry_out
 from evomerge_worker.merge.selection import between, select
 from evomerge_worker.merge.statistics import (
     _magnitudes,
@@ -108,6 +109,39 @@ def test_what_is_not_finite_is_told(dtype: torch.dtype, weight: float) -> None:
     largest = torch.full((600,), torch.finfo(dtype).max, dtype=torch.float32)
     _both(WeightedSum((largest,), (1.0,)), dtype)
     _both(WeightedSum((largest,), (1.002,)), dtype)
+
+
+@pytest.mark.parametrize("place", [5, 69_999])
+@pytest.mark.parametrize("sources", [1, 2, 3, 4])
+@pytest.mark.parametrize("wrong", [float("inf"), float("-inf"), float("nan"), 3e38])
+def test_what_is_not_finite_is_told_of_sums_of_bfloat16(sources: int, place: int, wrong: float) -> None:
+    """In the middle and in the last elements, which are not as many as a step; 3e38 becomes infinite by its weight."""
+    tensors = [_tensor(seed, 70_001) for seed in range(sources)]
+    tensors[-1][place] = wrong
+    _both(WeightedSum(tuple(tensors), (1.5,) * sources), torch.bfloat16)
+    out = torch.empty(70_001, dtype=torch.bfloat16)
+    work = native.ready(WeightedSum(tuple(tensors), (1.5,) * sources), out)
+    assert work is not None
+    assert native.run([work]) == [False]
+
+
+def test_a_large_result_may_begin_anywhere() -> None:
+    """What goes past the caches must be aligned; what is not goes through them."""
+    count = (1 << 20) + 7
+    formula = WeightedSum((_tensor(1, count), _tensor(2, count)), (0.3, 0.4))
+    outs = [torch.empty(count + 1, dtype=torch.bfloat16)[first : first + count] for first in (0, 1)]
+    works = [native.ready(formula, out) for out in outs]
+    assert native.run([work for work in works if work is not None]) == [True, True]
+    assert torch.equal(*outs)
+
+
+def test_merging_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_library", lambda: None)
+    tensors, out = (_tensor(1, 700), _tensor(2, 700)), torch.empty(700, dtype=torch.bfloat16)
+    assert carry_out(WeightedSum(tensors, (0.5, 0.25)), out)
+    expected = torch.empty_like(out)
+    plain(WeightedSum(tensors, (0.5, 0.25)), expected)
+    assert torch.equal(out, expected)
 
 
 def test_every_half_and_every_rounding_has_the_same_bits() -> None:

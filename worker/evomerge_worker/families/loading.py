@@ -59,11 +59,11 @@ def _settle(model: Any) -> None:
     for place, tensor in zip(places, tensors, strict=False):
         if tensor.numel():
             own = memory[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            tensor.data = own.copy_(tensor)
+            tensor.data = own.copy_(tensor.detach())
 
 
 def _huge_pages(size: int) -> Tensor:
-    """So many bytes."""
+    """At least so many bytes, from the start of a huge page; they live as long as a view of them."""
     area = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
         with suppress(OSError):  # a kernel without them

@@ -76,8 +76,8 @@ def export_checkpoint(
     Config, tokenizer and generation config are those of the base_model, else of the first model, with the layers and
     the vocabulary that the recipe asks for. `extra_files` (name to text: a model card, the recipe) are written beside
     them. The folder appears as a whole or not at all. One that exists is replaced only if it is empty or an earlier
-    export. What `statistics` knows of the sources is not found out again; without them, as in `evomerge merge`, no
-    more is found than this recipe needs.
+    export. What `statistics` knows of the sources is not found out again; without them, as in `evomerge merge`,
+    nothing is kept.
 
     Raises:
         InputError: recipe or sources are wrong, or `out_folder` holds something else or cannot be written to.

@@ -151,7 +151,7 @@ INLINE void ask_of(tensor_t tensor, size_t first, size_t count) {
 /* The magnitude, as bits, from which a number is none in a dtype: what rounds to infinity, infinity itself, NaN. */
 INLINE uint32_t too_large(int dtype) { return dtype == BF16 ? 0x7f7f8000u : dtype == F16 ? 0x477ff000u : 0x7f800000u; }
 
-/* Results of 16 bits are put together in a buffer and go to memory from there: of large tensors past the caches, which
+/* Results in bfloat16 are put together in a buffer and go to memory from there: of large tensors past the caches, which
  * need not fetch first what is overwritten as a whole. */
 enum { LARGE = 1 << 20 };
 
@@ -176,7 +176,7 @@ INLINE void settle(void) {
 }
 
 /* Round and write a block, of which places without an element hold zero. Returns whether one is infinite or NaN. */
-INLINE uint32_t store(const float *restrict block, size_t start, size_t n, size_t count, void *out, int dtype) {
+INLINE uint32_t store(const float *restrict block, size_t start, size_t n, int past, void *out, int dtype) {
     uint32_t largest = 0;
     for (size_t i = 0; i < BLOCK; i++) {
         const uint32_t magnitude = bits_of(block[i]) & 0x7fffffffu;
@@ -188,7 +188,7 @@ INLINE uint32_t store(const float *restrict block, size_t start, size_t n, size_
             const uint32_t word = rounded(block[j]) >> 16 | (rounded(block[HALF + j]) & 0xffff0000u);
             memcpy(words + 2 * j, &word, sizeof word);
         }
-        put(words, n * sizeof *words, n == BLOCK && past_caches(count, out), (uint16_t *)out + start);
+        put(words, n * sizeof *words, n == BLOCK && past, (uint16_t *)out + start);
     } else if (dtype == F16) {
         uint16_t *restrict to = (uint16_t *)out + start;
         for (size_t e = 0; e < n; e++) to[e] = to_half(block[place(e)]);
@@ -231,7 +231,7 @@ INLINE uint32_t sum_of(int sources, const tensor_t *tensors, const float *weight
 
 /* The same for any dtypes, numbers of sources and of elements. */
 INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *weights, size_t start, size_t n,
-                           size_t count, void *out, int out_dtype) {
+                           int past, void *out, int out_dtype) {
     float sum[BLOCK];
     const float first = weights[0];
     if (n < BLOCK) memset(sum, 0, sizeof sum);
@@ -240,7 +240,7 @@ INLINE uint32_t sum_of_any(int sources, const tensor_t *tensors, const float *we
         const float weight = weights[s];
         FOR_EACH(tensors[s], start, n, sum[i] += weight * x);
     }
-    return store(sum, start, n, count, out, out_dtype);
+    return store(sum, start, n, past, out, out_dtype);
 }
 
 /* out = sum(weight_i * x_i). Returns 0 if an element of it is infinite or NaN. */
@@ -261,7 +261,7 @@ EACH_CPU static int sum(size_t count, int32_t sources, const tensor_t *tensors, 
     }
     for (; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
-        wrong |= sum_of_any(sources, tensors, weights, start, n, count, out, out_dtype);
+        wrong |= sum_of_any(sources, tensors, weights, start, n, past, out, out_dtype);
     }
     settle();
     return !wrong;
@@ -388,7 +388,8 @@ INLINE void voted(int sources, int consensus, int normalize, float delta[][BLOCK
 /* out = base + lambda * (the combined task vectors, thinned out and times their factors) / divisor.
  * Returns 0 if an element is infinite or NaN. */
 EACH_CPU static int votes(size_t count, int32_t sources, const delta_t *deltas, tensor_t base, votes_t how, void *out,
-                   int32_t out_dtype) {
+                          int32_t out_dtype) {
+    const int past = past_caches(count, out);
     uint32_t wrong = 0;
     float weights[SOURCES];
     int64_t ties[SOURCES];
@@ -414,7 +415,7 @@ EACH_CPU static int votes(size_t count, int32_t sources, const delta_t *deltas, 
         }
 #undef VOTED
 #undef RESULT
-        wrong |= store(result, start, n, count, out, out_dtype);
+        wrong |= store(result, start, n, past, out, out_dtype);
     }
     settle();
     return !wrong;

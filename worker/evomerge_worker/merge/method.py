@@ -28,8 +28,8 @@ class Known(Protocol):
 class Source:
     """A tensor that takes part, never to be written to, and its name.
 
-    `values` are the per-model parameters, `drawing` has the model's random draws. `known` is there where the same
-    sources are merged again and again.
+    `values` are the per-model parameters, `drawing` has the model's random draws. `known` keeps
+    statistics for later merges; None keeps nothing.
     """
 
     tensor: Tensor

@@ -132,6 +132,8 @@ def ready(formula: Formula, out: Tensor) -> Ready | None:
 
 def run(works: Sequence[Ready]) -> list[bool]:
     """Carry out formulas as `formula.plain` does, one after the other; whether all of a result is finite."""
+    if not works:  # nor need there be a library
+        return []
     finite = (ctypes.c_int32 * len(works))()
     _loaded().evomerge_run(len(works), (_Job * len(works))(*(work.job for work in works)), finite)
     return [bool(fine) for fine in finite]

@@ -30,7 +30,7 @@ _SHARES = 8
 class Merger:
     """Carries out plans over the same sources. `mask_seed` is that of DARE's draws.
 
-    `statistics` keeps what is known of the sources; without it only what a plan asks for is found, each time anew.
+    `statistics` keeps what is known of the sources; without it nothing is kept.
     """
 
     def __init__(
@@ -74,21 +74,22 @@ class Merger:
     def merge_all(self, plans: Sequence[TensorPlan], outs: Mapping[str, Tensor]) -> None:
         """Put every tensor of the result for which there is one of `outs` into that, as `merge_into` does.
 
-        Tensors are shared out to the threads, the largest first.
+        Tensors are dealt out to shares, and those to the threads, the largest first.
 
         Raises:
             CandidateError: a tensor that is not finite came out.
         """
         wanted = sorted((plan for plan in plans if plan.name in outs), key=lambda plan: -outs[plan.name].numel())
         threads = 1 if sum(out.numel() for out in outs.values()) < _WORTH_THREADS else self._threads
-        size = len(wanted) // (_SHARES * threads) + 1
-        shares = [wanted[first : first + size] for first in range(0, len(wanted), size)]
+        count = _SHARES * threads
+        shares = [share for first in range(count) if (share := wanted[first::count])]
         if threads == 1:
             done = [self._merge_share(share, outs) for share in shares]
         else:
             with pool(threads) as workers:
                 done = list(workers.map(lambda share: self._merge_share(share, outs), shares))
-        wrong = {plan.name for plan, fine in zip(wanted, chain.from_iterable(done), strict=True) if not bool(fine)}
+        pairs = zip(chain.from_iterable(shares), chain.from_iterable(done), strict=True)
+        wrong = {plan.name for plan, fine in pairs if not bool(fine)}
         if wrong:
             raise not_finite(next(plan.name for plan in plans if plan.name in wrong))
 

@@ -48,8 +48,8 @@ def _bounds(tensor: Tensor, base: Tensor, kept: int) -> native.Bounds:
 
 
 def _runs(tensor: Tensor) -> Tensor:
-    """The sample: short runs, each from one line of memory, all over the tensor."""
-    step = tensor.numel() // (_SAMPLE // _RUN) | 1  # odd, so that runs are of all columns of a matrix
+    """The sample: short runs, of one or two lines of memory each, all over the tensor."""
+    step = tensor.numel() // (_SAMPLE // _RUN) | 1  # odd: rows are most often of a power of two, or some times that
     whole = tensor.numel() // step
     return tensor.view(-1)[: whole * step].view(whole, step)[:, :_RUN].contiguous()
 

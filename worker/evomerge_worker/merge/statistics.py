@@ -1,6 +1,7 @@
 """What of a source's tensor and the base's depends on no parameter: computed once, and then known.
 
-The order of a task vector's magnitudes (a histogram: one more pass inside a single bin gives any threshold exactly),
+The order of a task vector's magnitudes (a histogram: one more pass inside a single bin gives any threshold exactly;
+where nothing is kept, selection.py finds the one threshold that is asked for),
 its L1 norm for every step of a density under given draws, the angle between the two tensors.
 """
 
@@ -29,7 +30,7 @@ def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]
     magnitude, and among equals the first; None keeps all. Densities are above 0."""
     count = base.numel()
     kept = {i: min(max(1, int(density * count)), count) for i, density in enumerate(densities) if density < 1}
-    once = [i for i in kept if sources[i].known is None]
+    once = [i for i in kept if sources[i].known is None]  # nothing is kept: not worth ordering all magnitudes
     selected = select([sources[i].tensor for i in once], base, [kept[i] for i in once])
     found = {i: one for i, one in zip(once, selected, strict=True) if one is not None}
     places = {i: _Place.of(sources[i], base, k) for i, k in kept.items() if i not in found}

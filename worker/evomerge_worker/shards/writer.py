@@ -22,7 +22,7 @@ _CODES = {dtype: code for code, dtype in (FLOATS | BUFFERS).items()}
 _PIECE = 1 << 24
 """Bytes handed to the system at a time, or a full disk would be noticed late."""
 _WORTH_SYNCING = 1 << 27
-"""Bytes that are brought to the disk at a time; left to itself, the system may begin with the last one."""
+"""At least so many bytes are brought to the disk at a time; left to itself, the system may begin with the last one."""
 
 
 class Entry(NamedTuple):
@@ -89,7 +89,7 @@ def _write(part: Path, shard: Sequence[Entry], coming: Iterator[tuple[str, Tenso
     with part.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as helper:
         file.write(len(text).to_bytes(8, "little") + text)
         begin, waiting = file.tell(), 0
-        synced: Future[None] = helper.submit(lambda: None)
+        syncing: Future[None] | None = None
         for entry in shard:
             name, tensor = next(coming)
             if (name, tensor.dtype, tuple(tensor.shape)) != entry:
@@ -98,10 +98,12 @@ def _write(part: Path, shard: Sequence[Entry], coming: Iterator[tuple[str, Tenso
             _put(file.fileno(), tensor)
             del tensor  # its memory is needed for those that come
             waiting += entry.bytes
-            if waiting >= _WORTH_SYNCING and synced.done():  # the disk works while the next ones are merged
-                synced.result()
-                synced, waiting = helper.submit(os.fdatasync, file.fileno()), 0
-        synced.result()
+            if waiting >= _WORTH_SYNCING and (syncing is None or syncing.done()):
+                if syncing is not None:
+                    syncing.result()
+                syncing, waiting = helper.submit(os.fsync, file.fileno()), 0  # while the next ones are merged
+        if syncing is not None:
+            syncing.result()
         os.fsync(file.fileno())
 
 
