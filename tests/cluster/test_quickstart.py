@@ -138,7 +138,7 @@ def light_searches(
     applied: list[Search] = []
 
     def apply(name: str) -> Search:
-        settings = {"candidates": 8, "parallelism": 2, "faults": {"evaluate": "sleep:1"}}
+        settings = {"candidates": 16, "parallelism": 2, "faults": {"evaluate": "sleep:1"}}
         manifest = light_manifest(name, installed.namespace, images.light_worker, s3, **settings)
         applied.append(Search.apply(cluster, manifest))
         return applied[-1]
@@ -158,7 +158,7 @@ def test_an_upgrade_of_the_chart_in_mid_search_changes_nothing_of_its_log(
     assert disturbed.status()["phase"] == "Searching"
     assert not before & _operators(cluster, installed)
     for search in (undisturbed, disturbed):
-        assert search.succeeds()["candidates"] == "8/8"
+        assert search.succeeds()["candidates"] == "16/16"
     assert log_of(s3, disturbed) == log_of(s3, undisturbed)
 
 

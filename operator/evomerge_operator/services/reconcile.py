@@ -228,9 +228,7 @@ class Reconciler:
             await count_wait(known, self._gateway, job)
             await end_job(known, self._gateway, job)
         if late and not edited:
-            low, high = _BACKOFF_SECONDS
-            known.start_backoff = min(high, max(low, 2 * known.start_backoff))
-            known.starts_at = now + timedelta(seconds=known.start_backoff)
+            known.starts_at = wait_longer(known, now)
             reason, message = stuck or ("NotStarted", f"{len(late)} pods did not start, and nobody says why")
             then = f"given up after {limit.seconds} s, tried again at {known.starts_at:%H:%M:%S} UTC"
             known.hindered = reason, f"{message}; {then}"
@@ -257,6 +255,18 @@ class Reconciler:
         if (before.phase, before.reason) == (after.phase, after.reason):
             return
         await self._gateway.post_event(_event(known, after, now))
+
+
+def wait_longer(known: Known, now: datetime) -> datetime:
+    """When to start pods again now that some have not started in time: after twice as long as the last time.
+
+    Some that are late while others wait began with those that were late before, and make nothing worse.
+    """
+    if known.start_backoff and known.starts_at is not None and now < known.starts_at:
+        return known.starts_at
+    low, high = _BACKOFF_SECONDS
+    known.start_backoff = min(high, max(low, 2 * known.start_backoff))
+    return now + timedelta(seconds=known.start_backoff)
 
 
 def _event(known: Known, status: EvoMergeStatus, now: datetime) -> Document:
