@@ -72,7 +72,7 @@ class Merger:
                 ]
 
     def merge_all(self, plans: Sequence[TensorPlan], outs: Mapping[str, Tensor]) -> None:
-        """Put every tensor of the result for which there is one of `outs` into that, as `merge_into` does.
+        """Put every tensor of the result for which there is one of `outs` into that, rounded first to its plan's dtype.
 
         Tensors are dealt out to shares, and those to the threads, the largest first.
 
@@ -99,20 +99,17 @@ class Merger:
 
     def _merge(self, plan: TensorPlan) -> tuple[Tensor, bool | Tensor]:
         out = torch.empty(self.shape(plan), dtype=plan.dtype, device=self._device)
-        return out, self.merge_into(plan, out)
+        return out, finished([self._begin(plan, out)])[0]
 
-    def merge_into(self, plan: TensorPlan, out: Tensor) -> bool | Tensor:
+    def _begin(self, plan: TensorPlan, out: Tensor) -> native.Ready | bool | Tensor:
         """Put one tensor of the result into `out`, rounded to the plan's dtype and, if that is another, to `out`'s.
 
-        Returns whether it is finite; on a device as a scalar tensor, which need not be waited for.
+        Returns the call that does this, if the compiled library does; else it is done, and whether it is finite: on a
+        device as a scalar tensor, which need not be waited for.
 
         Raises:
             CandidateError: the parameters make no sense for these tensors.
         """
-        return finished([self._begin(plan, out)])[0]
-
-    def _begin(self, plan: TensorPlan, out: Tensor) -> native.Ready | bool | Tensor:
-        """The call that does this, if the compiled library does; else it is done."""
         if not out.numel():
             return True
         if plan.method is None:

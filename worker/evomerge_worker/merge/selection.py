@@ -59,7 +59,7 @@ def _selected(inside: native.Inside, kept: int) -> AtLeast | None:
     if inside.within > len(inside.bits) or not 0 < rank <= inside.within:
         return None
     bits, ties = kth_largest(inside.bits, rank)
-    return AtLeast(float(np.uint32(bits).view(np.float32)), ties)
+    return AtLeast(magnitude_of(bits), ties)
 
 
 def kth_largest(bits: NDArray[np.uint32], k: int) -> tuple[int, int]:
@@ -89,3 +89,8 @@ def _plain_between(tensors: Sequence[Tensor], base: Tensor, bounds: Sequence[nat
 def magnitude_bits(tensor: Tensor, base: Tensor) -> Tensor:
     """The magnitudes of `tensor - base` as the bits of float32, int32, flat."""
     return offset(tensor, base).abs_().flatten().view(torch.int32)
+
+
+def magnitude_of(bits: int) -> float:
+    """The magnitude that has these bits as a float32."""
+    return float(np.uint32(bits).view(np.float32))

@@ -18,7 +18,7 @@ from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast
 from evomerge_worker.merge.method import Source, Statistic, offset
-from evomerge_worker.merge.selection import between, kth_largest, magnitude_bits, select
+from evomerge_worker.merge.selection import between, kth_largest, magnitude_bits, magnitude_of, select
 
 _TINY = 1e-8
 _COUNTABLE = 1 << 32  # elements that fit the library's counts
@@ -61,7 +61,7 @@ class _Place:
 
     @property
     def threshold(self) -> float:
-        return float(np.uint32(self.key << self.low_bits).view(np.float32))
+        return magnitude_of(self.key << self.low_bits)
 
 
 def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
