@@ -63,7 +63,11 @@ def running_prometheus(folder: Path, config: Mapping[str, Any]) -> Iterator[Prom
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+    options = [
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        "--scrape.discovery-reload-interval=1s",
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [program, *options, f"--web.listen-address={address}"], stdout=log, stderr=log, cwd=folder

@@ -27,6 +27,9 @@ ALERTS = yaml.safe_load((CHART / "files/alerts.yaml").read_text())
 RULES = {rule["alert"]: rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]}
 NAME = "watched"
 GPU = "example.com/gpu"
+SECONDS = 12
+"""How long a candidate takes: Prometheus takes up the targets that it is told of every 5 seconds, which nobody can
+change, and a pod that is gone by then is never asked."""
 QUERIES = {
     f"{panel['title']} {target['refId']}": target["expr"].replace("$namespace", RELEASE).replace("$name", NAME)
     for panel in DASHBOARD["panels"]
@@ -59,7 +62,7 @@ def scene(
     keys = {key: s3.environment[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     secret = {"name": "s3-credentials", "namespace": RELEASE}
     cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": secret, "stringData": keys})
-    faults = {"evaluate": "sleep:4", "ps/1": "fail:NotFinite"}
+    faults = {"evaluate": f"sleep:{SECONDS}", "ps/1": "fail:NotFinite"}
     manifest = light_manifest(NAME, RELEASE, images.light_worker, s3, faults=faults)
     manifest["spec"]["worker"]["resources"]["limits"][GPU] = "1"
     monitors = _monitors(helm, installed)

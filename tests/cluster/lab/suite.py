@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,23 +19,31 @@ _LAB = Path(__file__).parent
 
 
 def run(places: Places, options: Sequence[str]) -> int:
-    """Run every test with pytest's `options`; the first exit code that is not 0."""
+    """Run every test with pytest's `options`; the first exit code that is not 0.
+
+    What failed is told once more at the end, where nobody has to look for it between the parts.
+    """
     apart = Places(f"{places.name}-apart")
     log = places.folder / "apart.log"
+    reports = [places.folder / f"{name}.xml" for name in ("main", "apart", "rights")]
+    for report in reports:
+        report.unlink(missing_ok=True)
+    main_options, apart_options, rights_options = ([*options, f"--junitxml={report}"] for report in reports)
     with cluster.lent(places), cluster.building(places, "worker"):
         with log.open("wb") as output:
             other = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", sys.executable, _LAB, "apart", *_files(_APART), *options],
+                ["setpriv", "--pdeathsig", "TERM", sys.executable, _LAB, "apart", *_files(_APART), *apart_options],
                 env={**os.environ, "EVOMERGE_TEST_CLUSTER": apart.name},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
         ignored = [f"--ignore={file}" for file in _files((*_APART, _LAST))]
-        codes = [cluster.pytest(places, [SUITE, *ignored, *options]), other.wait()]
+        codes = [cluster.pytest(places, [SUITE, *ignored, *main_options]), other.wait()]
         print(f"beside it, in a cluster of their own:\n{log.read_text(errors='replace')}", flush=True)
         os.environ["EVOMERGE_TEST_AUDIT"] = str(apart.last_audit_log)
-        codes.append(cluster.pytest(places, [*_files([_LAST]), *options]))
+        codes.append(cluster.pytest(places, [*_files([_LAST]), *rights_options]))
+    print("".join(f"{failure}\n" for report in reports for failure in _failures(report)), end="", flush=True)
     return next((code for code in codes if code), 0)
 
 
@@ -42,6 +51,17 @@ def apart(places: Places, arguments: Sequence[str]) -> int:
     """The part that runs in the second cluster."""
     with cluster.lent(places):
         return cluster.pytest(places, arguments)
+
+
+def _failures(report: Path) -> list[str]:
+    """A line for each test that failed, from pytest's report; one that says so where it wrote none."""
+    if not report.exists():
+        return [f"FAILED: pytest ended without {report.name}"]
+    return [
+        f"FAILED {case.get('classname')}::{case.get('name')}: {bad.get('message', '').partition(chr(10))[0][:300]}"
+        for case in ElementTree.parse(report).iter("testcase")
+        for bad in (*case.findall("failure"), *case.findall("error"))
+    ]
 
 
 def _files(names: Sequence[str]) -> list[str]:
