@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge_contract.manifest import EvoMerge
@@ -14,6 +14,8 @@ from evomerge_operator.manifest import load_manifest
 QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart"
 SIZES = {"0.5B": (8192, 1280, 3456, 24), "0.85B": (28000, 1536, 4096, 27)}
 """Vocabulary, width, feed-forward width and layers."""
+_PIECE = 2 << 20
+"""Bytes written at a time, as a pull writes them: so a model lies in huge pages of the page cache."""
 
 
 def config(size: str) -> LlamaConfig:
@@ -83,4 +85,7 @@ def _write(folder: Path, settings: LlamaConfig, tensors: dict[str, torch.Tensor]
     (folder / "config.json").write_text(json.dumps(plain, indent=2), "utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copyfile(QUICKSTART / "models" / "base" / name, folder / name)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    content = memoryview(save(tensors, metadata={"format": "pt"}))
+    with (folder / "model.safetensors").open("wb", buffering=0) as file:
+        for start in range(0, len(content), _PIECE):
+            file.write(content[start : start + _PIECE])

@@ -1,7 +1,5 @@
 """The compiled loops and torch: one meaning, the same bits."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -23,6 +21,7 @@ from evomerge_worker.merge.statistics import (
     at_least,
     norms,
 )
+from evomerge_worker.merge.threads import threads
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [1, 2, 63, 255, 511, 512, 513, 65_536, 70_001, 1_050_000]
@@ -135,6 +134,21 @@ def test_a_large_result_may_begin_anywhere() -> None:
     assert torch.equal(*outs)
 
 
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_threads_share_formulas_out_and_each_is_carried_out_once(number: int) -> None:
+    """The sums are carried out into one of their own operands: twice would tell."""
+    tensors = [_tensor(seed, 5000 + seed) for seed in range(40)]
+    tensors[17][3] = float("nan")
+    formulas = [WeightedSum((tensor, _tensor(seed, 5000 + seed)), (0.75, 0.5)) for seed, tensor in enumerate(tensors)]
+    expected = [torch.empty_like(tensor) for tensor in tensors]
+    fine = [bool(plain(formula, out)) for formula, out in zip(formulas, expected, strict=True)]
+    works = [native.ready(formula, tensor) for formula, tensor in zip(formulas, tensors, strict=True)]
+    with threads(number) as workers:
+        assert native.run([work for work in works if work is not None], workers) == fine
+    assert fine == [seed != 17 for seed in range(40)]
+    assert all(torch.equal(*pair) for pair, ok in zip(zip(tensors, expected, strict=True), fine, strict=True) if ok)
+
+
 def test_merging_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_library", lambda: None)
     tensors, out = (_tensor(1, 700), _tensor(2, 700)), torch.empty(700, dtype=torch.bfloat16)
@@ -199,7 +213,7 @@ def test_thresholds_of_sources_that_are_kept_in_mind_are_the_same(dtype: torch.d
     n = 400_000
     base, tensor = _tensor(1, n, dtype), _tensor(2, n, dtype)
     once = _source(tensor)
-    known = replace(once, known=lambda kind, find, source, base: find(source, base))
+    known = once._replace(known=lambda kind, find, source, base: find(source, base))
     assert select([tensor], base, [int(density * n)]) == at_least([known], base, [density])
     assert at_least([once], base, [density]) == at_least([known], base, [density])
 

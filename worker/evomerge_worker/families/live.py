@@ -3,7 +3,8 @@
 import gc
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ from evomerge_worker.shards.tokenizer import load_tokenizer
 from evomerge_worker.store.wanted import companions
 
 _COSMETIC = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # config keys that change no computation
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nobody looks for circles of garbage: among all that a process with a model holds, it takes as long as a plan."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class LiveModel:
@@ -82,6 +95,7 @@ class LiveModel:
             anchor = self._vocabularies.aligned(recipe, checkpoints)[anchor_of(recipe)]
             self._open(anchor, weights_dtype(anchor))
 
+    @_uncollected()
     def merge(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], mask_seed: int) -> None:
         """Carry out `recipe` on the sources `checkpoints` and put the result in place.
 

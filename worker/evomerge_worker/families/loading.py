@@ -1,8 +1,6 @@
 """Opening models and tokenizers through transformers, from local folders only."""
 
-import mmap
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -12,10 +10,10 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.errors import InputError, where_of
+from evomerge_worker.pages import huge_pages
 from evomerge_worker.shards import Checkpoint
 
 _ALIGNED = 64  # bytes, as torch aligns tensors
-_HUGE_PAGE = 1 << 21  # bytes
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> Any:
@@ -55,21 +53,11 @@ def _settle(model: Any) -> None:
     """
     tensors = [*model.parameters(), *model.buffers()]
     places = list(accumulate((-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors), initial=0))
-    memory = _huge_pages(places[-1])
+    memory = huge_pages(places[-1])
     for place, tensor in zip(places, tensors, strict=False):
         if tensor.numel():
             own = memory[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
             tensor.data = own.copy_(tensor.detach())
-
-
-def _huge_pages(size: int) -> Tensor:
-    """At least so many bytes, from the start of a huge page; they live as long as a view of them."""
-    area = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-        with suppress(OSError):  # a kernel without them
-            area.madvise(mmap.MADV_HUGEPAGE)
-    whole = torch.frombuffer(area, dtype=torch.uint8)
-    return whole[-whole.data_ptr() % _HUGE_PAGE :]
 
 
 def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype, code: bool) -> tuple[Any, dict[str, Any]]:

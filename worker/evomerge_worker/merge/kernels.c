@@ -1,7 +1,7 @@
 /* The inner loops of the merge methods that searches use most, one pass over memory each.
  *
  * A plain C library: it knows nothing of Python, allocates nothing and starts no threads. The caller (native.py) hands it
- * the addresses of whole tensors and calls it from as many threads as it likes, on different tensors.
+ * the addresses of whole tensors and calls it from as many threads as it likes.
  *
  * A block of a tensor is held in float32 with its even elements first, then the odd ones: a word of two 16-bit numbers
  * falls apart into the two halves by a shift and a mask, and comes together likewise. `place` says where an element is.
@@ -33,7 +33,7 @@
 #endif
 
 /* Raised whenever what is exported here changes: native.py uses no library of another one. */
-const int32_t evomerge_interface = 3;
+const int32_t evomerge_interface = 4;
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
 enum { ALL = 0, AT_LEAST = 1, DRAWN = 2 };       /* how a task vector is thinned out */
@@ -432,12 +432,16 @@ typedef struct {
     votes_t votes;
 } job_t;
 
-/* One after the other. finite[i] becomes 0 if an element of the result is infinite or NaN, else 1. */
-void evomerge_run(size_t jobs, const job_t *job, int32_t *finite) {
-    for (size_t i = 0; i < jobs; i++, job++)
+/* All from *next on, which starts at 0 and is shared by all threads that are called with the same jobs: each takes the
+ * next one that is left. So they stay near each other in memory: page tables of a virtual machine are slow to read, and
+ * what one thread has read helps the other. finite[i] becomes 0 if an element of the result is infinite or NaN, else 1. */
+void evomerge_run(size_t jobs, const job_t *all, size_t *next, int32_t *finite) {
+    for (size_t i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < jobs;) {
+        const job_t *job = &all[i];
         finite[i] = job->weights
                         ? sum(job->count, job->sources, job->operands, job->weights, job->out, job->out_dtype)
                         : votes(job->count, job->sources, job->operands, job->base, job->votes, job->out, job->out_dtype);
+    }
 }
 
 /* kept[d] is the L1 norm of those elements of x - base whose draw has the upper 12 bits d: 4,096 places, set to zero. */

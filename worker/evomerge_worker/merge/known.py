@@ -7,7 +7,7 @@ and take no memory of their own. One that is not smaller than its tensor is kept
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -92,7 +92,7 @@ class _Pair:
 
         def one(name: str) -> Statistic | None:
             tensor, origin = (model.tensor(name).to(base.device) for model in (self.source, self.base))
-            statistic = find(replace(like, tensor=tensor, name=name), origin)
+            statistic = find(like._replace(tensor=tensor, name=name), origin)
             return statistic if _smaller(statistic, tensor) else None
 
         @cache

@@ -1,8 +1,7 @@
 """What a merge method is: a function from tensors and parameters to a tensor, or to the formula that makes it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +23,7 @@ class Known(Protocol):
         """The statistic of that kind, which `find` finds where it is not known yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A tensor that takes part, never to be written to, and its name.
 
     `values` are the per-model parameters, `drawing` has the model's random draws. `known` keeps

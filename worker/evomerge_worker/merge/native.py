@@ -19,12 +19,13 @@ from torch import Tensor
 
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Votes, WeightedSum
+from evomerge_worker.merge.threads import ALONE, Threads
 
 Counts = NDArray[np.uint32] | NDArray[np.int64]
 
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_INTERFACE = 3  # as kernels.c says it
+_INTERFACE = 4  # as kernels.c says it
 _TABLE_BITS = 17
 LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""
@@ -102,7 +103,7 @@ def _library() -> ctypes.CDLL | None:
     if interface != _INTERFACE:  # it was left by another version
         return None
     size, number, address = ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p
-    library.evomerge_run.argtypes = [size, address, address]
+    library.evomerge_run.argtypes = [size, address, address, address]
     library.evomerge_norms.argtypes = [size, _Tensor, _Tensor, address, address]
     library.evomerge_products.argtypes = [size, _Tensor, _Tensor, address]
     library.evomerge_histogram.argtypes = [size, _Tensor, _Tensor, number, address]
@@ -113,8 +114,7 @@ def _library() -> ctypes.CDLL | None:
 
 def usable(*tensors: Tensor) -> bool:
     """Whether the library is there and can work on these tensors."""
-    fitting = (t.device.type == "cpu" and t.dtype in _DTYPES and t.is_contiguous() for t in tensors)
-    return _library() is not None and all(fitting)
+    return _library() is not None and all(t.is_cpu and t.dtype in _DTYPES and t.is_contiguous() for t in tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +130,18 @@ def ready(formula: Formula, out: Tensor) -> Ready | None:
     return _ready_votes(formula, out) if isinstance(formula, Votes) else _ready_sum(formula, out)
 
 
-def run(works: Sequence[Ready]) -> list[bool]:
-    """Carry out formulas as `formula.plain` does, one after the other; whether all of a result is finite."""
+def run(works: Sequence[Ready], threads: Threads = ALONE) -> list[bool]:
+    """Carry out formulas as `formula.plain` does, the first ones first; whether all of a result is finite."""
     if not works:  # nor need there be a library
         return []
-    finite = (ctypes.c_int32 * len(works))()
-    _loaded().evomerge_run(len(works), (_Job * len(works))(*(work.job for work in works)), finite)
+    number, jobs = len(works), (_Job * len(works))(*(work.job for work in works))
+    finite, following = (ctypes.c_int32 * number)(), ctypes.c_size_t()
+    library = _loaded()
+    list(
+        threads.map(
+            lambda _: library.evomerge_run(number, jobs, ctypes.byref(following), finite), range(threads.number)
+        )
+    )
     return [bool(fine) for fine in finite]
 
 

@@ -1,14 +1,13 @@
 """What is to be done for each tensor of the result: which tensors are merged, with which parameters."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
 import torch
 
-from evomerge_contract.methods import METHODS, Method
-from evomerge_contract.recipe import Recipe, Settings, Slice, SliceSource
+from evomerge_contract.methods import METHODS
+from evomerge_contract.recipe import Filtered, Recipe, Settings, Slice, SliceSource
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, other_depth, outside_tensors
@@ -20,9 +19,11 @@ from evomerge_worker.shards.dtypes import BY_NAME
 
 __all__ = ["Input", "TensorPlan", "anchor_of", "plan_merge"]
 
+_Scopes = tuple[Settings | None, ...]
+"""Where a parameter is looked for, in this order."""
 
-@dataclass(frozen=True, slots=True)
-class Input:
+
+class Input(NamedTuple):
     """A tensor that takes part, with the values of the method's per-model parameters."""
 
     model: str
@@ -30,8 +31,7 @@ class Input:
     values: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorPlan:
+class TensorPlan(NamedTuple):
     """How tensor `name` of the result comes about, rounded once to `dtype`.
 
     `method` None copies the one input. `base` is set exactly for the methods that take one; it is not in `inputs`,
@@ -59,8 +59,7 @@ class _Like(NamedTuple):
     tensor: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """A tensor of the result: its slice, its place `t` in a gradient, and its name in each source of the slice."""
 
     name: str
@@ -114,14 +113,13 @@ def _planned(
     Raises:
         InputError: layers cannot stand where the slices put them.
     """
-    misfits = Misfits()
+    misfits, parameters = Misfits(), _Parameters(recipe)
     plans = []
-    found: dict[str, str] = {}
     for place in _places(slices, checkpoints[anchor_of(recipe)], checkpoints, misfits):
         inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
         if check_tensor(*place.like, inputs, checkpoints, misfits):
-            plans.append(_tensor_plan(recipe, place, checkpoints, found))
-    return plans, [*misfits.problems(), *_problems(found.items())]
+            plans.append(_tensor_plan(recipe, place, checkpoints, parameters))
+    return plans, [*misfits.problems(), *_problems(parameters.mistakes.items())]
 
 
 def _problems(mistakes: Iterable[tuple[str, str]]) -> list[Problem]:
@@ -183,23 +181,24 @@ def _layer_places(
 
 
 def _tensor_plan(
-    recipe: Recipe, place: _Place, checkpoints: Mapping[str, Checkpoint], found: dict[str, str]
+    recipe: Recipe, place: _Place, checkpoints: Mapping[str, Checkpoint], parameters: "_Parameters"
 ) -> TensorPlan:
     if not place.like.checkpoint.dtype(place.like.tensor).is_floating_point:
         return _copy(place)
-    method = METHODS[recipe.merge_method]
-    base, inputs = None, []
+    base_model = base_of(recipe, place.slice)
+    base: Input | None = None
+    inputs: list[Input] = []
     for source, tensor in zip(place.slice.sources, place.tensors, strict=True):
-        if source.model == base_of(recipe, place.slice):
+        if source.model == base_model:
             base = Input(source.model, tensor, {})
         else:
-            inputs.append(Input(source.model, tensor, _per_model(recipe, method, place, source, tensor, found)))
+            inputs.append(Input(source.model, tensor, parameters.per_model(place, source, tensor)))
     return TensorPlan(
         name=place.name,
         method=recipe.merge_method,
         inputs=tuple(inputs),
         base=base,
-        shared=_shared(recipe, method, place, found),
+        shared=parameters.shared(place),
         dtype=_dtype(recipe, [*inputs, *([base] if base else [])], checkpoints),
     )
 
@@ -210,46 +209,81 @@ def _copy(place: _Place) -> TensorPlan:
     return TensorPlan(place.name, None, (Input(model.name, tensor, {}),), None, {}, model.dtype(tensor))
 
 
-def _per_model(
-    recipe: Recipe, method: Method, place: _Place, source: SliceSource, tensor: str, found: dict[str, str]
-) -> dict[str, float]:
-    scopes = (source.parameters, place.slice.parameters, recipe.parameters)
-    values = {}
-    for name in method.per_model:
-        value = _value(name, method, scopes, tensor, place.t)
-        if value is None:
-            found.setdefault(
-                f"recipe.{name}[{source.model}]", f"{recipe.merge_method} needs a {name} for {source.model} at {tensor}"
-            )
-        values[name] = float(value or 0.0)
-    if method.margin is not None:
-        name, margin = method.margin
-        if 0 < values[name] < 1 and not (values[name] - values[margin] > 0 and values[name] + values[margin] < 1):
-            given = f"{name} {values[name]:g} and {margin} {values[margin]:g} for {source.model} at {tensor}"
-            rule = f"{name} - {margin} must be above 0 and {name} + {margin} below 1"
-            found.setdefault(f"recipe.{name}[{source.model}]", f"{given}: {rule}")
-    return values
+class _Parameters:
+    """The values of a recipe's parameters, tensor by tensor. Where no filter asks for names, those of a layer are one.
+
+    `mistakes`: what has no value, or one that makes no sense, by its path.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.mistakes: dict[str, str] = {}
+        self._recipe = recipe
+        self._method = METHODS[recipe.merge_method]
+        self._per_model: dict[tuple[int, float], dict[str, float]] = {}  # by the source and the place in gradients
+        self._shared: dict[tuple[int, float], dict[str, Value]] = {}  # by the slice and the place in gradients
+
+    def per_model(self, place: _Place, source: SliceSource, tensor: str) -> dict[str, float]:
+        """Those of `source` for its `tensor`."""
+        known = self._per_model.get((id(source), place.t))
+        if known is not None:
+            return known
+        scopes = (source.parameters, place.slice.parameters, self._recipe.parameters)
+        values = self._of_model(scopes, source.model, tensor, place.t)
+        if not _filtered(scopes):
+            self._per_model[id(source), place.t] = values
+        return values
+
+    def shared(self, place: _Place) -> dict[str, Value]:
+        """Those that are not per model."""
+        known = self._shared.get((id(place.slice), place.t))
+        if known is not None:
+            return known
+        scopes = (place.slice.parameters, self._recipe.parameters)
+        values = self._of_all(scopes, place.name, place.t)
+        if not _filtered(scopes):
+            self._shared[id(place.slice), place.t] = values
+        return values
+
+    def _of_model(self, scopes: _Scopes, model: str, tensor: str, t: float) -> dict[str, float]:
+        method = self._method
+        values: dict[str, float] = {}
+        for name in method.per_model:
+            value = self._value(name, scopes, tensor, t)
+            if value is None:
+                message = f"{self._recipe.merge_method} needs a {name} for {model} at {tensor}"
+                self.mistakes.setdefault(f"recipe.{name}[{model}]", message)
+            values[name] = float(value or 0.0)
+        if method.margin is not None:
+            name, margin = method.margin
+            if 0 < values[name] < 1 and not (values[name] - values[margin] > 0 and values[name] + values[margin] < 1):
+                given = f"{name} {values[name]:g} and {margin} {values[margin]:g} for {model} at {tensor}"
+                rule = f"{name} - {margin} must be above 0 and {name} + {margin} below 1"
+                self.mistakes.setdefault(f"recipe.{name}[{model}]", f"{given}: {rule}")
+        return values
+
+    def _of_all(self, scopes: _Scopes, tensor: str, t: float) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        for name, allowed in (self._method.shared | self._method.numerics).items():
+            value = self._value(name, scopes, tensor, t)
+            if value is None:
+                self.mistakes.setdefault(f"recipe.{name}", f"{self._recipe.merge_method} needs a {name} at {tensor}")
+            elif allowed.whole and not float(value).is_integer():
+                self.mistakes.setdefault(f"recipe.{name}", f"{name} is {value:g} at {tensor}, not a whole number")
+            values[name] = float(value or 0.0)
+        for name, default in self._method.switches.items():
+            switch = resolve(name, scopes, tensor, t, to_bool)
+            values[name] = default if switch is None else switch
+        return values
+
+    def _value(self, name: str, scopes: _Scopes, tensor: str, t: float) -> Value | None:
+        value = resolve(name, scopes, tensor, t, to_float)
+        return self._method.defaults.get(name) if value is None else value
 
 
-def _shared(recipe: Recipe, method: Method, place: _Place, found: dict[str, str]) -> dict[str, Value]:
-    scopes = (place.slice.parameters, recipe.parameters)
-    values: dict[str, Value] = {}
-    for name, allowed in (method.shared | method.numerics).items():
-        value = _value(name, method, scopes, place.name, place.t)
-        if value is None:
-            found.setdefault(f"recipe.{name}", f"{recipe.merge_method} needs a {name} at {place.name}")
-        elif allowed.whole and not float(value).is_integer():
-            found.setdefault(f"recipe.{name}", f"{name} is {value:g} at {place.name}, not a whole number")
-        values[name] = float(value or 0.0)
-    for name, default in method.switches.items():
-        switch = resolve(name, scopes, place.name, place.t, to_bool)
-        values[name] = default if switch is None else switch
-    return values
-
-
-def _value(name: str, method: Method, scopes: tuple[Settings | None, ...], tensor: str, t: float) -> Value | None:
-    value = resolve(name, scopes, tensor, t, to_float)
-    return method.defaults.get(name) if value is None else value
+def _filtered(scopes: _Scopes) -> bool:
+    """Whether a setting in one of them depends on tensors' names."""
+    settings = (setting for scope in scopes if scope for setting in scope.values() if isinstance(setting, list))
+    return any(isinstance(part, Filtered) for setting in settings for part in setting)
 
 
 def _dtype(recipe: Recipe, inputs: list[Input], checkpoints: Mapping[str, Checkpoint]) -> torch.dtype:

@@ -1,9 +1,8 @@
 """Carrying out a plan, tensor by tensor, in float32 with one rounding at the end."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -16,15 +15,20 @@ from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.plan import Input, TensorPlan
-from evomerge_worker.merge.threads import pool
+from evomerge_worker.merge.threads import ALONE, Threads, pool, threads
+from evomerge_worker.pages import HUGE_PAGE, huge_pages
 from evomerge_worker.shards import Checkpoint
 
 CPU = torch.device("cpu")
 _NO_BASE = torch.empty(0)
 _WORTH_THREADS = 1 << 22
 """Elements of a model below which starting threads takes longer than they save."""
-_SHARES = 8
-"""Into so many a thread a model's tensors are divided."""
+_SHARES = 32
+"""Into so many a model's tensors are divided while it is decided what becomes of them."""
+
+Begun = native.Ready | bool | Tensor
+"""The call that puts a tensor of the result in its place, if the compiled library does; else it is done, and this says
+whether it is finite: on a device as a scalar tensor, which need not be waited for."""
 
 
 class Merger:
@@ -47,7 +51,8 @@ class Merger:
         }
         self._device = device
         self._statistics = statistics
-        self._threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._on_cpu = device.type == "cpu"
+        self._threads = torch.get_num_threads() if self._on_cpu else 1
 
     def merged(self, plans: Sequence[TensorPlan]) -> Iterator[tuple[str, Tensor]]:
         """The tensors of the result by name, in the order of `plans`, each in its plan's dtype.
@@ -74,38 +79,38 @@ class Merger:
     def merge_all(self, plans: Sequence[TensorPlan], outs: Mapping[str, Tensor]) -> None:
         """Put every tensor of the result for which there is one of `outs` into that, rounded first to its plan's dtype.
 
-        Tensors are dealt out to shares, and those to the threads, the largest first.
+        All is decided before the first one is merged: weights passing by drive Python out of the CPU's caches. The
+        threads take the largest first, and those of one size in the order in which they lie in memory.
 
         Raises:
             CandidateError: a tensor that is not finite came out.
         """
-        wanted = sorted((plan for plan in plans if plan.name in outs), key=lambda plan: -outs[plan.name].numel())
-        threads = 1 if sum(out.numel() for out in outs.values()) < _WORTH_THREADS else self._threads
-        count = _SHARES * threads
-        shares = [share for first in range(count) if (share := wanted[first::count])]
-        if threads == 1:
-            done = [self._merge_share(share, outs) for share in shares]
-        else:
-            with pool(threads) as workers:
-                done = list(workers.map(lambda share: self._merge_share(share, outs), shares))
-        pairs = zip(chain.from_iterable(shares), chain.from_iterable(done), strict=True)
-        wrong = {plan.name for plan, fine in pairs if not bool(fine)}
+        pairs = [(plan, outs[plan.name]) for plan in plans if plan.name in outs]
+        pairs.sort(key=lambda pair: (-pair[1].numel(), pair[1].data_ptr()))
+        few = sum(out.numel() for _, out in pairs) < _WORTH_THREADS
+        begun: list[Begun] = [True] * len(pairs)
+        with threads(1 if few else self._threads) as workers:
+            shares = [slice(first, None, _SHARES) for first in range(_SHARES)]
+            decided = workers.map(lambda share: [self._begin(*pair) for pair in pairs[share]], shares)
+            for share, made in zip(shares, decided, strict=True):
+                begun[share] = made
+            done = finished(begun, workers)
+        wrong = {plan.name for (plan, _), fine in zip(pairs, done, strict=True) if not bool(fine)}
         if wrong:
             raise not_finite(next(plan.name for plan in plans if plan.name in wrong))
 
-    def _merge_share(self, plans: Sequence[TensorPlan], outs: Mapping[str, Tensor]) -> list[bool | Tensor]:
-        """All is decided before the first tensor is merged: weights passing by drive Python out of the CPU's caches."""
-        return finished([self._begin(plan, outs[plan.name]) for plan in plans])
-
     def _merge(self, plan: TensorPlan) -> tuple[Tensor, bool | Tensor]:
-        out = torch.empty(self.shape(plan), dtype=plan.dtype, device=self._device)
+        out = self._fresh(self.shape(plan), plan.dtype)
         return out, finished([self._begin(plan, out)])[0]
 
-    def _begin(self, plan: TensorPlan, out: Tensor) -> native.Ready | bool | Tensor:
-        """Put one tensor of the result into `out`, rounded to the plan's dtype and, if that is another, to `out`'s.
+    def _fresh(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = math.prod(shape) * dtype.itemsize
+        if not self._on_cpu or size < HUGE_PAGE:
+            return torch.empty(shape, dtype=dtype, device=self._device)
+        return huge_pages(size)[:size].view(dtype).view(shape)
 
-        Returns the call that does this, if the compiled library does; else it is done, and whether it is finite: on a
-        device as a scalar tensor, which need not be waited for.
+    def _begin(self, plan: TensorPlan, out: Tensor) -> Begun:
+        """Put one tensor of the result into `out`, rounded to the plan's dtype and, if that is another, to `out`'s.
 
         Raises:
             CandidateError: the parameters make no sense for these tensors.
@@ -131,7 +136,8 @@ class Merger:
         return self._checkpoints[plan.like.model].shape(plan.like.tensor)
 
     def _load(self, item: Input) -> Tensor:
-        return self._checkpoints[item.model].tensor(item.tensor).to(self._device)
+        tensor = self._checkpoints[item.model].tensor(item.tensor)
+        return tensor if self._on_cpu else tensor.to(self._device)
 
     def _base(self, plan: TensorPlan) -> Tensor:
         return _NO_BASE if plan.base is None else self._load(plan.base)
@@ -139,19 +145,16 @@ class Merger:
     def _sources(self, plan: TensorPlan) -> list[Source]:
         sources = []
         for item in plan.inputs:
-            source = Source(self._load(item), item.tensor, item.values, self._drawings[item.model])
+            known = None
             if plan.base is not None and self._statistics is not None:
                 pair = self._checkpoints[item.model], self._checkpoints[plan.base.model]
-                source = replace(source, known=self._statistics.of(*pair, plan.base.tensor, self._threads))
-            sources.append(source)
+                known = self._statistics.of(*pair, plan.base.tensor, self._threads)
+            sources.append(Source(self._load(item), item.tensor, item.values, self._drawings[item.model], known))
         return sources
 
 
-def begin(result: Tensor | Formula, out: Tensor) -> native.Ready | bool | Tensor:
-    """Put what a method returned into `out`, of that shape and contiguous, or say what call of the library does so.
-
-    Returns that, or whether all is finite.
-    """
+def begin(result: Tensor | Formula, out: Tensor) -> Begun:
+    """Put what a method returned into `out`, of that shape and contiguous, or say what call of the library does so."""
     if isinstance(result, Tensor):
         out.copy_(result)
         return checksum(out).isfinite()
@@ -163,9 +166,9 @@ def carry_out(result: Tensor | Formula, out: Tensor) -> bool | Tensor:
     return finished([begin(result, out)])[0]
 
 
-def finished(begun: Sequence[native.Ready | bool | Tensor]) -> list[bool | Tensor]:
+def finished(begun: Sequence[Begun], workers: Threads = ALONE) -> list[bool | Tensor]:
     """Do what was only made ready; for each whether all is finite."""
-    done = iter(native.run([work for work in begun if isinstance(work, native.Ready)]))
+    done = iter(native.run([work for work in begun if isinstance(work, native.Ready)], workers))
     return [next(done) if isinstance(work, native.Ready) else work for work in begun]
 
 

@@ -1,15 +1,40 @@
-"""Threads among which whole tensors are shared out, so that results do not depend on how many there are."""
+"""Threads among which tensors are shared out, so that results do not depend on how many there are."""
 
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 
-def pool(threads: int) -> ThreadPoolExecutor:
+@dataclass(frozen=True)
+class Threads:
+    """So many threads; `map` calls a function on them, which is the caller's own where it is one."""
+
+    number: int
+    map: Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+
+
+ALONE = Threads(1, map)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[Threads]:
+    """So many threads, as `pool` has them."""
+    if number == 1:
+        yield ALONE
+        return
+    with pool(number) as workers:
+        yield Threads(number, workers.map)
+
+
+def pool(number: int) -> ThreadPoolExecutor:
     """Threads in which torch uses no others. Gradients are off in each: that is a thread's own affair."""
 
     def begin() -> None:
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
 
-    return ThreadPoolExecutor(threads, initializer=begin)
+    return ThreadPoolExecutor(number, initializer=begin)

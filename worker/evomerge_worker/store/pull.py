@@ -24,7 +24,9 @@ from evomerge_worker.store.crc import joined
 from evomerge_worker.store.s3 import CONNECTIONS, Object, S3Client
 
 RANGE_BYTES = 64 << 20
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 2 << 20
+"""A huge page: of a file written in aligned pieces of that size the page cache holds such pages, where the file system
+has them, and whoever maps it has few to look up."""
 _ATTEMPTS = 4
 _JOURNAL = ".journal"
 
