@@ -231,6 +231,17 @@ def test_a_sample_that_misleads_changes_nothing() -> None:
     _same_kept(hidden, base, found, n // 4)
 
 
+@pytest.mark.parametrize("density", [0.05, 0.5, 0.6])
+def test_neighbours_that_are_alike_mislead_no_sample(density: float) -> None:
+    """Rows differ a thousandfold, as layers do of which a fine-tuning has changed some; one in three has not moved."""
+    generator = torch.Generator().manual_seed(0)
+    scales = 10 ** (3 * torch.rand(1024, 1, generator=generator)) * (torch.arange(1024)[:, None] % 3 > 0)
+    tensor = (torch.randn(1024, 1024, generator=generator) * scales).flatten()
+    base, kept = torch.zeros(len(tensor)), int(density * len(tensor))
+    (found,) = select([tensor], base, [kept])
+    _same_kept(tensor, base, found, kept)
+
+
 def _sampled(count: int) -> Tensor:
     """1 where an element is in the sample, else 0."""
     place = torch.arange(count)

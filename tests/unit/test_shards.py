@@ -1,9 +1,12 @@
 """Reading and writing checkpoints."""
 
+import errno
+import fcntl
 import json
+import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -221,6 +224,50 @@ def test_written_tensors_read_back_bit_for_bit(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     checkpoint = Checkpoint.open(tmp_path, "m")
     assert all(torch.equal(checkpoint.tensor(n), t) and checkpoint.dtype(n) == t.dtype for n, t in tensors.items())
+
+
+_DIRECT = getattr(os, "O_DIRECT", 0)  # macOS has none
+
+
+def _refuse(flags: int) -> None:
+    if flags & _DIRECT:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def _at_most(size: int) -> Callable[[int, memoryview, int], int]:
+    """A disk that takes only so many bytes at a time."""
+    return lambda file, data, place, write=os.pwrite: write(file, data[:size], place)
+
+
+def _larger_blocks(file: int, data: memoryview, place: int, write: Callable[..., int] = os.pwrite) -> int:
+    """Past the page cache nothing may be written, though the file could be opened for it."""
+    if fcntl.fcntl(file, fcntl.F_GETFL) & _DIRECT:
+        raise OSError(errno.EINVAL, "Invalid argument")
+    return write(file, data, place)
+
+
+@pytest.mark.parametrize("disk", ["any", "no direct writes", "larger blocks", "short writes", "another system"])
+def test_blocks_and_what_lies_between_them_are_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
+) -> None:
+    """Tensors begin and end anywhere in a block, and one is larger than a piece; whatever the file system can do."""
+    sizes = [3, 4096, 1, 5000, 12_288, 4095, 20_000_001, 8192, 0, 70_001]
+    tensors = {f"t{i}": torch.arange(size).remainder(251).to(torch.uint8) for i, size in enumerate(sizes)}
+    tensors |= {"wide": torch.arange(3000), "half": torch.randn(4097).bfloat16()}
+    match disk:
+        case "no direct writes":
+            opened = os.open
+            monkeypatch.setattr(os, "open", lambda path, flags, *mode: _refuse(flags) or opened(path, flags, *mode))
+        case "larger blocks":
+            monkeypatch.setattr(os, "pwrite", _larger_blocks)
+        case "short writes":
+            monkeypatch.setattr(os, "pwrite", _at_most(1_000_000))
+        case "another system":
+            monkeypatch.delattr(os, "O_DIRECT", raising=False)
+    write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 10**9)
+    read = load_file(tmp_path / "model.safetensors")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
 def test_no_written_shard_is_larger_than_asked(tmp_path: Path) -> None:

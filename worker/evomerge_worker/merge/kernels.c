@@ -25,10 +25,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-/* The place of the first byte that is 1 among eight that are 0 or 1. */
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define FIRST_BYTE(bytes) ((size_t)__builtin_ctzll(bytes) / 8)
-#else
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "written for little-endian machines"
 #endif
 
@@ -512,6 +509,13 @@ EACH_CPU int evomerge_distinct(size_t count, tensor_t source, tensor_t base, int
     return 1;
 }
 
+/* Eight bytes that are 0 or 1, as eight bits: the product puts them side by side in its highest byte. */
+INLINE uint64_t bits_of_bytes(const uint8_t *bytes) {
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word * UINT64_C(0x0102040810204080) >> 56;
+}
+
 /* The magnitudes of x_s - base, as bits, that are at least low[s] and below high[s]: written to found[s] one after the
  * other while there is room[s] for them, and all counted in within[s]; above[s] counts those that are larger. */
 EACH_CPU void evomerge_between(size_t count, int32_t sources, const tensor_t *tensors, tensor_t base, const uint32_t *low,
@@ -530,14 +534,14 @@ EACH_CPU void evomerge_between(size_t count, int32_t sources, const tensor_t *te
             FOR_EACH(tensors[s], start, n, bits[i] = bits_of(x - origin[i]) & 0x7fffffffu);
             for (size_t i = 0; i < BLOCK; i++) larger += bits[i] >= beyond;
             above[s] += larger;
-            for (size_t i = 0; i < BLOCK; i++) match[i] = bits[i] >= least && bits[i] < beyond;
+            for (size_t i = 0; i < BLOCK; i++) match[i] = bits[i] - least < beyond - least;
             if (n < BLOCK)
                 for (size_t e = n; e < BLOCK; e++) match[place(e)] = 0; /* a place without an element */
-            for (size_t at = 0; at < BLOCK; at += 8) { /* few match: look at eight at once */
-                uint64_t left;
-                memcpy(&left, match + at, sizeof left);
+            for (size_t at = 0; at < BLOCK; at += 64) { /* few match: look at 64 at once */
+                uint64_t left = 0;
+                for (size_t b = 0; b < 8; b++) left |= bits_of_bytes(match + at + 8 * b) << 8 * b;
                 for (; left; left &= left - 1, within[s]++)
-                    if (within[s] < room[s]) found[s][within[s]] = bits[at + FIRST_BYTE(left)];
+                    if (within[s] < room[s]) found[s][within[s]] = bits[at + (size_t)__builtin_ctzll(left)];
             }
         }
     }

@@ -1,8 +1,11 @@
 """Carrying out a plan, tensor by tensor, in float32 with one rounding at the end."""
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -62,19 +65,21 @@ class Merger:
         Raises:
             CandidateError: a tensor that is not finite comes out.
         """
+        left = iter(plans)
         with pool(self._threads) as workers:
-            coming = [(plan.name, workers.submit(self._merge, plan)) for plan in plans[: self._threads + 1]]
-            for number in range(len(plans)):
-                name, future = coming.pop(0)
+
+            def begin(number: int) -> Iterator[tuple[str, Future[tuple[Tensor, bool | Tensor]]]]:
+                return ((plan.name, workers.submit(self._merge, plan)) for plan in islice(left, number))
+
+            coming = deque(begin(2 * self._threads))  # so that a large one keeps no thread from going on
+            while coming:
+                name, future = coming.popleft()
                 tensor, finite = future.result()
                 if not bool(finite):
                     raise not_finite(name)
+                coming.extend(begin(1))
                 yield name, tensor
                 del tensor, future
-                coming += [
-                    (plan.name, workers.submit(self._merge, plan))
-                    for plan in plans[number + self._threads + 1 : number + self._threads + 2]
-                ]
 
     def merge_all(self, plans: Sequence[TensorPlan], outs: Mapping[str, Tensor]) -> None:
         """Put every tensor of the result for which there is one of `outs` into that, rounded first to its plan's dtype.

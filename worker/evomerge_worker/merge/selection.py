@@ -15,10 +15,10 @@ from evomerge_worker.merge import native
 from evomerge_worker.merge.formula import AtLeast
 from evomerge_worker.merge.method import offset
 
-_SAMPLE = 1 << 17
-_RUN = 8  # elements
+_RUN = 32  # elements
+_SAMPLE = 2048 * _RUN
 _WORTH_SAMPLING = 2 * _SAMPLE  # elements
-_SIGMAS = 6.0
+_SIGMAS = 5.0
 """So many standard deviations of a rank in the sample are looked at on both sides."""
 _ROOM = 8
 """One element in so many may lie between: where far more are equal it takes other means."""
@@ -32,19 +32,24 @@ def select(tensors: Sequence[Tensor], base: Tensor, kept: Sequence[int]) -> list
     """
     if base.numel() < _WORTH_SAMPLING:
         return [None] * len(tensors)
-    bounds = [_bounds(tensor, base, k) for tensor, k in zip(tensors, kept, strict=True)]
+    origin = _runs(base)
+    samples = (magnitude_bits(_runs(tensor), origin).cpu().numpy().reshape(-1, _RUN) for tensor in tensors)
+    bounds = [_bounds(sample, k / base.numel(), base.numel() // _ROOM) for sample, k in zip(samples, kept, strict=True)]
     found = between(tensors, base, bounds)
     return [_selected(inside, k) for inside, k in zip(found, kept, strict=True)]
 
 
-def _bounds(tensor: Tensor, base: Tensor, kept: int) -> native.Bounds:
-    sample = np.sort(magnitude_bits(_runs(tensor), _runs(base)).cpu().numpy())[::-1]
-    share, size = kept / base.numel(), len(sample)
-    margin = _SIGMAS * (math.sqrt(size * share * (1 - share)) + 1)
+def _bounds(sample: NDArray[np.int32], share: float, room: int) -> native.Bounds:
+    """Where the magnitude surely lies that so large a share of all reach. `sample`: their bits, [runs, elements]."""
+    ordered, size = np.sort(sample, axis=None)[::-1], sample.size
+    middle = ordered[min(int(size * share), size - 1)]
+    # Neighbours are alike: what counts is how much runs differ. Of many that are equal, either side may be the odd one.
+    spread = max(np.count_nonzero(side, axis=1).std() for side in (sample >= middle, sample > middle))
+    margin = _SIGMAS * (math.sqrt(len(sample)) * spread + 1)
     first, last = math.floor(size * share - margin), math.ceil(size * share + margin)
-    high = int(sample[first]) + 1 if first >= 0 else _BEYOND
-    low = int(sample[last]) if last < size else 0
-    return native.Bounds(low, high, base.numel() // _ROOM)
+    high = int(ordered[first]) + 1 if first >= 0 else _BEYOND
+    low = int(ordered[last]) if last < size else 0
+    return native.Bounds(low, high, room)
 
 
 def _runs(tensor: Tensor) -> Tensor:
@@ -64,9 +69,9 @@ def _selected(inside: native.Inside, kept: int) -> AtLeast | None:
 
 def kth_largest(bits: NDArray[np.uint32], k: int) -> tuple[int, int]:
     """The k-th largest (from 1), and how many of those equal to it are among the k largest."""
-    place = len(bits) - k
-    value = np.partition(bits, place)[place]
-    return int(value), k - int(np.count_nonzero(bits > value))
+    ordered = np.sort(bits)  # many are equal, which selecting takes ten times as long for
+    value = ordered[len(bits) - k]
+    return int(value), k - (len(bits) - int(np.searchsorted(ordered, value, side="right")))
 
 
 def between(tensors: Sequence[Tensor], base: Tensor, bounds: Sequence[native.Bounds]) -> list[native.Inside]:

@@ -4,25 +4,28 @@ The safetensors library wants a whole shard in memory before it writes its first
 at once, the file is put together here: a header's length in 8 bytes, the header (JSON, padded to 8 bytes), the data.
 """
 
+import errno
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from evomerge_worker.pages import huge_pages
 from evomerge_worker.shards.dtypes import BUFFERS, FLOATS
 from evomerge_worker.store.index import INDEX, SINGLE
 
 _CODES = {dtype: code for code, dtype in (FLOATS | BUFFERS).items()}
 _PIECE = 1 << 24
 """Bytes handed to the system at a time, or a full disk would be noticed late."""
-_WORTH_SYNCING = 1 << 27
-"""At least so many bytes are brought to the disk at a time; left to itself, the system may begin with the last one."""
+_BLOCK = 4096
+"""What goes past the page cache begins and ends at multiples of it, in the file and in memory."""
 
 
 class Entry(NamedTuple):
@@ -85,32 +88,75 @@ def _write(part: Path, shard: Sequence[Entry], coming: Iterator[tuple[str, Tenso
         },
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with part.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as helper:
-        file.write(len(text).to_bytes(8, "little") + text)
-        begin, waiting = file.tell(), 0
-        syncing: Future[None] | None = None
+    text += b" " * (-(len(text) + 8) % _BLOCK)
+    with _File(part) as file:
+        file.write(len(text).to_bytes(8, "little") + text, 0)
+        begin = 8 + len(text)
         for entry in shard:
             name, tensor = next(coming)
             if (name, tensor.dtype, tuple(tensor.shape)) != entry:
                 raise ValueError(f"{name} came where {entry.name} was announced")
-            file.seek(begin + places[name])
-            _put(file.fileno(), tensor)
+            file.write(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, begin + places[name])
             del tensor  # its memory is needed for those that come
-            waiting += entry.bytes
-            if waiting >= _WORTH_SYNCING and (syncing is None or syncing.done()):
-                if syncing is not None:
-                    syncing.result()
-                syncing, waiting = helper.submit(os.fsync, file.fileno()), 0  # while the next ones are merged
-        if syncing is not None:
-            syncing.result()
-        os.fsync(file.fileno())
+        file.sync()
 
 
-def _put(file: int, tensor: Tensor) -> None:
-    data = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-    while data:
-        data = data[os.write(file, data[:_PIECE]) :]
+class _File:
+    """A new file that is written to by position."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._direct: int | None = None  # the same, past the page cache
+        self._blocks = huge_pages(_PIECE)[:_PIECE].numpy().data  # what goes there must begin where a block would
+        with suppress(OSError, AttributeError):  # not here, or nowhere on this system
+            self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        if self._direct is not None:
+            os.close(self._direct)
+
+    def write(self, data: bytes | memoryview, place: int) -> None:
+        """Write all of `data`: the blocks inside it past the page cache, the rest through it."""
+        data, first = memoryview(data), -place % _BLOCK
+        last = first + (len(data) - first) // _BLOCK * _BLOCK
+        if self._direct is None or last <= first:
+            self._through(data, place)
+            return
+        self._through(data[:first], place)
+        for start in range(first, last, _PIECE):
+            piece = data[start : min(start + _PIECE, last)]
+            self._blocks[: len(piece)] = piece
+            done = self._past(self._blocks[: len(piece)], place + start)
+            self._through(piece[done:], place + start + done)
+        self._through(data[last:], place + last)
+
+    def _past(self, blocks: memoryview, place: int) -> int:
+        """How many bytes of `blocks` have been written."""
+        if self._direct is None:
+            return 0
+        try:
+            return os.pwrite(self._direct, blocks, place)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            os.close(self._direct)  # this file system has blocks of its own mind
+            self._direct = None
+            return 0
+
+    def _through(self, data: memoryview, place: int) -> None:
+        while data:
+            done = os.pwrite(self._file, data[:_PIECE], place)
+            data, place = data[done:], place + done
+
+    def sync(self) -> None:
+        """Bring all of it to the disk."""
+        os.fsync(self._file)
 
 
 def sync(path: Path) -> None:
