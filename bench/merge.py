@@ -4,7 +4,8 @@ The reference copies as many bytes as linear reads and writes (three sources rea
 read, half written) by memcpy on as many threads, in memory as any program gets it. `times_the_memcpy_in_huge_pages` is
 against one in such pages, as the live weights lie in: that is faster, most of all where a virtual machine's neighbours
 are busy. TIES and DARE-TIES are measured against our own linear, each time at a density never used before. Each takes
-turns with its reference alone. Sources are in the page cache, and two merges of each went before.
+turns with its reference alone. Sources are in the page cache, as a pull leaves them there, and two merges of each went
+before.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_worker.errors import CandidateError, InputError
 from evomerge_worker.families import LiveModel
 from evomerge_worker.families.loading import load_state
-from evomerge_worker.merge import export_checkpoint
+from evomerge_worker.merge import export_checkpoint, run
 from evomerge_worker.shards import Checkpoint
 from tiny_models import Tiny, write_tensors
 from vocabularies import OF_A, OF_B, OF_BASE
@@ -91,6 +91,45 @@ def test_an_ordinary_model_is_merged_in_place(tiny: Tiny, tmp_path: Path, family
     live.merge(_ties(), sources, 3)
     assert live.model is model
     assert {n: t.data_ptr() for n, t in _tensors(live.model).items()} == places
+
+
+@pytest.mark.parametrize("method", ["ties", "nuslerp"])
+def test_threads_merge_a_model_as_one_does(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """nuslerp has no compiled loop: all of it is done while others decide."""
+    monkeypatch.setattr(run, "_WORTH_THREADS", 1)
+    sources = _sources(tiny, "llama")
+    recipe = _ties() if method == "ties" else _linear("a", "b", merge_method=method)
+    live = LiveModel.open(sources["a"], device=CPU)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        live.merge(recipe, sources, 3)
+    finally:
+        torch.set_num_threads(before)
+    _assert_same(live, recipe, sources, tmp_path / "out")
+
+
+def test_the_first_tensor_that_is_not_finite_is_told_however_many_threads_there_are(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_WORTH_THREADS", 1)
+    sources = _sources(tiny, "llama")
+    live = LiveModel.open(sources["a"], device=CPU)
+    models = [{"model": model, "parameters": {"weight": 3e40}} for model in ("a", "b")]
+    huge = Recipe.model_validate({"merge_method": "linear", "models": models, "parameters": {"normalize": False}})
+    told = set()
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with pytest.raises(CandidateError, match="holds NaN or infinity") as failure:
+                live.merge(huge, sources, 3)
+            told.add(str(failure.value))
+    finally:
+        torch.set_num_threads(before)
+    assert len(told) == 1
 
 
 def test_weights_lie_aligned_in_memory_that_is_no_files(tiny: Tiny) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evomerge_contract.methods import METHODS
-from evomerge_contract.recipe import Recipe
+from evomerge_contract.recipe import Recipe, Slice, SliceSource
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge import TensorPlan, plan_merge
 from evomerge_worker.shards import Checkpoint
@@ -66,6 +66,14 @@ def test_a_gradient_runs_over_the_layers_and_is_taken_at_its_start_outside(sourc
     weights = _weights(plan_merge(_recipe(models=_models(a=[0, 1, 4], b=1)), sources), "a")
     assert [weights[f"model.layers.{i}.mlp.weight"] for i in range(4)] == pytest.approx([0, 2 / 3, 2, 4])
     assert weights["model.embed_tokens.weight"] == weights["model.norm.weight"] == weights["lm_head.weight"] == 0
+
+
+def test_slices_may_share_what_they_say_of_a_source(sources: dict[str, Checkpoint]) -> None:
+    """Recipes may be made in Python, of the same parts."""
+    parts = [SliceSource(model=model, layer_range=(0, LAYERS)) for model in ("a", "b")]
+    slices = [Slice(sources=parts, parameters={"weight": weight}) for weight in (1, 3)]
+    weights = _weights(plan_merge(Recipe(merge_method="linear", slices=slices), sources), "a")
+    assert [weights[f"model.layers.{i}.mlp.weight"] for i in range(2 * LAYERS)] == [1] * LAYERS + [3] * LAYERS
 
 
 def test_the_first_matching_filter_wins(sources: dict[str, Checkpoint]) -> None:

@@ -234,40 +234,74 @@ def _refuse(flags: int) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
 
-def _at_most(size: int) -> Callable[[int, memoryview, int], int]:
-    """A disk that takes only so many bytes at a time."""
-    return lambda file, data, place, write=os.pwrite: write(file, data[:size], place)
-
-
 def _larger_blocks(file: int, data: memoryview, place: int, write: Callable[..., int] = os.pwrite) -> int:
     """Past the page cache nothing may be written, though the file could be opened for it."""
-    if fcntl.fcntl(file, fcntl.F_GETFL) & _DIRECT:
+    if _is_direct(file):
         raise OSError(errno.EINVAL, "Invalid argument")
     return write(file, data, place)
 
 
+def _is_direct(file: int) -> bool:
+    return bool(fcntl.fcntl(file, fcntl.F_GETFL) & _DIRECT)
+
+
+@pytest.mark.parametrize("past_cache", [False, True])
 @pytest.mark.parametrize("disk", ["any", "no direct writes", "larger blocks", "short writes", "another system"])
 def test_blocks_and_what_lies_between_them_are_written_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str, past_cache: bool
 ) -> None:
     """Tensors begin and end anywhere in a block, and one is larger than a piece; whatever the file system can do."""
     sizes = [3, 4096, 1, 5000, 12_288, 4095, 20_000_001, 8192, 0, 70_001]
     tensors = {f"t{i}": torch.arange(size).remainder(251).to(torch.uint8) for i, size in enumerate(sizes)}
     tensors |= {"wide": torch.arange(3000), "half": torch.randn(4097).bfloat16()}
+    write = os.pwrite
     match disk:
         case "no direct writes":
             opened = os.open
             monkeypatch.setattr(os, "open", lambda path, flags, *mode: _refuse(flags) or opened(path, flags, *mode))
         case "larger blocks":
             monkeypatch.setattr(os, "pwrite", _larger_blocks)
-        case "short writes":
-            monkeypatch.setattr(os, "pwrite", _at_most(1_000_000))
+        case "short writes":  # the first one in whole blocks, so that the rest is left in the middle
+            monkeypatch.setattr(os, "pwrite", lambda file, data, place: write(file, data[: 244 * 4096], place))
         case "another system":
             monkeypatch.delattr(os, "O_DIRECT", raising=False)
-    write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 10**9)
+    write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 10**9, past_cache=past_cache)
     read = load_file(tmp_path / "model.safetensors")
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
+def test_only_who_may_write_past_the_page_cache_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        os.close(os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT | _DIRECT))
+    except OSError:
+        pytest.skip("this file system has no direct writes")
+    direct: list[int] = []
+    write = os.pwrite
+
+    def noted(file: int, data: memoryview, place: int) -> int:
+        done = write(file, data, place)
+        direct.append(done if _is_direct(file) else 0)
+        return done
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    tensors = {"t": torch.zeros(1 << 20)}
+    write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 10**9)
+    assert sum(direct) == 0
+    write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 10**9, past_cache=True)
+    assert sum(direct) == (4096 + (4 << 20) if _DIRECT else 0)  # the header has a block
+
+
+@pytest.mark.parametrize("past_cache", [False, True])
+def test_a_full_disk_is_no_small_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, past_cache: bool) -> None:
+    def full(file: int, data: memoryview, place: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tensors = {"t": torch.zeros(1 << 20)}
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(tmp_path, _entries(tensors), iter(tensors.items()), 10**9, past_cache=past_cache)
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_no_written_shard_is_larger_than_asked(tmp_path: Path) -> None:

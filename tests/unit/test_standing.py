@@ -152,6 +152,19 @@ def test_conditions_keep_the_time_of_their_last_change() -> None:
     }
 
 
+def test_an_edit_in_the_middle_of_a_look_is_for_the_next_one() -> None:
+    """Told as observed though nothing was done about it, it would never be acted upon."""
+    known = searching()
+    known.looked_at = known.generation
+    known.saw_evomerge(evomerge(generation=2, version=2))
+    for decision in (Wait(), Fail("DeadlineExceeded", "72h")):
+        status = status_of(known, decision, NOW)
+        assert status.observed_generation == 1
+        assert {c.observed_generation for c in status.conditions} == {1}
+    known.looked_at = known.generation
+    assert status_of(known, Wait(), NOW).observed_generation == 2
+
+
 def test_the_clock_of_the_deadline_stands_still_while_suspended() -> None:
     known = searching()
     known.status = status_of(known, Wait(), NOW)

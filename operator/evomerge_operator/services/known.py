@@ -49,6 +49,8 @@ class Known:
     """What took the last attempt that was lost."""
     written_at: datetime | None = None
     """When the status was last written."""
+    looked_at: int | None = None
+    """The generation that the last look began with: an edit in the middle of it is for the next one."""
 
     @classmethod
     def of(cls, document: Document) -> "Known":
@@ -61,6 +63,11 @@ class Known:
     def generation(self) -> int:
         """The generation of the spec."""
         return int(self.document["metadata"].get("generation", 0))
+
+    @property
+    def observed_generation(self) -> int:
+        """The generation that a status tells of."""
+        return self.generation if self.looked_at is None else self.looked_at
 
     def saw_evomerge(self, document: Document) -> None:
         """A newer state of the resource; an older one that comes late is none."""

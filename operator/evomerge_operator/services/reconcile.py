@@ -83,6 +83,7 @@ class Reconciler:
         at_rest = decide.has_ended(known) and not known.jobs
         if known.observed_at is None or now - known.observed_at > (_RESYNC_AT_REST if at_rest else RESYNC):
             await self._observe(known, now)
+        known.looked_at = known.generation
         if decide.has_ended(known):
             return decide.decide(known, now)
         problem = self._read_manifest(known) or await self._load(known)

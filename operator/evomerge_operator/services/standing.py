@@ -84,7 +84,7 @@ def status_of(known: Known, decision: Decision, now: datetime) -> EvoMergeStatus
     working = not ended and phase != "Suspended" and not _is_queued(known)
     stage = search.run.stage if search else None
     return EvoMergeStatus(
-        observed_generation=known.generation,
+        observed_generation=known.observed_generation,
         phase=phase,
         stage=stage,
         reason=reason,
@@ -194,7 +194,7 @@ def _condition(known: Known, kind: ConditionType, true: bool, reason: str, messa
         reason=reason,
         message=message[:4000],
         last_transition_time=now if changed or before is None else before.last_transition_time,
-        observed_generation=known.generation,
+        observed_generation=known.observed_generation,
     )
 
 

@@ -54,12 +54,14 @@ def apart(places: Places, arguments: Sequence[str]) -> int:
 
 
 def _failures(report: Path) -> list[str]:
-    """A line for each test that failed, from pytest's report; one that says so where it wrote none."""
-    if not report.exists():
-        return [f"FAILED: pytest ended without {report.name}"]
+    """A line for each test that failed, from pytest's report; one that says so where that is missing or cut off."""
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 - it is of our own pytest
+    except (OSError, ElementTree.ParseError) as error:
+        return [f"FAILED: pytest ended without its report ({error})"]
     return [
         f"FAILED {case.get('classname')}::{case.get('name')}: {bad.get('message', '').partition(chr(10))[0][:300]}"
-        for case in ElementTree.parse(report).iter("testcase")  # noqa: S314 - it is of our own pytest
+        for case in cases
         for bad in (*case.findall("failure"), *case.findall("error"))
     ]
 

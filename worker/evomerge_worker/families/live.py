@@ -95,7 +95,6 @@ class LiveModel:
             anchor = self._vocabularies.aligned(recipe, checkpoints)[anchor_of(recipe)]
             self._open(anchor, weights_dtype(anchor))
 
-    @_uncollected()
     def merge(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint], mask_seed: int) -> None:
         """Carry out `recipe` on the sources `checkpoints` and put the result in place.
 
@@ -108,7 +107,8 @@ class LiveModel:
             CandidateError: the result is not finite. The model is then unusable until the next merge.
         """
         checkpoints = self._vocabularies.aligned(recipe, checkpoints)
-        plans = plan_merge(recipe, checkpoints)
+        with _uncollected():
+            plans = plan_merge(recipe, checkpoints)
         anchor = checkpoints[anchor_of(recipe)]
         config = result_config(recipe, checkpoints)
         wanted = (self._identity(anchor), result_dtype(plans, checkpoints))
@@ -119,7 +119,8 @@ class LiveModel:
         merger = Merger(checkpoints, mask_seed, self._device, self._statistics)
         with torch.no_grad():
             if ordinary and self._slots is not None:
-                merger.merge_all(plans, self._slots)  # a tensor without a slot is one the architecture has no use for
+                with _uncollected():
+                    merger.merge_all(plans, self._slots)  # what has no slot is of no use to the architecture
                 return
             self._let_go()
             state = dict(merger.merged(plans))

@@ -91,7 +91,7 @@ def export_checkpoint(
     with replacing(out_folder) as folder:
         merger = Merger(checkpoints, mask_seed, device, statistics)
         entries = [Entry(plan.name, plan.dtype, merger.shape(plan)) for plan in plans]
-        write_checkpoint(folder, entries, merger.merged(plans), max_shard_bytes)
+        write_checkpoint(folder, entries, merger.merged(plans), max_shard_bytes, past_cache=True)
         texts = {
             "config.json": json.dumps(config, indent=2) + "\n",
             **(extra_files or {}),

@@ -210,7 +210,7 @@ def _copy(place: _Place) -> TensorPlan:
 
 
 class _Parameters:
-    """The values of a recipe's parameters, tensor by tensor. Where no filter asks for names, those of a layer are one.
+    """The values of a recipe's parameters for tensors; where no filter asks for names, a layer's tensors share them.
 
     `mistakes`: what has no value, or one that makes no sense, by its path.
     """
@@ -219,29 +219,30 @@ class _Parameters:
         self.mistakes: dict[str, str] = {}
         self._recipe = recipe
         self._method = METHODS[recipe.merge_method]
-        self._per_model: dict[tuple[int, float], dict[str, float]] = {}  # by the source and the place in gradients
-        self._shared: dict[tuple[int, float], dict[str, Value]] = {}  # by the slice and the place in gradients
+        # By slice, source and place in gradients; slices and sources are there for as long as this is.
+        self._per_model: dict[tuple[int, int, float], dict[str, float]] = {}
+        self._shared: dict[tuple[int, float], dict[str, Value]] = {}
 
     def per_model(self, place: _Place, source: SliceSource, tensor: str) -> dict[str, float]:
         """Those of `source` for its `tensor`."""
-        known = self._per_model.get((id(source), place.t))
-        if known is not None:
-            return known
+        key = (id(place.slice), id(source), place.t)
+        if key in self._per_model:
+            return self._per_model[key]
         scopes = (source.parameters, place.slice.parameters, self._recipe.parameters)
         values = self._of_model(scopes, source.model, tensor, place.t)
         if not _filtered(scopes):
-            self._per_model[id(source), place.t] = values
+            self._per_model[key] = values
         return values
 
     def shared(self, place: _Place) -> dict[str, Value]:
         """Those that are not per model."""
-        known = self._shared.get((id(place.slice), place.t))
-        if known is not None:
-            return known
+        key = (id(place.slice), place.t)
+        if key in self._shared:
+            return self._shared[key]
         scopes = (place.slice.parameters, self._recipe.parameters)
         values = self._of_all(scopes, place.name, place.t)
         if not _filtered(scopes):
-            self._shared[id(place.slice), place.t] = values
+            self._shared[key] = values
         return values
 
     def _of_model(self, scopes: _Scopes, model: str, tensor: str, t: float) -> dict[str, float]:

@@ -26,8 +26,8 @@ CPU = torch.device("cpu")
 _NO_BASE = torch.empty(0)
 _WORTH_THREADS = 1 << 22
 """Elements of a model below which starting threads takes longer than they save."""
-_SHARES = 32
-"""Into so many a model's tensors are divided while it is decided what becomes of them."""
+_SHARES = 16
+"""Into so many a thread a model's tensors are divided while it is decided what becomes of them."""
 
 Begun = native.Ready | bool | Tensor
 """The call that puts a tensor of the result in its place, if the compiled library does; else it is done, and this says
@@ -68,18 +68,22 @@ class Merger:
         left = iter(plans)
         with pool(self._threads) as workers:
 
-            def begin(number: int) -> Iterator[tuple[str, Future[tuple[Tensor, bool | Tensor]]]]:
+            def submitted(number: int) -> Iterator[tuple[str, Future[tuple[Tensor, bool | Tensor]]]]:
                 return ((plan.name, workers.submit(self._merge, plan)) for plan in islice(left, number))
 
-            coming = deque(begin(2 * self._threads))  # so that a large one keeps no thread from going on
-            while coming:
-                name, future = coming.popleft()
-                tensor, finite = future.result()
-                if not bool(finite):
-                    raise not_finite(name)
-                coming.extend(begin(1))
-                yield name, tensor
-                del tensor, future
+            coming = deque(submitted(self._threads + 2))  # a large one keeps no thread from going on
+            try:
+                while coming:
+                    name, future = coming.popleft()
+                    tensor, finite = future.result()
+                    if not bool(finite):
+                        raise not_finite(name)
+                    coming.extend(submitted(1))
+                    yield name, tensor
+                    del tensor, future
+            finally:
+                for _, future in coming:
+                    future.cancel()
 
     def merge_all(self, plans: Sequence[TensorPlan], outs: Mapping[str, Tensor]) -> None:
         """Put every tensor of the result for which there is one of `outs` into that, rounded first to its plan's dtype.
@@ -95,7 +99,8 @@ class Merger:
         few = sum(out.numel() for _, out in pairs) < _WORTH_THREADS
         begun: list[Begun] = [True] * len(pairs)
         with threads(1 if few else self._threads) as workers:
-            shares = [slice(first, None, _SHARES) for first in range(_SHARES)]
+            count = _SHARES * workers.number
+            shares = [slice(first, None, count) for first in range(count)]
             decided = workers.map(lambda share: [self._begin(*pair) for pair in pairs[share]], shares)
             for share, made in zip(shares, decided, strict=True):
                 begun[share] = made

@@ -69,7 +69,7 @@ def _selected(inside: native.Inside, kept: int) -> AtLeast | None:
 
 def kth_largest(bits: NDArray[np.uint32], k: int) -> tuple[int, int]:
     """The k-th largest (from 1), and how many of those equal to it are among the k largest."""
-    ordered = np.sort(bits)  # many are equal, which selecting takes ten times as long for
+    ordered = np.sort(bits)  # of 16-bit weights few are different: a selection would take longer
     value = ordered[len(bits) - k]
     return int(value), k - (len(bits) - int(np.searchsorted(ordered, value, side="right")))
 

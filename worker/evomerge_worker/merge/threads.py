@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class Threads:
-    """So many threads; `map` calls a function on them, which is the caller's own where it is one."""
+    """`map` calls a function on so many threads; one is the caller's own."""
 
     number: int
     map: Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]

@@ -26,6 +26,8 @@ _PIECE = 1 << 24
 """Bytes handed to the system at a time, or a full disk would be noticed late."""
 _BLOCK = 4096
 """What goes past the page cache begins and ends at multiples of it, in the file and in memory."""
+_OTHERWISE = (errno.EINVAL, errno.EOPNOTSUPP)
+"""How a file system says that it does not write so: not at all, or only larger blocks."""
 
 
 class Entry(NamedTuple):
@@ -42,9 +44,16 @@ class Entry(NamedTuple):
 
 
 def write_checkpoint(
-    out: Path, entries: Sequence[Entry], tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int
+    out: Path,
+    entries: Sequence[Entry],
+    tensors: Iterable[tuple[str, Tensor]],
+    max_shard_bytes: int,
+    *,
+    past_cache: bool = False,
 ) -> list[str]:
     """Write `tensors`, which are those of `entries` in their order, into the folder `out` as safetensors.
+
+    `past_cache`: they need not be in the page cache afterwards, and may go past it.
 
     Returns the names of the files. A shard holds at most `max_shard_bytes` (one tensor at least); a second one brings
     an index. Every file is synced and gets its final name last, so that a folder is never half-written without it
@@ -56,7 +65,7 @@ def write_checkpoint(
     shards, coming = _shards(entries, max_shard_bytes), iter(tensors)
     parts = [out / f".shard-{number}.partial" for number in range(len(shards))]
     for part, shard in zip(parts, shards, strict=True):
-        _write(part, shard, coming)
+        _write(_File(part, past_cache=past_cache), shard, coming)
     count = len(shards)
     names = [SINGLE] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
     for part, name in zip(parts, names, strict=True):
@@ -71,7 +80,7 @@ def write_checkpoint(
     return names
 
 
-def _write(part: Path, shard: Sequence[Entry], coming: Iterator[tuple[str, Tensor]]) -> None:
+def _write(to: "_File", shard: Sequence[Entry], coming: Iterator[tuple[str, Tensor]]) -> None:
     """Write the next tensors of `coming`, which are those of `shard`. Wide dtypes go first, so that all are aligned."""
     inside = sorted(shard, key=lambda entry: -entry.dtype.itemsize)
     ends = [sum(entry.bytes for entry in inside[: i + 1]) for i in range(len(inside))]
@@ -89,7 +98,7 @@ def _write(part: Path, shard: Sequence[Entry], coming: Iterator[tuple[str, Tenso
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _BLOCK)
-    with _File(part) as file:
+    with to as file:
         file.write(len(text).to_bytes(8, "little") + text, 0)
         begin = 8 + len(text)
         for entry in shard:
@@ -104,12 +113,13 @@ def _write(part: Path, shard: Sequence[Entry], coming: Iterator[tuple[str, Tenso
 class _File:
     """A new file that is written to by position."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, past_cache: bool) -> None:
+        self._blocks = huge_pages(_PIECE)[:_PIECE].numpy().data  # what goes past the page cache lies here, at blocks
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         self._direct: int | None = None  # the same, past the page cache
-        self._blocks = huge_pages(_PIECE)[:_PIECE].numpy().data  # what goes there must begin where a block would
-        with suppress(OSError, AttributeError):  # not here, or nowhere on this system
-            self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT)
+        if past_cache:
+            with suppress(OSError, AttributeError):  # not here, or nowhere on this system
+                self._direct = os.open(path, os.O_WRONLY | os.O_DIRECT)
 
     def __enter__(self) -> Self:
         return self
@@ -125,27 +135,28 @@ class _File:
         """Write all of `data`: the blocks inside it past the page cache, the rest through it."""
         data, first = memoryview(data), -place % _BLOCK
         last = first + (len(data) - first) // _BLOCK * _BLOCK
-        if self._direct is None or last <= first:
+        if last <= first:
             self._through(data, place)
             return
         self._through(data[:first], place)
         for start in range(first, last, _PIECE):
             piece = data[start : min(start + _PIECE, last)]
-            self._blocks[: len(piece)] = piece
-            done = self._past(self._blocks[: len(piece)], place + start)
+            done = self._past(piece, place + start)
             self._through(piece[done:], place + start + done)
         self._through(data[last:], place + last)
 
-    def _past(self, blocks: memoryview, place: int) -> int:
-        """How many bytes of `blocks` have been written."""
+    def _past(self, data: memoryview, place: int) -> int:
+        """Write whole blocks past the page cache; how many bytes of `data` have been written."""
         if self._direct is None:
             return 0
+        blocks = self._blocks[: len(data)]
+        blocks[:] = data
         try:
             return os.pwrite(self._direct, blocks, place)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _OTHERWISE:
                 raise
-            os.close(self._direct)  # this file system has blocks of its own mind
+            os.close(self._direct)
             self._direct = None
             return 0
 
