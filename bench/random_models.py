@@ -12,7 +12,7 @@ from evomerge_contract.manifest import EvoMerge
 from evomerge_operator.manifest import load_manifest
 
 QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart"
-SIZES = {"0.5B": (8192, 1280, 3456, 24), "0.85B": (28000, 1536, 4096, 27)}
+SIZES = {"0.5B": (8192, 1280, 3456, 24), "0.85B": (28000, 1536, 4096, 27), "7B": (32000, 4096, 11008, 32)}
 """Vocabulary, width, feed-forward width and layers."""
 _PIECE = 2 << 20
 """Bytes written at a time, as a pull writes them: so a model lies in huge pages of the page cache."""

@@ -1,6 +1,7 @@
 """What merge methods are tested with: seeded tensors, sources of them, settings for every method of the contract."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -22,6 +23,17 @@ _SHARED = {"lambda": 1.1, "t": 0.3, "select_topk": 0.5, "max_iter": 5.0, "tol": 
 def random_tensor(seed: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
     """Of normally distributed elements."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def on_threads(number: int) -> Iterator[None]:
+    """torch works with so many meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def source(tensor: Tensor, place: int = 0, **values: float) -> Source:

@@ -15,6 +15,7 @@ from evomerge_worker.families import LiveModel
 from evomerge_worker.families.loading import load_state
 from evomerge_worker.merge import export_checkpoint, run
 from evomerge_worker.shards import Checkpoint
+from method_inputs import on_threads
 from tiny_models import Tiny, write_tensors
 from vocabularies import OF_A, OF_B, OF_BASE
 
@@ -102,12 +103,8 @@ def test_threads_merge_a_model_as_one_does(
     sources = _sources(tiny, "llama")
     recipe = _ties() if method == "ties" else _linear("a", "b", merge_method=method)
     live = LiveModel.open(sources["a"], device=CPU)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
+    with on_threads(3):
         live.merge(recipe, sources, 3)
-    finally:
-        torch.set_num_threads(before)
     _assert_same(live, recipe, sources, tmp_path / "out")
 
 
@@ -120,15 +117,10 @@ def test_the_first_tensor_that_is_not_finite_is_told_however_many_threads_there_
     models = [{"model": model, "parameters": {"weight": 3e40}} for model in ("a", "b")]
     huge = Recipe.model_validate({"merge_method": "linear", "models": models, "parameters": {"normalize": False}})
     told = set()
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            with pytest.raises(CandidateError, match="holds NaN or infinity") as failure:
-                live.merge(huge, sources, 3)
-            told.add(str(failure.value))
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 3):
+        with on_threads(threads), pytest.raises(CandidateError, match="holds NaN or infinity") as failure:
+            live.merge(huge, sources, 3)
+        told.add(str(failure.value))
     assert len(told) == 1
 
 

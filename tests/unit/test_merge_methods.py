@@ -10,7 +10,18 @@ from evomerge_contract.methods import METHODS
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.draws import Draws, limit_of
 from evomerge_worker.merge.sums import row_totals, total
-from method_inputs import FAMILY, NO_BASE, SHAPE, carried_out, close, random_tensor, some_settings, some_sources, source
+from method_inputs import (
+    FAMILY,
+    NO_BASE,
+    SHAPE,
+    carried_out,
+    close,
+    on_threads,
+    random_tensor,
+    some_settings,
+    some_sources,
+    source,
+)
 
 
 def test_linear_is_the_weighted_mean() -> None:
@@ -154,28 +165,20 @@ def test_the_number_of_threads_changes_no_bit(method: str, shape: tuple[int, ...
 
 def _on_threads(merge: Callable[[], Tensor]) -> list[Tensor]:
     """What comes out on one, two and three threads."""
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    for threads in (1, 2, 3):
+        with on_threads(threads):
             results.append(merge())
-    finally:
-        torch.set_num_threads(before)
     return results
 
 
 @pytest.mark.parametrize("count", [0, 1, 16_384, 20_000, 32_768, 40_000, 65_536, 1_000_003])
 def test_sums_are_near_exact_for_any_size_and_number_of_threads(count: int) -> None:
     tensor = random_tensor(count, (count,)).abs()
-    before = torch.get_num_threads()
     sums = set()
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
+    for threads in (1, 2, 4):
+        with on_threads(threads):
             sums.add(total(tensor))
-    finally:
-        torch.set_num_threads(before)
     (found,) = sums
     assert found == pytest.approx(float(tensor.double().sum()), rel=1e-7)
 
