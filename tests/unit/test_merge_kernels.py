@@ -213,7 +213,7 @@ def test_thresholds_of_sources_that_are_kept_in_mind_are_the_same(dtype: torch.d
     n = 400_000
     base, tensor = _tensor(1, n, dtype), _tensor(2, n, dtype)
     once = _source(tensor)
-    known = once._replace(known=lambda kind, find, source, base: find(source, base))
+    known = once._replace(known=lambda kind, find, source: find(source, base))
     assert select([tensor], base, [int(density * n)]) == at_least([known], base, [density])
     assert at_least([once], base, [density]) == at_least([known], base, [density])
 

@@ -40,7 +40,7 @@ def told(
     """What a new session is told about one tensor."""
     source, base = models
     recall = Statistics(root).of(source, base, name, threads=2)
-    return recall(kind, find, tensor_of(source, name), base.tensor(name))
+    return recall(kind, find, tensor_of(source, name))
 
 
 def tensor_of(checkpoint: Checkpoint, name: str) -> Source:
@@ -72,6 +72,15 @@ def test_what_one_session_finds_every_later_one_knows(tmp_path: Path, models: tu
         assert np.array_equal(told(root, models, never, name=name), right(models, name))
 
 
+def test_they_are_those_of_the_files_wherever_the_tensors_are_merged(
+    tmp_path: Path, models: tuple[Checkpoint, Checkpoint]
+) -> None:
+    source, base = models
+    elsewhere = tensor_of(source, HEAD)._replace(tensor=source.tensor(HEAD).to("meta"))
+    recall = Statistics(tmp_path / "cache").of(source, base, HEAD, threads=1)
+    assert np.array_equal(recall("mean", mean, elsewhere), right(models))
+
+
 def test_every_kind_and_every_content_has_its_own(tmp_path: Path, models: tuple[Checkpoint, Checkpoint]) -> None:
     root = tmp_path / "cache"
     told(root, models, mean)
@@ -94,7 +103,7 @@ def test_norms_of_one_seed_take_the_place_of_those_of_another(
     tensor = tensor_of(source, HEAD)
     seen = []
     for kind in ("cosine", "norms, seed 0", "norms, seed 1"):
-        statistic = statistics.of(source, base, HEAD, threads=1)(kind, mean, tensor, base.tensor(HEAD))
+        statistic = statistics.of(source, base, HEAD, threads=1)(kind, mean, tensor)
         seen.append(weakref.ref(statistic))
         del statistic
     assert [reference() is None for reference in seen] == [False, True, False]
@@ -121,9 +130,9 @@ def test_what_is_not_smaller_than_its_tensor_is_kept_nowhere(
         told(root, models, never, name=norm)
     recall = Statistics(root).of(source, base, norm, threads=1)
     tensor = tensor_of(source, norm)
-    assert np.array_equal(recall("mean", large, tensor, base.tensor(norm)), np.arange(8.0))
+    assert np.array_equal(recall("mean", large, tensor), np.arange(8.0))
     with pytest.raises(AssertionError, match="was to be known"):
-        recall("mean", never, tensor, base.tensor(norm))
+        recall("mean", never, tensor)
 
 
 def test_a_small_model_keeps_all_in_memory(
@@ -133,8 +142,8 @@ def test_a_small_model_keeps_all_in_memory(
     source, base = models
     tensor = tensor_of(source, HEAD)
     recall = Statistics(tmp_path / "cache").of(source, base, HEAD, threads=1)
-    first = recall("mean", lambda *_: np.zeros(1 << 20), tensor, base.tensor(HEAD))
-    assert recall("mean", never, tensor, base.tensor(HEAD)) is first
+    first = recall("mean", lambda *_: np.zeros(1 << 20), tensor)
+    assert recall("mean", never, tensor) is first
     assert not (tmp_path / "cache").exists()
 
 

@@ -1,8 +1,9 @@
 """Statistics of pairs of tensors: found once, and kept beside the weights for those who come after.
 
 What is kept of two models lies in the cache, a folder for each kind: all tensors that both have, under a key of the
-digests of both. The first process that asks finds them out, alone; others wait for it. They are mapped, as weights are,
-and take no memory of their own. One that is not smaller than its tensor is kept for small models only, in memory.
+digests of both. The first process that asks finds them out, alone; others wait for it. They are found on the CPU, so
+that they are the same whatever device the tensors are merged on. They are mapped, as weights are, and take no memory of
+their own. One that is not smaller than its tensor is kept for small models only, in memory.
 """
 
 import math
@@ -62,38 +63,38 @@ class _Pair:
     found: dict[str, dict[tuple[str, str], Statistic]] = field(default_factory=dict)
     alone: Lock = field(default_factory=Lock)
 
-    def statistic(self, base_name: str, threads: int, kind: str, find: Find, source: Source, base: Tensor) -> Statistic:
+    def statistic(self, base_name: str, threads: int, kind: str, find: Find, source: Source) -> Statistic:
         if kind not in self.found:
             with self.alone:
                 if kind not in self.found:
-                    self._forget_like(kind, base.device.type)
-                    self.found[kind] = self._kept(kind, find, source, base, threads)
+                    self._forget_like(kind)
+                    self.found[kind] = self._kept(kind, find, source, threads)
         known, names = self.found[kind], (source.name, base_name)
         if names in known:
             return known[names]
-        statistic = find(source, base)
+        statistic = self._found(find, source, *names)
         if self._small or _smaller(statistic, source.tensor):
             known[names] = statistic
         return statistic
 
-    def _forget_like(self, kind: str, device: str) -> None:
+    def _found(self, find: Find, like: Source, name: str, base_name: str) -> Statistic:
+        return find(like._replace(tensor=self.source.tensor(name), name=name), self.base.tensor(base_name))
+
+    def _forget_like(self, kind: str) -> None:
         """Let go of the same under other seeds: their number has no bound, and one is merged with at a time."""
         for other in [k for k in self.found if k.partition(",")[0] == kind.partition(",")[0]]:
             del self.found[other]
             if self.cache is not None:
-                unshare(self.cache / f"{self._key(other, device)}.use")
+                unshare(self.cache / f"{self._key(other)}.use")
 
-    def _kept(
-        self, kind: str, find: Find, like: Source, base: Tensor, threads: int
-    ) -> dict[tuple[str, str], Statistic]:
+    def _kept(self, kind: str, find: Find, like: Source, threads: int) -> dict[tuple[str, str], Statistic]:
         """Those of all tensors that both have, from the cache; none if they are not kept there."""
         if self.cache is None or self.source.digest is None or self.base.digest is None or self._small:
             return {}
 
         def one(name: str) -> Statistic | None:
-            tensor, origin = (model.tensor(name).to(base.device) for model in (self.source, self.base))
-            statistic = find(like._replace(tensor=tensor, name=name), origin)
-            return statistic if _smaller(statistic, tensor) else None
+            statistic = self._found(find, like, name, name)
+            return statistic if _smaller(statistic, self.source.tensor(name)) else None
 
         @cache
         def all_of_them() -> dict[str, Statistic]:
@@ -101,7 +102,7 @@ class _Pair:
                 found = zip(self._shared, workers.map(one, self._shared), strict=True)
                 return {name: statistic for name, statistic in found if statistic is not None}
 
-        kept = _looked_up(self.cache, self._key(kind, base.device.type), all_of_them)
+        kept = _looked_up(self.cache, self._key(kind), all_of_them)
         return {(name, name): statistic for name, statistic in kept.items()}
 
     @cached_property
@@ -113,9 +114,9 @@ class _Pair:
     def _small(self) -> bool:
         return sum(math.prod(self.base.shape(name)) for name in self._shared) < _WORTH_KEEPING
 
-    def _key(self, kind: str, device: str) -> str:
+    def _key(self, kind: str) -> str:
         """What it is kept under in the cache."""
-        return digest_of([_VERSION, kind, device, self.source.digest, self.base.digest]).removeprefix("sha256:")
+        return digest_of([_VERSION, kind, self.source.digest, self.base.digest]).removeprefix("sha256:")
 
     def _alike(self, name: str) -> bool:
         """Whether a tensor has one shape in both models, and usual dtypes."""

@@ -19,8 +19,8 @@ Find = Callable[["Source", Tensor], Statistic]
 class Known(Protocol):
     """What is known of a tensor and the base's."""
 
-    def __call__(self, kind: str, find: Find, source: "Source", base: Tensor) -> Statistic:
-        """The statistic of that kind, which `find` finds where it is not known yet."""
+    def __call__(self, kind: str, find: Find, source: "Source") -> Statistic:
+        """The statistic of that kind, which `find` finds in the tensors' files where it is not known yet."""
 
 
 class Source(NamedTuple):
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
     def statistic(self, kind: str, find: Find, base: Tensor) -> Statistic:
         """What `find` finds out about this tensor and `base`; it is the only one for this `kind`."""
-        return find(self, base) if self.known is None else self.known(kind, find, self, base)
+        return find(self, base) if self.known is None else self.known(kind, find, self)
 
     def keep(self, probability: float | Tensor) -> Tensor:
         """A boolean tensor of this shape: true with this probability (of its shape too), to within 2**-17."""

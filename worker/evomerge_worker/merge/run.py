@@ -55,7 +55,8 @@ class Merger:
         self._device = device
         self._statistics = statistics
         self._on_cpu = device.type == "cpu"
-        self._threads = torch.get_num_threads() if self._on_cpu else 1
+        self._cores = torch.get_num_threads()
+        self._threads = self._cores if self._on_cpu else 1
 
     def merged(self, plans: Sequence[TensorPlan]) -> Iterator[tuple[str, Tensor]]:
         """The tensors of the result by name, in the order of `plans`, each in its plan's dtype.
@@ -158,7 +159,7 @@ class Merger:
             known = None
             if plan.base is not None and self._statistics is not None:
                 pair = self._checkpoints[item.model], self._checkpoints[plan.base.model]
-                known = self._statistics.of(*pair, plan.base.tensor, self._threads)
+                known = self._statistics.of(*pair, plan.base.tensor, self._cores)
             sources.append(Source(self._load(item), item.tensor, item.values, self._drawings[item.model], known))
         return sources
 
