@@ -42,29 +42,3 @@ def operands(plan: TensorPlan, checkpoints: dict[str, Checkpoint]) -> Tensor:
         kept = [(x, item.values["density"]) for x, item in zip(tensors, plan.inputs, strict=True)]
         values += [(x - base) / density for x, density in kept if 0 < density < 1]
     return torch.stack(values).abs().amax(0)
-
-
-def tied(plan: TensorPlan, checkpoints: dict[str, Checkpoint]) -> Tensor:
-    """True at the elements that breadcrumbs may keep or drop as it likes: others of the same magnitude are treated
-    differently, and no order among them is part of the method."""
-    base = plan.base
-    assert base is not None
-    origin = checkpoints[base.model].tensor(base.tensor).float()
-    found = torch.zeros(origin.shape, dtype=torch.bool)
-    for item in plan.inputs:
-        density, count = item.values["density"], origin.numel()
-        if 0 < density < 1 and item.values["weight"] != 0:
-            magnitudes = (checkpoints[item.model].tensor(item.tensor).float() - origin).abs()
-            kept = int(density * count)
-            outliers = min(int(item.values["gamma"] * count), count - kept)
-            for place in (outliers, outliers + kept):
-                found |= _astride(magnitudes, place)
-    return found
-
-
-def _astride(magnitudes: Tensor, place: int) -> Tensor:
-    """True at the magnitudes of which some are among the `place` largest and some are not."""
-    ordered = magnitudes.flatten().sort(descending=True).values
-    if not 0 < place < len(ordered) or ordered[place - 1] != ordered[place]:
-        return torch.zeros(magnitudes.shape, dtype=torch.bool)
-    return magnitudes == ordered[place]

@@ -60,16 +60,16 @@ def adapter(question: dict[str, Any]) -> None:
 def first_among_equals() -> Iterator[None]:
     """Let equal elements keep their order, which sorting leaves open otherwise.
 
-    It decides which of them TIES keeps; DELLA's probabilities; and by SCE's choice the weights of all elements. In
-    breadcrumbs, it decides nothing but which of them are kept, and they are left out of the comparison instead.
+    It decides which of them TIES and breadcrumbs keep; DELLA's probabilities; and by SCE's choice the weights of all.
     """
+    real_sort = torch.sort
 
     def topk(values: torch.Tensor, k: int, largest: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        ordered = torch.sort(values, descending=largest, stable=True)
+        ordered = real_sort(values, descending=largest, stable=True)
         return ordered.values[:k], ordered.indices[:k]
 
-    stable = partial(torch.argsort, stable=True)
-    with mock.patch.object(torch, "argsort", stable), mock.patch.object(torch, "topk", topk):
+    stable = {name: partial(getattr(torch, name), stable=True) for name in ("argsort", "sort")}
+    with mock.patch.multiple(torch, topk=topk, **stable):
         yield
 
 

@@ -50,17 +50,26 @@ def test_a_merge_of_such_sources_is_mergekits(oracle: Oracle, tiny: Tiny, tmp_pa
         _assert_equal(ours[tensor], theirs.tensor(tensor))
 
 
-def _linear(sources: dict[str, Checkpoint]) -> Recipe:
-    models = [{"model": m, "parameters": {"weight": w}} for m, w in zip(sources, ([0.25, 1], 0.75), strict=True)]
+def _linear(sources: dict[str, Checkpoint], weight: Any = (0.25, 1)) -> Recipe:
+    models = [{"model": m, "parameters": {"weight": w}} for m, w in zip(sources, (list(weight), 0.75), strict=True)]
     return Recipe.model_validate({"merge_method": "linear", "models": models, "dtype": "float32"})
 
 
-def test_mixtrals_experts_are_merged_as_mergekit_does(oracle: Oracle, tiny: Tiny, tmp_path: Path) -> None:
-    """mergekit 0.1.5 writes them fused, as they are in memory, and we as they lie on disk: one model for both."""
+@pytest.mark.parametrize("filters", [(), ("self_attn", "mlp"), ("experts.gate_up_proj", "mlp.gate"), ("down_proj",)])
+def test_mixtrals_experts_are_merged_as_mergekit_does(
+    oracle: Oracle, tiny: Tiny, tmp_path: Path, filters: tuple[str, ...]
+) -> None:
+    """mergekit 0.1.5 writes them fused, as they are in memory, and we as they lie on disk: one model for both.
+
+    Filters ask by the names that mergekit has for them.
+    """
     from transformers import AutoModelForCausalLM
 
     sources = _sources([tiny("mixtral", seed=1, max_shard_size="20KB"), tiny("mixtral", seed=2)])
     recipe = _linear(sources)
+    if filters:
+        weight = [{"filter": f, "value": 0.1 + 0.4 * i} for i, f in enumerate(filters)]
+        recipe = _linear(sources, [*weight, {"value": 0.7}])
     oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "theirs"), masks=None)
     export_checkpoint(recipe, sources, tmp_path / "ours", mask_seed=0)
     ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / side).state_dict() for side in ("ours", "theirs"))

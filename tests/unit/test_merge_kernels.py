@@ -17,10 +17,10 @@ from evomerge_worker.merge.selection import between, select
 from evomerge_worker.merge.statistics import (
     _magnitudes,
     _plain_norms,
-    _plain_products,
     at_least,
     norms,
 )
+from evomerge_worker.merge.sums import _plain_products
 from evomerge_worker.merge.threads import threads
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -4,6 +4,7 @@ Statistics of whole tensors (norms, thresholds, angles) are found before and sta
 formula out in torch and says what it means; on a CPU native.py does the same, to the bit, by compiled loops.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,13 @@ class Votes:
 
 
 Formula = WeightedSum | Votes
+
+
+def combination(tensors: Sequence[Tensor], factors: Sequence[float], base: Tensor) -> Formula:
+    """base + sum(factor_i * (x_i - base)); where the base is empty, sum(factor_i * x_i)."""
+    if not base.numel():
+        return WeightedSum(tuple(tensors), tuple(factors))
+    return Votes(base, tuple(Delta(x, factor, factor) for x, factor in zip(tensors, factors, strict=True)))
 
 
 def plain(formula: Formula, out: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def select(tensors: Sequence[Tensor], base: Tensor, kept: Sequence[int]) -> list
 
     None where the tensor is small or the sample misled: what is found does not depend on the sample.
     """
-    if base.numel() < _WORTH_SAMPLING:
+    if not tensors or base.numel() < _WORTH_SAMPLING:
         return [None] * len(tensors)
     origin = _runs(base)
     samples = (magnitude_bits(_runs(tensor), origin).cpu().numpy().reshape(-1, _RUN) for tensor in tensors)

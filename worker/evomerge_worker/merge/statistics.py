@@ -19,10 +19,10 @@ from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import AtLeast
 from evomerge_worker.merge.method import Source, Statistic, offset
 from evomerge_worker.merge.selection import between, kth_largest, magnitude_bits, magnitude_of, select
+from evomerge_worker.merge.sums import products
 
 _TINY = 1e-8
 _COUNTABLE = 1 << 32  # elements that fit the library's counts
-_CHUNK = 1 << 20
 
 
 def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]) -> list[AtLeast | None]:
@@ -30,13 +30,19 @@ def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]
     magnitude, and among equals the first; None keeps all. Densities are above 0."""
     count = base.numel()
     kept = {i: min(max(1, int(density * count)), count) for i, density in enumerate(densities) if density < 1}
-    once = [i for i in kept if sources[i].known is None]  # nothing is kept: not worth ordering all magnitudes
+    found = dict(zip(kept, largest_of([sources[i] for i in kept], base, list(kept.values())), strict=True))
+    return [found.get(i) for i in range(len(sources))]
+
+
+def largest_of(sources: Sequence[Source], base: Tensor, kept: Sequence[int]) -> list[AtLeast]:
+    """For each source what keeps exactly so many elements of `tensor - base`, at least one, as `at_least` does."""
+    once = [i for i, source in enumerate(sources) if source.known is None]  # not worth ordering all magnitudes
     selected = select([sources[i].tensor for i in once], base, [kept[i] for i in once])
     found = {i: one for i, one in zip(once, selected, strict=True) if one is not None}
-    places = {i: _Place.of(sources[i], base, k) for i, k in kept.items() if i not in found}
+    places = {i: _Place.of(source, base, kept[i]) for i, source in enumerate(sources) if i not in found}
     _look_inside([place for place in places.values() if place.low_bits], base)
     found |= {i: AtLeast(place.threshold, place.kept) for i, place in places.items()}
-    return [found.get(i) for i in range(len(sources))]
+    return [found[i] for i in range(len(sources))]
 
 
 @dataclass
@@ -136,17 +142,6 @@ def cosine(source: Source, base: Tensor) -> float:
 
 
 def _cosine(source: Source, base: Tensor) -> NDArray[np.float64]:
-    sums = (native.products if native.usable(base, source.tensor) else _plain_products)(base, source.tensor)
-    x, y, both = (math.fsum(parts) for parts in sums)
+    x, y, both = products(base, source.tensor)
     norm_x, norm_y = math.sqrt(x), math.sqrt(y)
     return np.array([both / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0))])
-
-
-def _plain_products(one: Tensor, other: Tensor) -> NDArray[np.float64]:
-    sums = np.zeros((3, 1, native.LANES))
-    for parts in zip(*(torch.split(tensor.flatten(), _CHUNK) for tensor in (one, other)), strict=True):
-        padded = (np.pad(part.double().cpu().numpy(), (0, -len(part) % native.LANES)) for part in parts)
-        x, y = (part.reshape(-1, native.LANES) for part in padded)
-        rows = np.concatenate([sums, np.stack([x * x, y * y, x * y])], axis=1)
-        sums = np.add.reduce(rows, axis=1, keepdims=True)
-    return sums.reshape(3, native.LANES)

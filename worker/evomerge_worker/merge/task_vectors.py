@@ -63,8 +63,11 @@ def restoring(before: float, after: float) -> float:
 
 def masked(source: Source, base: Tensor, keep: Tensor, rescale: bool) -> Thinned:
     """What a boolean tensor keeps."""
-    if not rescale:
-        return keep, 1.0
+    return keep, rescaling(source, base, keep) if rescale else 1.0
+
+
+def rescaling(source: Source, base: Tensor, keep: Tensor) -> float:
+    """What restores the L1 norm of a task vector of which a boolean tensor says what is kept."""
     magnitudes = offset(source.tensor, base).abs_()
     before = total(magnitudes)
-    return keep, restoring(before, total(magnitudes.mul_(keep.float())))
+    return restoring(before, total(magnitudes.mul_(keep.float())))

@@ -10,43 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge_worker.merge.method import Source, fresh
-from evomerge_worker.merge.sums import norm, total
+from evomerge_worker.merge.formula import WeightedSum
+from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.sums import inner_products
 
 _OPPOSITE = -1 + 1e-6  # beyond this cosine no way around the sphere is shorter than the others
 
 _Floats = NDArray[np.float64]
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
     """mean(|x_i|) times the Karcher mean of x_i / |x_i|, all sources of one weight; one source alone as it is.
 
     Sources no longer than `tol` have no direction and count by their length only. At most `max_iter` steps, fewer once
     one is shorter than `tol`.
     """
-    if len(sources) == 1:
-        return fresh(sources[0].tensor)
-    norms = [norm(source.tensor.float()) for source in sources]
-    vectors = [source.tensor for source, length in zip(sources, norms, strict=True) if length > shared["tol"]]
-    lengths = [length for length in norms if length > shared["tol"]]
-    result = fresh(sources[0].tensor).zero_()
-    if not vectors:
-        return result
-    factors = _mean(_cosines(vectors, lengths), int(shared["max_iter"]), shared["tol"])
-    scale = sum(norms) / len(norms)
-    for vector, factor, length in zip(vectors, factors.tolist(), lengths, strict=True):
-        result.add_(vector, alpha=scale * factor / length)
-    return result
-
-
-def _cosines(vectors: Sequence[Tensor], lengths: Sequence[float]) -> _Floats:
-    """Of the angles between all of them."""
-    cosines = np.eye(len(vectors))
-    for i, x in enumerate(vectors):
-        for j in range(i):
-            cosine = total(x.float() * vectors[j].float()) / lengths[i] / lengths[j]
-            cosines[i, j] = cosines[j, i] = min(max(cosine, -1.0), 1.0)
-    return cosines
+    tensors = tuple(source.tensor for source in sources)
+    if len(tensors) == 1:
+        return WeightedSum(tensors, (1.0,))
+    gram = inner_products(tensors, base)
+    norms = np.sqrt(np.diag(gram))
+    directed = norms > shared["tol"]
+    factors = np.zeros(len(tensors))
+    if directed.any():
+        lengths = norms[directed]
+        cosines = np.clip(gram[np.ix_(directed, directed)] / np.outer(lengths, lengths), -1, 1)
+        factors[directed] = norms.mean() / lengths * _mean(cosines, int(shared["max_iter"]), shared["tol"])
+    return WeightedSum(tensors, tuple(factors.tolist()))
 
 
 def _mean(cosines: _Floats, steps: int, tol: float) -> _Floats:

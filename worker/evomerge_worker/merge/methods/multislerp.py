@@ -6,16 +6,18 @@ With a base it is task vectors whose directions and lengths are averaged.
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from evomerge_worker.errors import CandidateError
-from evomerge_worker.merge.method import Source, back, fresh, offset
-from evomerge_worker.merge.sums import norm, weight_sum
+from evomerge_worker.merge.formula import Formula, WeightedSum, combination
+from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.sums import inner_products, weight_sum
 
 _ROUNDING = 1e-6  # of the weights: a mean of directions that is shorter is made of rounding errors
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """cos(eps) * sum(w_i |x_i|) * m / |m|, with m = sum(w_i x_i / (|x_i| + eps)); one source alone as it is.
 
     mergekit goes from m / |m| along the weighted sum of the tangents that lead to the sources. That sum vanishes,
@@ -25,19 +27,20 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     Raises:
         CandidateError: the weights to divide by sum to zero, or the directions of more than two sources cancel.
     """
-    if len(sources) == 1:
-        return fresh(sources[0].tensor)
-    weights = _weights(sources, normalize=bool(shared["normalize_weights"]))
+    tensors = [source.tensor for source in sources]
+    if len(tensors) == 1:
+        return WeightedSum((tensors[0],), (1.0,))
+    weights = np.array(_weights(sources, normalize=bool(shared["normalize_weights"])))
     eps = shared["eps"]
-    vectors = [offset(source.tensor, base) for source in sources]
-    norms = [norm(vector) for vector in vectors]
-    mean = _sum(vectors, [w / (n + eps) if n + eps else 0.0 for w, n in zip(weights, norms, strict=True)])
-    length = norm(mean)
-    if length > max(eps, _ROUNDING * sum(map(abs, weights))):
-        scale = sum(w * n for w, n in zip(weights, norms, strict=True))
-        return _scaled(mean, math.cos(eps) * scale / length, base)
-    if len(sources) == 2 or not any(norms):
-        return back(_sum(vectors, weights), base)
+    gram = inner_products(tensors, base)
+    norms = np.sqrt(np.diag(gram))
+    mean = np.divide(weights, norms + eps, out=np.zeros_like(weights), where=norms + eps > 0)
+    length = math.sqrt(max(0.0, float(mean @ gram @ mean)))
+    if length > max(eps, _ROUNDING * np.abs(weights).sum()):
+        scale = math.cos(eps) * float(weights @ norms) / length
+        return combination(tensors, (scale * mean).tolist(), base)
+    if len(tensors) == 2 or not norms.any():
+        return combination(tensors, weights.tolist(), base)
     raise CandidateError("NotFinite", "the weighted directions of the sources cancel; choose other weights")
 
 
@@ -49,14 +52,3 @@ def _weights(sources: Sequence[Source], *, normalize: bool) -> list[float]:
     if total == 0:
         raise CandidateError("NotFinite", "the weights sum to zero, and normalize_weights divides by their sum")
     return [weight / total for weight in weights]
-
-
-def _scaled(vector: Tensor, factor: float, base: Tensor) -> Tensor:
-    return fresh(base).add_(vector, alpha=factor) if base.numel() else vector.mul_(factor)
-
-
-def _sum(vectors: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    mixed = vectors[0] * factors[0]
-    for vector, factor in zip(vectors[1:], factors[1:], strict=True):
-        mixed.add_(vector, alpha=factor)
-    return mixed

@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from evomerge_worker.merge.formula import Formula, combination
 from evomerge_worker.merge.method import Source, back, offset
-from evomerge_worker.merge.sums import row_totals
+from evomerge_worker.merge.sums import inner_products, row_totals
 
 _NO_WEIGHT = 1e-6  # weights that sum to less count as equal
 _NO_NORM = 1e-7
 _STRAIGHT = 2.0**-24  # a squared sine that float32 cannot tell from zero
+_OPPOSED = 2.0**-20  # the same where vectors point away from each other: nothing may be divided by rounding errors
+
+_Floats = NDArray[np.float64]
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor | Formula:
     """(sin((1 - t) a) x + sin(t a) y) / sin(a), with a the angle between x and y and t = weight_y / sum of weights.
 
     Where x and y lie on one line, in whatever direction, (1 - t) x + t y.
@@ -27,33 +32,39 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     first, second = sources
     weight = first.values["weight"] + second.values["weight"]
     t = 0.5 if abs(weight) < _NO_WEIGHT else second.values["weight"] / weight
-    turned = bool(shared["nuslerp_row_wise"]) and not shared["nuslerp_flatten"] and first.tensor.dim() > 1
-    whole = bool(shared["nuslerp_flatten"]) or first.tensor.dim() < 2
-    x, y = (_rows(offset(source.tensor, base), whole=whole, turned=turned) for source in sources)
-    of_x, of_y = _coefficients(_cosines(x, y), t)
+    if shared["nuslerp_flatten"] or first.tensor.dim() < 2:
+        tensors = [first.tensor, second.tensor]
+        factors = _coefficients(_cosine(inner_products(tensors, base)), t)
+        return combination(tensors, [float(factor) for factor in factors], base)
+    turned = bool(shared["nuslerp_row_wise"])
+    x, y = (_rows(offset(source.tensor, base), turned=turned) for source in sources)
+    cosines = _cosines(x, y)
+    of_x, of_y = (torch.from_numpy(of).float().to(x.device) for of in _coefficients(cosines.cpu().numpy(), t))
     mixed = x.mul_(of_x).add_(y.mul_(of_y))
     return back((mixed.transpose(0, -1) if turned else mixed).reshape(first.tensor.shape), base)
 
 
-def _rows(tensor: Tensor, *, whole: bool, turned: bool) -> Tensor:
+def _rows(tensor: Tensor, *, turned: bool) -> Tensor:
     """The tensor with the vectors that are interpolated along its last dimension."""
-    if whole:
-        return tensor.reshape(1, -1)
     return tensor.transpose(0, -1).contiguous() if turned else tensor
 
 
+def _cosine(products: _Floats) -> _Floats:
+    """Of the angle between two vectors; one without a direction counts as orthogonal to every other."""
+    norms = np.sqrt(np.diag(products)).clip(min=_NO_NORM)
+    return np.asarray(products[0, 1] / norms[0] / norms[1]).clip(-1, 1)
+
+
 def _cosines(x: Tensor, y: Tensor) -> Tensor:
-    """Of the angles between the rows; a row without a direction counts as orthogonal to every other."""
+    """The same between rows."""
     norms = [row_totals(rows.square()).sqrt().clamp_(min=_NO_NORM) for rows in (x, y)]
     return (row_totals(x * y) / norms[0] / norms[1]).clamp_(-1, 1)
 
 
-def _coefficients(cosines: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """What the rows are multiplied by, in float32. By NumPy: torch's sines depend on how threads share them out."""
-    cosine = cosines.cpu().numpy()
-    straight = 1 - cosine**2 <= _STRAIGHT
+def _coefficients(cosine: _Floats, t: float) -> tuple[_Floats, _Floats]:
+    """What the vectors are multiplied by. By NumPy: torch's sines depend on how threads share them out."""
+    straight = 1 - cosine**2 <= np.where(cosine < 0, _OPPOSED, _STRAIGHT)
     angle = np.arccos(np.where(straight, 0.0, cosine))
     of_x = np.where(straight, 1 - t, np.sin((1 - t) * angle) / np.sin(angle))
     of_y = np.where(straight, t, np.sin(t * angle) / np.sin(angle))
-    device = cosines.device
-    return (torch.from_numpy(of_x).float().to(device), torch.from_numpy(of_y).float().to(device))
+    return of_x, of_y

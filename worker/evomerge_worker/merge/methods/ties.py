@@ -8,7 +8,7 @@ from evomerge_worker.merge.formula import AtLeast
 from evomerge_worker.merge.largest import kept
 from evomerge_worker.merge.method import Source, offset
 from evomerge_worker.merge.statistics import at_least
-from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, masked
+from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescaling
 
 
 def _trimmed(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
@@ -26,7 +26,7 @@ def _thinned(source: Source, base: Tensor, trimmed: AtLeast | None, rescale: boo
         return trimmed, 1.0
     magnitudes = offset(source.tensor, base).abs_().flatten()
     keep, _ = kept(magnitudes, trimmed.threshold, trimmed.ties)
-    return masked(source, base, keep.view(base.shape), rescale)
+    return trimmed, rescaling(source, base, keep.view(base.shape))
 
 
 merge = family(_trimmed, consensus=True)
