@@ -57,10 +57,12 @@ def test_nuslerp_of_tensors_on_one_line_is_linear(factor: float) -> None:
     close(result, share * x.double())
 
 
-def test_nuslerp_takes_vectors_and_rows_of_one_element() -> None:
+@pytest.mark.parametrize("shape", [(5,), (400, 1)])
+def test_nuslerp_takes_vectors_and_rows_of_one_element(shape: tuple[int, ...]) -> None:
+    """These lie on one line with every other, whatever their signs."""
     shared = NUSLERP | {"nuslerp_flatten": False}
-    for shape in ((5,), (4, 1)):
-        x, y = random_tensor(1, shape), random_tensor(2, shape)
+    for seed in range(5):
+        x, y = random_tensor(seed, shape), random_tensor(seed + 10, shape)
         sources = [source(x, weight=0.7), source(y, weight=0.3)]
         result = carried_out("nuslerp", sources, NO_BASE, shared)
         a, b = x.double(), y.double()
@@ -187,9 +189,17 @@ def test_karcher_counts_a_zero_tensor_by_its_length_only(tol: float) -> None:
     assert not carried_out("karcher", sources[1:2] * 2, NO_BASE, KARCHER).any()
 
 
+def test_nuslerp_of_opposed_tensors_is_linear() -> None:
+    for seed in range(50):
+        x = random_tensor(seed, (1,) if seed % 2 else SHAPE)
+        result = carried_out("nuslerp", [source(x, weight=0.2), source(-3.1 * x, weight=0.8)], NO_BASE, NUSLERP)
+        close(result, 0.2 * x.double() + 0.8 * (-3.1 * x).double())
+
+
 def test_karcher_of_opposed_tensors_has_the_direction_of_the_first() -> None:
-    x = random_tensor(1)
-    close(carried_out("karcher", [source(x), source(-3 * x)], NO_BASE, KARCHER), 2 * x.double())
+    for seed in range(50):
+        x = random_tensor(seed, (1,) if seed % 2 else SHAPE)
+        close(carried_out("karcher", [source(x), source(-3 * x)], NO_BASE, KARCHER), 2 * x.double())
 
 
 def test_karcher_leaves_one_source_alone() -> None:

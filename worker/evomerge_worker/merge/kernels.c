@@ -30,10 +30,10 @@
 #endif
 
 /* Raised whenever what is exported here changes: native.py uses no library of another one. */
-const int32_t evomerge_interface = 4;
+const int32_t evomerge_interface = 5;
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
-enum { ALL = 0, AT_LEAST = 1, DRAWN = 2 };       /* how a task vector is thinned out */
+enum { ALL = 0, AT_LEAST = 1, DRAWN = 2, CHOSEN = 3 }; /* how a task vector is thinned out */
 enum { BLOCK = 512, HALF = BLOCK / 2, SOURCES = 16 }; /* SOURCES: at most so many task vectors */
 
 typedef struct {
@@ -50,6 +50,7 @@ typedef struct {
     int64_t ties;       /* and of those equal to it, all but so many, the first */
     uint32_t key[2];    /* DRAWN: which draws, */
     uint32_t limit;     /* and below what an element is kept, of 65,536 */
+    const uint8_t *chosen; /* CHOSEN: those where this is 1; elsewhere it is 0 */
 } delta_t;
 
 INLINE uint32_t bits_of(float value) {
@@ -339,6 +340,12 @@ INLINE void thinned(const delta_t *source, const float *restrict base, size_t st
         const uint32_t limit = source->limit;
         draw(source->key, start, n, draws);
         FOR_EACH(source->tensor, start, n, delta[i] = factor * float_of(draws[i] < limit ? bits_of(x - base[i]) : 0u));
+    } else if (source->thinning == CHOSEN) {
+        const uint8_t *restrict chosen = source->chosen + start;
+        uint32_t kept[BLOCK];
+        for (size_t j = 0; j < n / 2; j++) kept[j] = -(uint32_t)chosen[2 * j], kept[HALF + j] = -(uint32_t)chosen[2 * j + 1];
+        if (n % 2) kept[n / 2] = -(uint32_t)chosen[n - 1];
+        FOR_EACH(source->tensor, start, n, delta[i] = factor * float_of(bits_of(x - base[i]) & kept[i]));
     } else {
         FOR_EACH(source->tensor, start, n, delta[i] = factor * (x - base[i]));
     }

@@ -25,7 +25,7 @@ Counts = NDArray[np.uint32] | NDArray[np.int64]
 
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_INTERFACE = 4  # as kernels.c says it
+_INTERFACE = 5  # as kernels.c says it
 _TABLE_BITS = 17
 LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""
@@ -65,6 +65,7 @@ class _Delta(ctypes.Structure):
         ("ties", ctypes.c_int64),
         ("key", ctypes.c_uint32 * 2),
         ("limit", ctypes.c_uint32),
+        ("chosen", ctypes.c_void_p),
     )
 
 
@@ -159,7 +160,8 @@ def _ready_sum(formula: WeightedSum, out: Tensor) -> Ready | None:
 def _ready_votes(formula: Votes, out: Tensor) -> Ready | None:
     number = len(formula.deltas)
     fitting = usable(out, formula.base, *(delta.tensor for delta in formula.deltas))
-    if not fitting or number > _MOST_SOURCES or any(isinstance(delta.thinning, Tensor) for delta in formula.deltas):
+    masks = (delta.thinning for delta in formula.deltas if isinstance(delta.thinning, Tensor))
+    if not fitting or number > _MOST_SOURCES or not all(mask.is_contiguous() for mask in masks):
         return None
     deltas = (_Delta * number)(*map(_delta, formula.deltas))
     job = _Job(out.numel(), number, _DTYPES[out.dtype], out.data_ptr(), ctypes.addressof(deltas))
@@ -179,6 +181,8 @@ def _delta(delta: Delta) -> _Delta:
             result.thinning, result.threshold, result.ties = 1, threshold, ties
         case Drawn(draws, limit) if limit < 65536:
             result.thinning, result.key, result.limit = 2, (ctypes.c_uint32 * 2)(*draws.key), limit
+        case Tensor() as mask:
+            result.thinning, result.chosen = 3, mask.data_ptr()
     return result
 
 

@@ -169,7 +169,11 @@ def begin(result: Tensor | Formula, out: Tensor) -> Begun:
     if isinstance(result, Tensor):
         out.copy_(result)
         return checksum(out).isfinite()
-    return native.ready(result, out) or plain(result, out)
+    ready = native.ready(result, out)
+    if ready is None:
+        return plain(result, out)
+    masks = isinstance(result, Votes) and any(isinstance(delta.thinning, Tensor) for delta in result.deltas)
+    return finished([ready])[0] if masks else ready  # those of all tensors would fill the memory until all is decided
 
 
 def carry_out(result: Tensor | Formula, out: Tensor) -> bool | Tensor:
