@@ -72,13 +72,11 @@ class _Pair:
         known, names = self.found[kind], (source.name, base_name)
         if names in known:
             return known[names]
-        statistic = self._found(find, source, *names)
+        tensor = source._replace(tensor=self.source.tensor(source.name))
+        statistic = find(tensor, self.base.tensor(base_name))
         if self._small or _smaller(statistic, source.tensor):
             known[names] = statistic
         return statistic
-
-    def _found(self, find: Find, like: Source, name: str, base_name: str) -> Statistic:
-        return find(like._replace(tensor=self.source.tensor(name), name=name), self.base.tensor(base_name))
 
     def _forget_like(self, kind: str) -> None:
         """Let go of the same under other seeds: their number has no bound, and one is merged with at a time."""
@@ -88,13 +86,18 @@ class _Pair:
                 unshare(self.cache / f"{self._key(other)}.use")
 
     def _kept(self, kind: str, find: Find, like: Source, threads: int) -> dict[tuple[str, str], Statistic]:
-        """Those of all tensors that both have, from the cache; none if they are not kept there."""
-        if self.cache is None or self.source.digest is None or self.base.digest is None or self._small:
+        """Those of all tensors that both have, from the cache; none if they are not kept there.
+
+        They are of the tensors in the files: of no use for those that have other rows here.
+        """
+        source, base = self._files
+        if self.cache is None or source.digest is None or base.digest is None or self._small:
             return {}
 
         def one(name: str) -> Statistic | None:
-            statistic = self._found(find, like, name, name)
-            return statistic if _smaller(statistic, self.source.tensor(name)) else None
+            tensor = source.tensor(name)
+            statistic = find(like._replace(tensor=tensor, name=name), base.tensor(name))
+            return statistic if _smaller(statistic, tensor) else None
 
         @cache
         def all_of_them() -> dict[str, Statistic]:
@@ -103,25 +106,32 @@ class _Pair:
                 return {name: statistic for name, statistic in found if statistic is not None}
 
         kept = _looked_up(self.cache, self._key(kind), all_of_them)
-        return {(name, name): statistic for name, statistic in kept.items()}
+        made = self.source.made | self.base.made
+        return {(name, name): statistic for name, statistic in kept.items() if name not in made}
+
+    @cached_property
+    def _files(self) -> tuple[Checkpoint, Checkpoint]:
+        """Source and base as they lie in their files."""
+        return self.source.origin, self.base.origin
 
     @cached_property
     def _shared(self) -> list[str]:
         """The tensors that both models have, alike."""
-        return [name for name in self.source.names if name in self.base and self._alike(name)]
+        source, base = self._files
+        return [name for name in source.names if name in base and self._alike(name)]
 
     @cached_property
     def _small(self) -> bool:
-        return sum(math.prod(self.base.shape(name)) for name in self._shared) < _WORTH_KEEPING
+        return sum(math.prod(self._files[1].shape(name)) for name in self._shared) < _WORTH_KEEPING
 
     def _key(self, kind: str) -> str:
         """What it is kept under in the cache."""
-        return digest_of([_VERSION, kind, self.source.digest, self.base.digest]).removeprefix("sha256:")
+        return digest_of([_VERSION, kind, *(model.digest for model in self._files)]).removeprefix("sha256:")
 
     def _alike(self, name: str) -> bool:
         """Whether a tensor has one shape in both models, and usual dtypes."""
-        usual = {self.source.dtype(name), self.base.dtype(name)} <= _USUAL
-        return usual and self.source.shape(name) == self.base.shape(name)
+        source, base = self._files
+        return {source.dtype(name), base.dtype(name)} <= _USUAL and source.shape(name) == base.shape(name)
 
 
 def _looked_up(root: Path, key: str, find: Callable[[], dict[str, Statistic]]) -> dict[str, Statistic]:

@@ -195,6 +195,16 @@ class Checkpoint:
         before = set(self.layout.before)
         return frozenset(name for name in self.layout.after if before & self.copies.get(name, set()))
 
+    @property
+    def origin(self) -> "Checkpoint":
+        """The same as it lies in its files."""
+        return self._origin or self
+
+    @cached_property
+    def made(self) -> frozenset[str]:
+        """The tensors that have other rows than in the files."""
+        return frozenset(name for name, entry in self._entries.items() if isinstance(entry.shard, _Made))
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
