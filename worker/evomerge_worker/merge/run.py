@@ -69,18 +69,18 @@ class Merger:
         left = iter(plans)
         with pool(self._threads) as workers:
 
-            def submitted(number: int) -> Iterator[tuple[str, Future[tuple[Tensor, bool | Tensor]]]]:
-                return ((plan.name, workers.submit(self._merge, plan)) for plan in islice(left, number))
+            def submitted(number: int) -> Iterator[tuple[TensorPlan, Future[tuple[Tensor, bool | Tensor]]]]:
+                return ((plan, workers.submit(self._merge, plan)) for plan in islice(left, number))
 
             coming = deque(submitted(self._threads + 2))  # a large one keeps no thread from going on
             try:
                 while coming:
-                    name, future = coming.popleft()
+                    plan, future = coming.popleft()
                     tensor, finite = future.result()
                     if not bool(finite):
-                        raise not_finite(name)
+                        raise _not_finite(plan)
                     coming.extend(submitted(1))
-                    yield name, tensor
+                    yield plan.name, tensor
                     del tensor, future
             finally:
                 for _, future in coming:
@@ -108,7 +108,7 @@ class Merger:
             done = finished(begun, workers)
         wrong = {plan.name for (plan, _), fine in zip(pairs, done, strict=True) if not bool(fine)}
         if wrong:
-            raise not_finite(next(plan.name for plan in plans if plan.name in wrong))
+            raise _not_finite(next(plan for plan in plans if plan.name in wrong))
 
     def _merge(self, plan: TensorPlan) -> tuple[Tensor, bool | Tensor]:
         out = self._fresh(self.shape(plan), plan.dtype)
@@ -201,6 +201,8 @@ def checksum(tensor: Tensor) -> Tensor:
     return tensor.sum(dtype=torch.float32 if tensor.dtype == torch.float16 else None)  # float16 has no room for sums
 
 
-def not_finite(name: str) -> CandidateError:
-    """The failure of a merge whose tensor `name` came out wrong."""
-    return CandidateError("NotFinite", f"tensor {name} of the merged model holds NaN or infinity")
+def _not_finite(plan: TensorPlan) -> CandidateError:
+    """The failure of a merge of which this tensor came out wrong. The sources are finite."""
+    name, dtype = plan.name, str(plan.dtype).removeprefix("torch.")
+    message = f"tensor {name} of the merged model holds NaN or infinity: with these weights it does not fit {dtype}"
+    return CandidateError("NotFinite", message)
