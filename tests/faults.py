@@ -81,6 +81,23 @@ def mxfp4(tensors: Tensors) -> None:
         tensors[f"{module}_scales"] = torch.zeros(rows, columns // 32, dtype=torch.uint8)
 
 
+def hqq(tensors: Tensors) -> None:
+    """As HQQ packs four bits: bytes, and what undoes it beside them."""
+    for module in _modules(tensors):
+        size = tensors.pop(f"{module}.weight").numel()
+        tensors[f"{module}.W_q"] = torch.zeros(size // 128, 64, dtype=torch.uint8)
+        tensors[f"{module}.scale"] = torch.ones(size // 64, 1)
+        tensors[f"{module}.zero"] = torch.ones(size // 64, 1)
+
+
+def torchao(tensors: Tensors) -> None:
+    """As torchao writes eight bits: the parts of its tensors, flattened."""
+    for module in _modules(tensors):
+        weight = tensors.pop(f"{module}.weight")
+        tensors[f"{module}._weight_qdata"] = weight.to(torch.int8)
+        tensors[f"{module}._weight_scale"] = torch.ones(weight.shape[0], 1)
+
+
 QUANTISED: dict[str, Change] = {
     "fp8": fp8,
     "gptq": gptq,
@@ -89,6 +106,8 @@ QUANTISED: dict[str, Change] = {
     "bitsandbytes-int8": int8,
     "compressed-tensors": packed,
     "mxfp4": mxfp4,
+    "hqq": hqq,
+    "torchao": torchao,
 }
 """By the quant_method that config.json gives."""
 

@@ -1,5 +1,6 @@
 """The recipe: a mergekit configuration, as people know, share and publish it (snake_case, mergekit's names)."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
@@ -16,7 +17,7 @@ def _truth(value: Any) -> Any:
 
 
 Scalar = Annotated[StrictBool | float, BeforeValidator(_truth)]  # strict, or 1.0 would be read as true
-_Gradient = list[Annotated[float, BeforeValidator(_truth)]]
+_Gradient = Annotated[list[Annotated[float, BeforeValidator(_truth)]], Field(min_length=1)]
 DTypeName = Literal["float32", "float16", "bfloat16"]
 _DType = Annotated[DTypeName, BeforeValidator(lambda value: str(value).removeprefix("torch."))]
 
@@ -37,7 +38,8 @@ def _listed(setting: Any) -> Any:
     return [setting] if isinstance(setting, dict | Filtered) else setting
 
 
-Setting = Annotated[Scalar | list[Filtered] | _Gradient, Field(union_mode="left_to_right"), BeforeValidator(_listed)]
+_Filters = Annotated[list[Filtered], Field(min_length=1)]
+Setting = Annotated[Scalar | _Filters | _Gradient, Field(union_mode="left_to_right"), BeforeValidator(_listed)]
 """A scalar, a list of filters, or a gradient: numbers spread evenly over the layers and interpolated.
 
 Numbers may be text: to YAML, 1e-5 is one.
@@ -129,6 +131,22 @@ class Recipe(_Recipe):
         if self.tokenizer is None:
             return self.model_copy(update={"tokenizer_source": source})
         return self.model_copy(update={"tokenizer": self.tokenizer.model_copy(update={"source": source})})
+
+    def renamed(self, names: Mapping[str, str]) -> "Recipe":
+        """The recipe with other names for its models, where `names` has them."""
+        plain = self.model_dump(exclude_none=True)
+        slices = plain.get("slices", [])
+        for part in (
+            plain,
+            *plain.get("models", []),
+            *slices,
+            *(source for one in slices for source in one["sources"]),
+        ):
+            part.update({key: names.get(part[key], part[key]) for key in ("model", "base_model") if key in part})
+        recipe, giver = Recipe.model_validate(plain), self.vocabulary
+        if giver is None or giver in (UNION, BASE_TOKENIZER):
+            return recipe
+        return recipe.with_vocabulary(names.get(giver, giver))
 
     @property
     def merged_models(self) -> list[str]:

@@ -1,6 +1,7 @@
 """Reading a manifest: every mistake at once, each with its field path and what is allowed."""
 
 import copy
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.report import Problem
+from evomerge_contract.yaml_document import DocumentError, read_document
 from evomerge_operator.errors import InputError
 from evomerge_operator.rules import broken_rules
 
@@ -20,15 +22,32 @@ def load_manifest(path: Path) -> EvoMerge:
     Raises:
         InputError: with every mistake found.
     """
+    document, twice = _read(path)
+    problems = [Problem(path=place, message=message) for place, message in twice]
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        manifest = parse_manifest(document, source=str(path), folder=path.resolve().parent)
+    except InputError as error:
+        raise InputError(str(path), [*problems, *error.problems]) from error
+    if problems:
+        raise InputError(str(path), problems)
+    return manifest
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The document in a file, and the keys that are given twice in it."""
+    try:
+        document, twice = read_document(yaml.SafeLoader(path.read_text(encoding="utf-8")), "")
+    except DocumentError as error:
+        raise InputError.at(str(path), error.path or "file", error.message) from error
     except OSError as error:
         raise InputError.at(str(path), "file", f"cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError.at(str(path), "file", f"is not YAML: {_one_line(error)}") from error
     if not isinstance(document, dict):
         raise InputError.at(str(path), "file", "is not an EvoMerge manifest: expected apiVersion, kind, metadata, spec")
-    return parse_manifest(document, source=str(path), folder=path.resolve().parent)
+    if "merge_method" in document and "spec" not in document:
+        raise InputError.at(str(path), "file", "is a recipe, not the manifest of a search; use evomerge merge")
+    return document, twice
 
 
 def parse_manifest(document: dict[str, Any], *, source: str, folder: Path | None) -> EvoMerge:
@@ -56,7 +75,7 @@ def _without(document: dict[str, Any], unknown: list[tuple[int | str, ...]]) -> 
         holder: Any = document
         for part in parents:
             holder = holder[part]
-        del holder[last]
+        holder.pop(last, None)  # by an alias, one thing may stand in two places
     return document
 
 
@@ -121,7 +140,7 @@ def _message(error: ErrorDetails) -> str:
         return "is missing"
     if kind == "extra_forbidden":
         return f"is not a field that is known here; allowed: {', '.join(_siblings(error['loc']))}"
-    if kind == "string_type" and isinstance(given, int | float) and not isinstance(given, bool):
+    if kind == "string_type" and isinstance(given, int | float | date) and not isinstance(given, bool):
         return f'must be text: write "{given}" in quotes'
     if kind == "string_pattern_mismatch":
         words = next(words for part, words in _PATTERNS.items() if part in pattern)

@@ -30,11 +30,6 @@ RECIPES = {
         models: [{model: A, parameters: {weight: {filter: mlp, value: [0, 1]}}}, {model: B}]
         parameters: {weight: {value: 0.25}, normalize: {filter: norm, value: 0}}
         """,
-    "an empty gradient": """
-        merge_method: linear
-        models: [{model: A, parameters: {weight: []}}, {model: B, parameters: {weight: [1]}}]
-        parameters: {weight: 3}
-        """,
 }
 
 

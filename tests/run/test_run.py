@@ -216,6 +216,19 @@ def test_validate_finds_mistakes_in_models_and_data_at_once_and_run_leaves_nothi
     assert not (tmp_path / "out").exists()
 
 
+def test_a_recipe_and_a_manifest_are_told_apart(tmp_path: Path) -> None:
+    file, recipe = manifest(tmp_path), tmp_path / "recipe.yaml"
+    recipe.write_text("merge_method: linear\nmodels: [{model: a}, {model: b}]\n")
+    for arguments, words in (
+        (["merge", file, tmp_path / "out"], "is the manifest of a search, not a recipe; run it with evomerge run"),
+        (["run", recipe], "is a recipe, not the manifest of a search; use evomerge merge"),
+    ):
+        ended = evomerge(*arguments, cwd=tmp_path)
+        assert ended.returncode == 65
+        (told,) = ended.stderr.splitlines()[1:]
+        assert told.endswith(words)
+
+
 def test_plan_says_what_would_run(tmp_path: Path) -> None:
     ended = evomerge("plan", manifest(tmp_path))
     assert ended.returncode == 0, ended.stderr

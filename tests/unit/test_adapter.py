@@ -201,8 +201,8 @@ def test_all_that_does_not_fit_is_told_at_once(tiny: Tiny, tmp_path: Path) -> No
     assert told == [
         "embed_tokens.weight has shape [98, 32], but model.embed_tokens.weight of the model [96, 32]",
         "layers.0.self_attn.q_proj.lora_magnitude_vector is none of the tensors of a LoRA adapter that are known here",
-        "layers.1.mlp.gate_proj.lora_A.weight and its B are of rank 3 and 3, but adapter_config.json says 4 (r, "
-        "rank_pattern)",
+        f"the adapter says rank 4 (r, rank_pattern), but {PREFIX}model.layers.1.mlp.gate_proj.lora_A.weight and its B "
+        "are of rank 3 and 3; mend its adapter_config.json, or fetch it again",
         "layers.1.mlp.up_proj.lora_A.weight and its B make [64, 16], but model.layers.1.mlp.up_proj.weight of the "
         "model is [64, 32]",
         "layers.3.mlp.up_proj.lora_B.weight has no lora_A.weight beside it",
@@ -258,8 +258,15 @@ def test_what_would_untie_a_head_is_refused(tiny: Tiny, tmp_path: Path, names: l
 
 def test_a_pattern_that_is_none_is_told(tiny: Tiny, tmp_path: Path) -> None:
     write_adapter(tmp_path / "x", _model(tiny), alpha_pattern={"(": 2})
-    with pytest.raises(InputError, match=r"adapter_config\.json has a pattern that is no regular expression"):
+    with pytest.raises(InputError, match=r"has a pattern that is no regular expression .*; mend its adapter_config"):
         _applied(tmp_path / "x", _model(tiny))
+
+
+def test_an_adapter_that_git_has_not_fetched_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "x", _model(tiny))
+    (folder / "adapter_model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is a Git LFS pointer, not the file: run git lfs"):
+        Adapter.open(folder, "models.a")
 
 
 def test_a_damaged_adapter_is_told(tiny: Tiny, tmp_path: Path) -> None:

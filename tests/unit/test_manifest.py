@@ -330,6 +330,41 @@ def test_a_file_that_is_no_manifest_is_refused_in_one_sentence(tmp_path: Path, t
     assert "\n" not in raised.value.problems[0].message
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "words"),
+    [
+        ("spec: {models: [{name: 2024-13-01}]}", "spec.models[0].name", "2024-13-01 in line 1 looks like a date"),
+        ("metadata: &x {labels: *x}", "metadata.labels", "holds itself by an alias"),
+        ("metadata: " + "[" * 5000, "file", "is nested too deeply"),
+        ("merge_method: linear", "file", "is a recipe, not the manifest of a search; use evomerge merge"),
+    ],
+)
+def test_what_no_manifest_can_hold_is_named_by_its_place(tmp_path: Path, text: str, path: str, words: str) -> None:
+    assert [(p, m[: len(words)]) for p, m in problems_of(text, tmp_path)] == [(path, words)]
+
+
+def test_a_key_given_twice_is_told_beside_what_else_is_wrong(tmp_path: Path) -> None:
+    twice = "kind: EvoMerge\n" + yaml.safe_dump(document())
+    line = twice.splitlines().index("kind: EvoMerge", 1) + 1
+    told = ("kind", f"is given in line 1 and again in line {line}; leave one out")
+    assert problems_of(twice, tmp_path) == [told]
+    wrong = twice.replace("spec:\n", "spec:\n  seeds: 1\n")
+    assert [path for path, _ in problems_of(wrong, tmp_path)] == ["kind", "spec.seeds"]
+
+
+def test_a_name_that_is_a_date_to_yaml_is_to_be_quoted() -> None:
+    doc = document()
+    doc["metadata"]["name"] = yaml.safe_load("2024-12-01")
+    assert problems(doc) == {"metadata.name": 'must be text: write "2024-12-01" in quotes'}
+
+
+def problems_of(text: str, folder: Path) -> list[tuple[str, str]]:
+    (folder / "m.yaml").write_text(text)
+    with pytest.raises(InputError) as raised:
+        load_manifest(folder / "m.yaml")
+    return [(p.path, p.message) for p in raised.value.problems]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml"):
         load_manifest(tmp_path / "nowhere.yaml")

@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.merge import Merger, export_checkpoint, plan_merge
-from evomerge_worker.merge.export import replacing
+from evomerge_worker.merge.export import appearing, replacing
 from evomerge_worker.shards import Checkpoint
 from tiny_models import Tiny, write_tensors
 
@@ -190,9 +192,52 @@ def test_an_earlier_export_survives_one_that_was_killed_between_its_renames(
 
 def test_what_a_killed_export_left_behind_is_cleared(tmp_path: Path) -> None:
     out = tmp_path / "best"
-    for leftover in (".best.partial", ".best.old"):
+    for leftover in (".best.0a1b2c3d.partial", ".best.old"):
         (tmp_path / leftover).mkdir()
         (tmp_path / leftover / "model.safetensors").write_text("half")
     with replacing(out) as folder:
         (folder / EXPORT_MARK).write_text("")
     assert _files(tmp_path) == {f"best/{EXPORT_MARK}": b""}
+
+
+def test_what_another_process_is_writing_is_not_taken_for_left_behind(tmp_path: Path) -> None:
+    out = tmp_path / "best"
+    with replacing(out) as first:
+        (first / EXPORT_MARK).write_text("first")
+        with replacing(out) as second:
+            (second / EXPORT_MARK).write_text("second")
+        assert (first / EXPORT_MARK).read_text() == "first"
+    assert _files(tmp_path) == {f"best/{EXPORT_MARK}": b"first"}
+
+
+def test_a_folder_that_has_appeared_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
+    """Of two that write to it at once, the first wins and the other says so; a link or a file is in the way too."""
+    out = tmp_path / "out"
+    appearances: list[Callable[[], object]] = [
+        lambda: _write(out, lambda: None),
+        lambda: out.write_text("of the other"),
+        lambda: out.symlink_to(tmp_path / "nowhere"),
+    ]
+    for appear in appearances:
+        with pytest.raises(InputError, match="out has appeared meanwhile and is left as it is"):
+            _write(out, appear)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        if out.is_dir():
+            assert (out / "config.json").read_text() == "None"
+            shutil.rmtree(out)
+        else:
+            out.unlink()
+
+
+def _write(out: Path, meanwhile: Callable[[], object]) -> None:
+    with appearing(out) as folder:
+        (folder / "config.json").write_text(str(meanwhile()))
+
+
+def test_only_an_export_that_may_replace_does(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
+    out = tmp_path / "out"
+    export_checkpoint(_recipe(), sources, out, mask_seed=0, replace=False)
+    before = _files(tmp_path)
+    with pytest.raises(InputError, match="has appeared meanwhile"):
+        export_checkpoint(_recipe("b", "a"), sources, out, mask_seed=0, replace=False)
+    assert _files(tmp_path) == before

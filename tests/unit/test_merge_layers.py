@@ -11,7 +11,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_worker.errors import InputError
 from evomerge_worker.families import LiveModel
 from evomerge_worker.merge import export_checkpoint, plan_merge
-from evomerge_worker.merge.layers import layer_kinds
+from evomerge_worker.merge.layers import layer_kinds, result_config
 from evomerge_worker.shards import Checkpoint
 from tiny_models import Tiny, write_tensors
 
@@ -227,6 +227,10 @@ def test_a_nested_text_config_is_the_one_that_changes(tmp_path: Path) -> None:
         ),
         ({"model_type": "own"}, "layers 0 and 1 have different tensors, and config.json does not say so layer by"),
         ({"sliding_window": "far"}, "transformers does not accept the config: "),
+        ({"text_config": {}}, "config.json has a text_config that is no configuration: {}"),
+        ({"text_config": "x"}, 'config.json has a text_config that is no configuration: "x"'),
+        ({"text_config": 3}, "config.json has a text_config that is no configuration: 3"),
+        ({"text_config": [1]}, "config.json has a text_config that is no configuration: [1]"),
     ],
 )
 def test_layers_that_cannot_be_moved_say_why(tmp_path: Path, config: dict[str, Any], message: str) -> None:
@@ -240,6 +244,14 @@ def test_layers_that_cannot_be_moved_say_why(tmp_path: Path, config: dict[str, A
     assert [p.path for p in caught.value.problems] == ["models.a"]
     assert caught.value.problems[0].message.startswith(message)
     plan_merge(_recipe(_slice(a=(0, 3))), {"a": source})
+
+
+@pytest.mark.parametrize("config", [{"model_type": []}, {"model_type": "mistral", "attribute_map": []}])
+def test_values_of_another_kind_do_not_keep_layers_from_moving(tmp_path: Path, config: dict[str, Any]) -> None:
+    tensors = {f"model.layers.{i}.mlp.weight": torch.zeros(4, 4) for i in range(3)}
+    config = {"num_hidden_layers": 3} | config
+    source = Checkpoint.open(write_tensors(tmp_path / "a", tensors, config=config), "a")
+    assert result_config(_recipe(_slice(a=(1, 3))), {"a": source})["num_hidden_layers"] == 2
 
 
 def test_a_base_of_a_slice_takes_the_place_of_the_recipes(tiny: Tiny) -> None:

@@ -191,6 +191,13 @@ def test_a_model_without_tokenizer_is_refused(tiny: Tiny, tmp_path: Path) -> Non
     assert "has no tokenizer (tokenizer.json)" in message
 
 
+def test_settings_without_the_tokens_that_they_are_about_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny(), tmp_path / "a"))
+    (folder / "tokenizer.json").unlink()
+    words = "tokenizer.json is missing; add the tokenizer that the model was trained with"
+    assert alone(folder, tmp_path) == [("models.mine", words)]
+
+
 def test_a_tokenizer_that_is_damaged_or_needs_code_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(tiny(), tmp_path / "damaged"))
     (damaged / "tokenizer.json").write_text('{"version"')

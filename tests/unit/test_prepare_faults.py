@@ -41,6 +41,8 @@ PARTS = {
     "bitsandbytes-int8": (f"{FIRST}.SCB in model.safetensors is of type F32", 55),
     "compressed-tensors": (f"{FIRST}.weight_packed in model.safetensors is of type I32", 55),
     "mxfp4": (f"{FIRST}_blocks in model.safetensors is of type U8", 55),
+    "hqq": (f"{FIRST}.W_q in model.safetensors is of type U8", 27),
+    "torchao": (f"{FIRST}._weight_qdata in model.safetensors is of type I8", 55),
 }
 """The first tensor that gives a quantised model away, and how many more do."""
 
@@ -99,6 +101,24 @@ def test_a_folder_of_gguf_files_alone_is_told_as_that(tmp_path: Path) -> None:
     (tmp_path / "b" / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
     ((_, message),) = mistakes_of({"b": tmp_path / "b"}, tmp_path)
     assert "has its weights only as GGUF (model-Q4_K_M.gguf)" in message
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "generation_config.json"])
+def test_a_file_that_git_has_not_fetched_is_told(name: str, tiny: Tiny, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny(), tmp_path / "b"))
+    (folder / name).write_bytes(POINTER)
+    words = f"{name} is a Git LFS pointer, not the file: run git lfs pull in its folder"
+    assert mistakes_of({"a": tiny(), "b": folder}, tmp_path) == [("models.b", words)]
+
+
+def test_a_folder_of_the_hubs_cache_is_told_with_the_commit(tiny: Tiny, tmp_path: Path) -> None:
+    hub = tmp_path / "models--org--name"
+    shutil.copytree(tiny(), hub / "snapshots" / "0123abcd")
+    words = f"{hub.as_uri()} is a folder of the Hugging Face cache; name the model inside it: snapshots/0123abcd"
+    assert mistakes_of({"b": hub}, tmp_path) == [("models.b", words)]
 
 
 OUT = "; leave b or a out"
@@ -190,7 +210,7 @@ EXPECTED = [
     ("models.theta", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave theta or a out"),
     ("models.wide", r"tensor lm_head\.weight in model\.safetensors is of type F64; .*convert the model first"),
     ("models.wide", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave wide or a out"),
-    ("base", r'hidden_act is "gelu", but "silu" in a; take the base that a descends from, or leave one of them out'),
+    ("base", r'hidden_act is "gelu", but "silu" in a; leave base or a out'),
     ("spec.stages[0].parameterSpace.groups.patterns[1].regex", r'pattern heads: .*"self_atn" matches'),
     ("spec.stages[1].parameterSpace.groups.layers", r"5 is more blocks than the models have layers \(4\)"),
 ]

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from evomerge_contract.recipe import Recipe
 from evomerge_worker.merge.tokens import difference
+from evomerge_worker.shards import Checkpoint
+from evomerge_worker.standalone import merge
+from faults import Change, drop_up
 from prepare_tasks import Tiny, changed_config, changed_weights, mistakes_of
 
 
@@ -76,6 +80,37 @@ def test_what_single_families_compute_with_is_compared(
     assert told.startswith(message)
 
 
+GPT_NEO = {"model_type": "gpt_neo", "num_layers": 4, "num_heads": 4, "window_size": 64}
+GPT_NEO |= {"attention_types": [[["global", "local"], 2]]}
+MPT = {"model_type": "mpt", "d_model": 32, "n_layers": 4, "n_heads": 4, "attn_config": {"alibi": True}}
+
+
+@pytest.mark.parametrize(
+    ("like", "config", "changes", "message"),
+    [
+        ("gpt2", {"model_type": "gptj", "rotary_dim": 4}, {"rotary_dim": 8}, "rotary_dim is 8, but 4 in a"),
+        ("llama", GPT_NEO, {"window_size": 4}, "window_size is 4, but 64 in a"),
+        (
+            "llama",
+            GPT_NEO,
+            {"attention_types": [[["global"], 4]], "attention_layers": None},
+            'attention_layers is ["global", "global", "global", "global"], but ["global", "local", "global", "local"] '
+            "in a",
+        ),
+        ("bert", {"model_type": "falcon", "alibi": True}, {"alibi": False}, "alibi is false, but true in a"),
+        ("gpt2", MPT, {"attn_config": {"alibi": False}}, "attn_config.alibi is false, but true in a"),
+        ("gpt2", MPT, {"attn_config": {"softmax_scale": 0.5}}, "attn_config.softmax_scale is 0.5, but null in a"),
+    ],
+)
+def test_a_switch_that_only_one_family_has_is_compared(
+    like: str, config: dict[str, Any], changes: dict[str, Any], message: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    """The same weights would merge without a word, into a model that computes with them as neither did."""
+    a, b = tiny(like, **config), changed_config(tiny(like, seed=1, **config), tmp_path / "b", **changes)
+    assert mistakes_of({"a": a, "b": tiny(like, seed=1, **config)}, tmp_path) == []
+    assert mistakes_of({"a": a, "b": b}, tmp_path) == [("models.b", f"{message}; leave b or a out")]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -87,6 +122,7 @@ def test_what_single_families_compute_with_is_compared(
         {"num_key_value_heads": 2, "head_dim": None},  # the default is the same
         {"hidden_act": None},  # the default is the same
         {"rope_parameters": None, "rope_theta": 10000.0},  # how it was written before transformers 5
+        {"layer_types": ["full_attention"] * 4, "sliding_window": None, "unsloth_fixed": True, "pretraining_tp": 4},
     ],
 )
 def test_a_config_that_means_the_same_is_not_told(changes: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
@@ -96,9 +132,7 @@ def test_a_config_that_means_the_same_is_not_told(changes: dict[str, Any], tiny:
 
 def test_the_base_must_fit_too(tiny: Tiny, tmp_path: Path) -> None:
     folders = {"base": changed_config(tiny(), tmp_path / "base", rms_norm_eps=0.1), "a": tiny(), "b": tiny(seed=1)}
-    assert mistakes_of(folders, tmp_path) == [
-        ("base", "rms_norm_eps is 0.1, but 1e-06 in a; take the base that a descends from, or leave one of them out")
-    ]
+    assert mistakes_of(folders, tmp_path) == [("base", "rms_norm_eps is 0.1, but 1e-06 in a; leave base or a out")]
 
 
 def test_another_depth_is_one_mistake(tiny: Tiny, tmp_path: Path) -> None:
@@ -135,6 +169,137 @@ def test_shapes_that_differ_are_told_with_both(tiny: Tiny, tmp_path: Path) -> No
     assert "lm_head.weight" in message
     assert "[50, 32]" in message
     assert "[96, 32] in a" in message
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_of_a_model_of_other_sizes_no_tensors_are_listed(
+    family: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not one of them fits, and its config has said why; merging by hand says no more than a manifest."""
+    shutil.copytree(tiny(), tmp_path / "a")
+    shutil.copytree(tiny(family, hidden_size=64), tmp_path / "b")
+    told = {"llama": "hidden_size is 64, but 32 in a", "bert": "architecture (model_type) is bert, but llama in a"}
+    line = f"{told[family]}; leave b or a out"
+    if family == "llama":
+        assert mistakes_of({name: tmp_path / name for name in "ab"}, tmp_path) == [("models.b", line)]
+    assert merged(linear("a", "b"), tmp_path, capsys) == [f"  b   {line}"]
+
+
+def linear(*models: str) -> dict[str, Any]:
+    return {"merge_method": "linear", "models": [{"model": m, "parameters": {"weight": 0.5}} for m in models]}
+
+
+def ties(base: str, *models: str) -> dict[str, Any]:
+    named = [{"model": m, "parameters": {"weight": 0.5, "density": 0.5}} for m in models]
+    return {"merge_method": "ties", "base_model": base, "models": named}
+
+
+def merged(recipe: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What merging by hand says is wrong."""
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    capsys.readouterr()  # what making the models has said
+    merge([str(folder / "recipe.json"), str(folder / "out")])
+    return capsys.readouterr().err.splitlines()[1:]
+
+
+UP = "lacks tensor model.layers.0.mlp.up_proj.weight, which"
+LIKE_IT = "(and 3 more tensors like it); "
+ITS_OWN = f"{UP} LlamaForCausalLM needs {LIKE_IT}fetch the model again, config.json and weights from one place"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (linear("base", "broken"), f"{UP} base has in layer 0 {LIKE_IT}leave broken or base out"),
+        (ties("base", "a", "broken"), f"{UP} base has in layer 0 {LIKE_IT}leave broken or base out"),
+        (linear("a", "base", "broken"), f"{UP} a has in layer 0 {LIKE_IT}leave broken or a out"),
+        (linear("broken", "a", "base"), ITS_OWN),
+        (ties("broken", "a", "base"), ITS_OWN),
+    ],
+)
+def test_only_the_model_to_blame_is_told_of_wherever_it_stands_in_a_recipe(
+    recipe: dict[str, Any], message: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`base` is a name like any other there."""
+    for seed, name in enumerate(("base", "a")):
+        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    changed_weights(tiny(seed=2), tmp_path / "broken", drop_up)
+    assert merged(recipe, tmp_path, capsys) == [f"  broken   {message}"]
+
+
+def test_so_it_is_in_a_manifest(tiny: Tiny, tmp_path: Path) -> None:
+    folders = {"a": changed_weights(tiny(), tmp_path / "a", drop_up), "b": tiny(seed=1), "base": tiny(seed=2)}
+    assert mistakes_of(folders, tmp_path) == [("models.a", ITS_OWN)]
+
+
+def test_what_is_wrong_with_the_others_is_told_beside_the_first(tiny: Tiny, tmp_path: Path) -> None:
+    def drop_norm(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["model.norm.weight"]
+
+    folders = {
+        "a": changed_weights(tiny(), tmp_path / "a", drop_up),
+        "b": changed_weights(tiny(seed=1), tmp_path / "b", drop_norm),
+    }
+    a, b = mistakes_of(folders, tmp_path)
+    assert a == ("models.a", ITS_OWN)
+    assert b[1].startswith("lacks tensor model.norm.weight, which LlamaForCausalLM needs")
+
+
+def add_frequencies(tensors: dict[str, torch.Tensor]) -> None:
+    for layer in range(4):
+        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    tensors["model.rotary_emb.inv_freq"] = torch.ones(4)
+
+
+def add_masks(tensors: dict[str, torch.Tensor]) -> None:
+    for layer in range(4):
+        tensors[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()
+        tensors[f"transformer.h.{layer}.attn.masked_bias"] = torch.tensor(-1e9)
+
+
+def add_short_masks(tensors: dict[str, torch.Tensor]) -> None:
+    add_masks(tensors)
+    for layer in range(4):
+        tensors[f"transformer.h.{layer}.attn.bias"] = torch.ones(1, 1, 32, 32, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("models", ["ab", "ba"])
+@pytest.mark.parametrize(
+    ("family", "add"), [("llama", add_frequencies), ("gpt2", add_masks), ("gpt2", add_short_masks)]
+)
+def test_buffers_of_older_versions_need_not_be_in_all_models(
+    family: str, add: Change, models: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny(family, seed=1), tmp_path / "a")
+    changed_weights(tiny(family, seed=2), tmp_path / "b", add)
+    assert mistakes_of({name: tmp_path / name for name in models}, tmp_path) == []
+    assert merged(linear(*models), tmp_path, capsys) == []
+    assert Checkpoint.open(tmp_path / "out", "out").names == Checkpoint.open(tmp_path / "a", "a").names
+
+
+def test_of_buffers_that_are_not_alike_none_is_in_the_result(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed_weights(tiny("gpt2", seed=1), tmp_path / "a", add_masks)
+    changed_weights(tiny("gpt2", seed=2), tmp_path / "b", add_short_masks)
+    assert merged(linear("a", "b"), tmp_path, capsys) == []
+    left = set(Checkpoint.open(tmp_path / "a", "a").names) - set(Checkpoint.open(tmp_path / "out", "out").names)
+    assert left == {f"transformer.h.{layer}.attn.bias" for layer in range(4)}
+
+
+def test_a_candidate_of_models_with_and_without_buffers_computes(tiny: Tiny, tmp_path: Path) -> None:
+    from evomerge_worker.families import LiveModel
+
+    folders = {"a": changed_weights(tiny(seed=1), tmp_path / "a", add_frequencies), "b": tiny(seed=2)}
+    sources = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+    plain = {"a": Checkpoint.open(tiny(seed=1), "a"), "b": sources["b"]}
+    recipe = Recipe.model_validate(linear("a", "b"))
+    states = []
+    for checkpoints in (sources, plain):
+        model = LiveModel.open(checkpoints["a"], device=torch.device("cpu"))
+        model.merge(recipe, checkpoints, 0)
+        states.append(model.model.state_dict())
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
 
 
 def changed_vocabulary(source: Path, folder: Path, old: str, new: str) -> Path:

@@ -1,7 +1,10 @@
 """Merging a recipe by hand: what is written, and every mistake in the recipe and its models at once."""
 
 import json
+import re
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +258,92 @@ def test_keys_words_numbers_and_models_are_told_at_once(
 def test_an_empty_list_of_slices_is_none(tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(tiny(seed=1), tmp_path / "a")
     assert merge(written(linear("a") | {"slices": []}, tmp_path)) == 0
+
+
+def test_of_two_merges_into_one_folder_one_wins_and_the_other_says_so(
+    tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate("ab"):
+        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    arguments = written(linear("a", "b"), tmp_path)
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        codes = list(pool.map(merge, [arguments] * 2))
+    assert sorted(codes) == [0, 65]
+    assert Checkpoint.open(tmp_path / "out", "out").names == Checkpoint.open(tmp_path / "a", "a").names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out", "recipe.yaml"]
+    assert re.search("exists already|has appeared meanwhile", capfd.readouterr().err)
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text("")
+    for out, words in (("x" * 300, "File name too long"), ("recipe.yaml/out", "Not a directory")):
+        assert merge([str(tmp_path / "recipe.yaml"), str(tmp_path / out)]) == 65
+        assert f"cannot be written: {words}; choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (linear("a", "b", "./a"), "a takes part twice"),
+        (linear("a", "b", "{}/b/"), "b takes part twice"),
+        (
+            {"merge_method": "model_stock", "base_model": "b/", "models": [{"model": "a"}, {"model": "b"}]},
+            "model_stock merges at least 2 models beside its base_model; here are 1",
+        ),
+    ],
+)
+def test_a_folder_under_two_spellings_is_one_model(
+    recipe: dict[str, Any], words: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate("ab"):
+        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    capsys.readouterr()  # what making the models has said
+    arguments = written(recipe, tmp_path)
+    Path(arguments[0]).write_text(Path(arguments[0]).read_text().replace("{}", str(tmp_path)))
+    assert merge(arguments) == 65
+    (told,) = capsys.readouterr().err.splitlines()[1:]
+    assert told == f"  recipe.models   {words}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ({"tokenizer_source": "Union"}, "recipe.tokenizer_source"),
+        ({"tokenizer": {"source": "Union"}}, "recipe.tokenizer.source"),
+    ],
+)
+def test_a_tokenizer_source_that_is_nothing_is_told_by_its_key(
+    keys: dict[str, Any], path: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate("ab"):
+        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    capsys.readouterr()  # what making the models has said
+    assert merge(written(linear("a", "b") | keys, tmp_path)) == 65
+    (told,) = capsys.readouterr().err.splitlines()[1:]
+    words = "Union is not union, base or a model of the recipe, and of another model: there is no folder "
+    assert told.startswith(f"  {path}   {words}")
+
+
+def test_a_faulty_parameter_does_not_hide_what_is_wrong_with_the_models(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny(seed=1), tmp_path / "a")
+    recipe = linear("a", "nowhere")
+    recipe["models"][0]["parameters"]["weight"] = "much"
+    capsys.readouterr()  # what making the models has said
+    assert merge(written(recipe, tmp_path)) == 65
+    _, *told = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in told] == ["nowhere", "recipe.models[0].parameters.weight"]
+
+
+def test_a_server_that_does_not_answer_is_told_by_the_recipes_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    assert merge(written(linear("s3://bucket/a", "s3://bucket/b"), tmp_path)) == 75
+    told = capsys.readouterr().err
+    assert told.startswith("evomerge: s3://bucket/a: ")
+    assert "; s3://bucket/b: " in told
+    assert "models." not in told

@@ -1,14 +1,16 @@
 """What `evomerge-worker` does beside tasks: merge a recipe by hand, draw a report."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge_contract.manifest import Storage
-from evomerge_contract.recipe import BASE_TOKENIZER, Recipe
+from evomerge_contract.recipe import BASE_TOKENIZER, UNION, Recipe
 from evomerge_contract.report import Problem, RunReport
+from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
-from evomerge_worker.errors import InputError, WorkerError, where_of
+from evomerge_worker.errors import InputError, StorageError, WorkerError, where_of
 from evomerge_worker.recipe_file import read_recipe
 from evomerge_worker.recipe_models import source_of
 
@@ -55,15 +57,36 @@ def _told(error: WorkerError) -> int:
 def _merge(recipe_file: Path, out: Path, seed: int) -> None:
     from evomerge_worker.merge import anchor_of, export_checkpoint
 
-    if out.exists():
-        raise InputError.at(str(out), "exists already; choose a folder that does not")
+    _check_new(out)
     recipe, told = read_recipe(recipe_file)
     if recipe is None:
         raise InputError(*told)
     if recipe.vocabulary == BASE_TOKENIZER and (recipe.models or recipe.slices):
         recipe = recipe.with_vocabulary(anchor_of(recipe))  # never a folder that happens to be called base
+    recipe = _named_once(recipe, recipe_file.parent)
     checkpoints = _sources(recipe, recipe_file.parent, told)
-    export_checkpoint(recipe, checkpoints, out, mask_seed=seed, trust_remote_code=False, extra_files={})
+    export_checkpoint(recipe, checkpoints, out, mask_seed=seed, replace=False)
+
+
+def _check_new(out: Path) -> None:
+    try:
+        out.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError.at(str(out), f"cannot be written: {error.strerror}; choose another folder") from error
+    raise InputError.at(str(out), "exists already; choose a folder that does not")
+
+
+def _named_once(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with one name for each model, the first: a folder may be written as a, a/ and ./a."""
+    names: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
+    for model in recipe.named_models:
+        with suppress(InputError):  # told when it is to be opened
+            source = source_of(model, folder)
+            names[model] = first.setdefault((source.uri.rstrip("/"), (source.adapter or "").rstrip("/")), model)
+    return recipe.renamed(names)
 
 
 def _sources(recipe: Recipe, folder: Path, told: list[Problem]) -> dict[str, "Checkpoint"]:
@@ -85,7 +108,7 @@ def _sources(recipe: Recipe, folder: Path, told: list[Problem]) -> dict[str, "Ch
     models, store, mistakes = recipe.named_models, Store(Storage(), default_cache()), Mistakes()
     mistakes.found += told
     mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
-    opened = [_opened(model, folder, store, mistakes) for model in models]
+    opened = [_opened(model, recipe, folder, store, mistakes) for model in models]
     merged = [source for source in opened if source.name in recipe.merged_models]
     first = recipe.base_model or next(iter(models), None)
     check_fit(
@@ -101,19 +124,47 @@ def _sources(recipe: Recipe, folder: Path, told: list[Problem]) -> dict[str, "Ch
         with mistakes.collected():
             if source.checkpoint is not None:
                 check_finite(source.checkpoint)
-    names = {where_of(model): model for model in models}
-    mistakes.found = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in mistakes.found]
-    mistakes.raise_any(order=models)
+    _raise_any(mistakes, models)
     return {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
 
 
-def _opened(model: str, folder: Path, store: "Store", mistakes: "Mistakes") -> "Opened":
+def _raise_any(mistakes: "Mistakes", models: list[str]) -> None:
+    """Raise what was found, under the names that the recipe has for its models."""
+    names = {where_of(model): model for model in models}
+    mistakes.found = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in mistakes.found]
+    try:
+        mistakes.raise_any(order=models)
+    except StorageError as error:
+        told = str(error)
+        for where, model in names.items():
+            told = told.replace(f"{where}: ", f"{model}: ")
+        raise StorageError(told) from error
+
+
+def _opened(model: str, recipe: Recipe, folder: Path, store: "Store", mistakes: "Mistakes") -> "Opened":
     """What a recipe that lies in `folder` means by `model`, as far as it can be opened."""
     from evomerge_worker.prepare.sources import Opened, open_source
 
     with mistakes.collected():
-        return open_source(source_of(model, folder), store, mistakes, code=False)
+        return open_source(_source(model, recipe, folder), store, mistakes, code=False)
     return Opened(model)
+
+
+def _source(model: str, recipe: Recipe, folder: Path) -> Source:
+    """What a recipe that lies in `folder` means by `model`.
+
+    Raises:
+        InputError: it means nothing; where it gives the tokenizer alone, it may be a word that was meant.
+    """
+    try:
+        return source_of(model, folder)
+    except InputError as error:
+        if model in recipe.merged_models:
+            raise
+        key = "tokenizer_source" if recipe.tokenizer is None else "tokenizer.source"
+        allowed = f"{UNION}, {BASE_TOKENIZER} or a model of the recipe"
+        reason = "; ".join(problem.message for problem in error.problems)
+        raise InputError.at(f"recipe.{key}", f"{model} is not {allowed}, and of another model: {reason}") from error
 
 
 def _in_place(recipe: Recipe, merged: list["Opened"]) -> bool:

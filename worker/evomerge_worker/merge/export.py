@@ -1,12 +1,16 @@
 """Writing a merged checkpoint that loads like any other: weights, config, tokenizer, generation config."""
 
 import errno
+import fcntl
+import glob
 import json
 import math
+import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,8 @@ from evomerge_worker.shards.writer import sync
 from evomerge_worker.store.wanted import companions
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
+_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+"""How a file system refuses to rename a folder to a name that something has."""
 
 
 def result_dtype(plans: list[TensorPlan], checkpoints: Mapping[str, Checkpoint]) -> torch.dtype:
@@ -67,6 +73,7 @@ def export_checkpoint(
     mask_seed: int,
     trust_remote_code: bool = False,
     extra_files: Mapping[str, str] | None = None,
+    replace: bool = True,
     max_shard_bytes: int = 5_000_000_000,
     device: torch.device = CPU,
     statistics: Statistics | None = None,
@@ -76,8 +83,8 @@ def export_checkpoint(
     Config, tokenizer and generation config are those of the base_model, else of the first model, with the layers and
     the vocabulary that the recipe asks for. `extra_files` (name to text: a model card, the recipe) are written beside
     them. The folder appears as a whole or not at all. One that exists is replaced only if it is empty or an earlier
-    export. What `statistics` knows of the sources is not found out again; without them, as in `evomerge merge`,
-    nothing is kept.
+    export, and without `replace` never. What `statistics` knows of the sources is not found out again; without them, as
+    in `evomerge merge`, nothing is kept.
 
     Raises:
         InputError: recipe or sources are wrong, or `out_folder` holds something else or cannot be written to.
@@ -88,7 +95,7 @@ def export_checkpoint(
     plans = plan_merge(recipe, checkpoints)
     anchor = checkpoints[anchor_of(recipe)]
     config = export_config(result_config(recipe, checkpoints), result_dtype(plans, checkpoints))
-    with replacing(out_folder) as folder:
+    with replacing(out_folder) if replace else appearing(out_folder) as folder:
         merger = Merger(checkpoints, mask_seed, device, statistics)
         entries = [Entry(plan.name, plan.dtype, merger.shape(plan)) for plan in plans]
         write_checkpoint(folder, entries, merger.merged(plans), max_shard_bytes, past_cache=True)
@@ -117,27 +124,80 @@ def replacing(out: Path) -> Iterator[Path]:
         StorageError: the disk is full or failed.
     """
     check_replaceable(out)
-    fresh, old = (out.parent / f".{out.name}.{end}" for end in ("partial", "old"))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    old = out.parent / f".{out.name}.old"
+    with appearing(out) as fresh:
         if old.exists() and not out.exists():  # one that was interrupted between its two renames
             old.rename(out)
-        for stale in (fresh, old):
-            if stale.exists():
-                shutil.rmtree(stale)
-        fresh.mkdir()
+        if old.exists():
+            shutil.rmtree(old)
         yield fresh
         if out.exists():
             out.rename(old)
-        fresh.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that becomes `out` once the block is through; nothing of it stays if that fails.
+
+    Any number of processes may write to the same `out`: one of them wins.
+
+    Raises:
+        InputError: by then `out` is there, or it cannot be written to.
+        StorageError: the disk is full or failed.
+    """
+    fresh = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with _begun(fresh, out):
+            yield fresh
+            _rename(fresh, out)
         sync(out.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in _NOT_ALLOWED:
             raise InputError.at("out", f"{out} cannot be written: {error.strerror}") from error
         raise StorageError(f"{out} could not be written: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def _begun(fresh: Path, out: Path) -> Iterator[None]:
+    """Make the folder `fresh` and hold its lock; those of `out` that nobody holds were left by processes that died."""
+    with ExitStack() as own:
+        with _locked(out.parent):  # or one that was just made, and is not held yet, would look like one left behind
+            for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+                with suppress(FileNotFoundError), _locked(left, fcntl.LOCK_NB) as held:
+                    if held:
+                        shutil.rmtree(left)
+            fresh.mkdir()
+            own.enter_context(_locked(fresh))
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, how: int = 0) -> Iterator[bool]:
+    """Hold the lock of a folder, if nobody else does and the file system has locks for folders (NFS has none)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _rename(fresh: Path, out: Path) -> None:
+    try:
+        fresh.rename(out)
+    except OSError as error:
+        if error.errno not in _THERE:
+            raise
+        message = f"{out} has appeared meanwhile and is left as it is; choose a folder that does not exist"
+        raise InputError.at("out", message) from error
 
 
 def check_replaceable(out: Path) -> None:

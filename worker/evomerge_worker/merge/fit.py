@@ -1,21 +1,31 @@
 """Whether sources fit together: the same tensors with the same shapes, a tied head left out or not."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from evomerge_contract.manifest import BASE
+from pydantic import Field
+
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import where_of
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.tied import held_heads, ties_head
 
+COMPUTED = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
+"""What older versions of transformers wrote besides weights, and every version computes by itself."""
 _KINDS = 8
 _NUMBER = re.compile(r"\d+")
 
 
+class Misfit(Problem):
+    """A problem that is there because `source` and `other` do not go together: either of them may be to blame."""
+
+    source: str = Field(exclude=True)
+    other: str = Field(exclude=True)
+
+
 @dataclass
-class _Misfit:
+class _Kind:
     """The first misfit of a kind, and how many there are."""
 
     message: str
@@ -27,7 +37,7 @@ class Misfits:
     """What does not fit, source by source: each kind of misfit once, with its first tensor and their number."""
 
     def __init__(self) -> None:
-        self._found: dict[str, dict[tuple[str, str], _Misfit]] = {}
+        self._found: dict[str, dict[tuple[str, str], _Kind]] = {}
 
     def add(self, source: str, tensor: str, message: str, other: str) -> None:
         """Note that `tensor` of `source` does not fit the source `other`: `message`, which may speak of "{tensor}".
@@ -35,22 +45,16 @@ class Misfits:
         Tensors whose names differ in numbers alone are of one kind where the rest of the message is the same.
         """
         kinds = self._found.setdefault(source, {})
-        first = _Misfit(message.replace("{tensor}", f"tensor {tensor}"), other, set())
+        first = _Kind(message.replace("{tensor}", f"tensor {tensor}"), other, set())
         kinds.setdefault((_NUMBER.sub("0", tensor), _NUMBER.sub("0", message)), first).tensors.add(tensor)
 
     def problems(self) -> list[Problem]:
         """All misfits, in the order in which they were found; beyond the first few kinds, only how many more."""
-        return [
-            Problem(path=where_of(source), message=message)
-            for source, kinds in self._found.items()
-            for message in _told(source, list(kinds.values()))
-        ]
+        return [problem for source, kinds in self._found.items() for problem in _told(source, list(kinds.values()))]
 
 
 def either_out(source: str, other: str) -> str:
     """What to do where `source` and `other` cannot be merged with each other."""
-    if source == BASE:
-        return f"take the base that {other} descends from, or leave one of them out"
     return f"leave {source} or {other} out"
 
 
@@ -60,7 +64,7 @@ def other_depth(source: Checkpoint, anchor: Checkpoint) -> list[Problem]:
     if layers == wanted:
         return []
     message = f"has {layers} layers, but {anchor.name} has {wanted}; {either_out(source.name, anchor.name)}"
-    return [Problem(path=where_of(source.name), message=message)]
+    return [_misfit(source.name, anchor.name, message)]
 
 
 def and_more(count: int) -> str:
@@ -68,19 +72,24 @@ def and_more(count: int) -> str:
     return f" (and {count} more tensor{'s' if count > 1 else ''} like it)" if count else ""
 
 
-def _told(source: str, kinds: list[_Misfit]) -> Iterator[str]:
+def _told(source: str, kinds: list[_Kind]) -> Iterator[Problem]:
     for kind in kinds[:_KINDS]:
-        yield f"{kind.message}{and_more(len(kind.tensors) - 1)}; {either_out(source, kind.other)}"
+        message = f"{kind.message}{and_more(len(kind.tensors) - 1)}; {either_out(source, kind.other)}"
+        yield _misfit(source, kind.other, message)
     if rest := sum(len(kind.tensors) for kind in kinds[_KINDS:]):
-        yield f"and {rest} more tensor{'s do' if rest > 1 else ' does'} not fit"
+        yield _misfit(source, kinds[-1].other, f"and {rest} more tensor{'s do' if rest > 1 else ' does'} not fit")
+
+
+def _misfit(source: str, other: str, message: str) -> Misfit:
+    return Misfit(path=where_of(source), message=message, source=source, other=other)
 
 
 def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: Misfits) -> tuple[list[str], list[str]]:
     """The result's tensors before and after the layers: those of `anchor`, which all `sources` must have.
 
     A head that is tied to the embeddings, and a copy of them wherever it is held, is left out: merged by itself it
-    would no longer be one. So is what some lack and the others have as a copy of another tensor. An untied anchor needs
-    its head.
+    would no longer be one. So is what some lack and the others have as a copy of another tensor, or what every version
+    of transformers computes by itself. An untied anchor needs its head.
     """
     before, after = anchor.layout.before, anchor.layout.after
     sources = list(sources)
@@ -91,39 +100,50 @@ def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: 
     for source in sources:
         held = {*source.layout.before, *source.layout.after}
         for name in sorted(wanted - held):
-            if name in anchor.copies and ties_head(anchor.config):
+            if COMPUTED.search(name) or (name in anchor.copies and ties_head(anchor.config)):
                 wanted.discard(name)
             else:
                 misfits.add(source.name, name, f"lacks {{tensor}}, which {anchor.name} has", anchor.name)
         for name in sorted(held - {*before, *after}):
-            if name not in source.copies:
+            if name not in source.copies and not COMPUTED.search(name):
                 misfits.add(source.name, name, f"has {{tensor}}, which {anchor.name} lacks", anchor.name)
     return [n for n in before if n in wanted], [n for n in after if n in wanted]
 
 
 def check_layer(anchor: Checkpoint, layer: int, source: Checkpoint, its_layer: int, misfits: Misfits) -> None:
-    """Check that layer `its_layer` of `source` has the tensors of layer `layer` of `anchor`."""
-    ours, theirs = anchor.layer_tensors[layer], source.layer_tensors[its_layer]
-    if ours == theirs:
+    """Check that layer `its_layer` of `source` has the tensors of layer `layer` of `anchor`, buffers aside."""
+    if anchor.layer_tensors[layer] == source.layer_tensors[its_layer]:
         return
+    ours, theirs = _weights(anchor, layer), _weights(source, its_layer)
     prefix = f"{source.layout.layer_prefix}{its_layer}."
-    for name in sorted(set(ours) - set(theirs)):
+    for name in sorted(ours - theirs):
         message = f"lacks {{tensor}}, which {anchor.name} has in layer {layer}"
         misfits.add(source.name, prefix + name, message, anchor.name)
-    for name in sorted(set(theirs) - set(ours)):
+    for name in sorted(theirs - ours):
         message = f"has {{tensor}}, which {anchor.name} lacks in layer {layer}"
         misfits.add(source.name, prefix + name, message, anchor.name)
+
+
+def _weights(checkpoint: Checkpoint, layer: int) -> Set[str]:
+    return {name for name in checkpoint.layer_tensors[layer] if not COMPUTED.search(name)}
 
 
 def check_tensor(
     anchor: Checkpoint, name: str, inputs: Mapping[str, str], checkpoints: Mapping[str, Checkpoint], misfits: Misfits
 ) -> bool:
-    """Whether all `inputs` (model to tensor) are there; checks that they are of the shape and kind of `name`."""
+    """Whether all `inputs` (model to tensor) are there; checks that they are of the shape and kind of `name`.
+
+    A buffer that is not the same everywhere counts as if it were not there: the result does without it.
+    """
     shape, is_float = anchor.shape(name), anchor.dtype(name).is_floating_point
     complete = True
     for model, tensor in inputs.items():
         source = checkpoints[model]
         if tensor not in source:  # reported already
+            complete = False
+            continue
+        alike = (source.shape(tensor), source.dtype(tensor).is_floating_point) == (shape, is_float)
+        if COMPUTED.search(name) and not alike:
             complete = False
             continue
         if source.shape(tensor) != shape:

@@ -24,7 +24,7 @@ Kind = Mapping[str, Any]
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _SECTIONS = ("text_config", "language_config", "llm_config")
 _LIST = re.compile(r"layer|block")  # layer_types, mlp_layer_types, no_rope_layers, layers_block_type, attention_layers
-_LEADING = ("first_k_dense_replace", "num_dense_layers")
+LEADING = ("first_k_dense_replace", "num_dense_layers")
 """The number of layers at the front that have no experts."""
 _NUMBERS = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "hybrid_layer_ids", "kv_source_layers")
 """Lists of layer numbers."""
@@ -68,6 +68,11 @@ def read_as(config_class: Any, config: Mapping[str, Any]) -> Any:
         return config_class.from_pretrained(folder, local_files_only=True)
 
 
+def no_configuration(part: object) -> str:
+    """What is wrong with a text_config that is `part`."""
+    return f"config.json has a text_config that is no configuration: {json.dumps(part, ensure_ascii=False)[:60]}"
+
+
 def layer_kinds(checkpoint: Checkpoint) -> list[Kind]:
     """What the config of `checkpoint` says of each of its layers.
 
@@ -87,7 +92,7 @@ def layer_kinds(checkpoint: Checkpoint) -> list[Kind]:
     if bound := [key for key in _BOUND if config.get(key)]:
         raise InputError.at(where, f"its layers cannot be moved, because config.json sets {bound[0]}; merge it whole")
     lists = {key: value for key, value in config.items() if _is_list(key, value, layers)}
-    leading = {key: config[key] for key in _LEADING if config.get(key) is not None}
+    leading = {key: config[key] for key in LEADING if config.get(key) is not None}
     kinds: list[Kind] = [
         {key: value[i] for key, value in lists.items()} | {key: i < value for key, value in leading.items()}
         for i in range(layers)
@@ -143,7 +148,7 @@ def _rewritten(anchor: Checkpoint, kinds: Sequence[Kind]) -> dict[str, Any]:
     changes: dict[str, Any] = {count_key: len(kinds)}
     for key in kinds[0]:
         values = [kind[key] for kind in kinds]
-        changes[key] = _leading(key, values, where) if key in _LEADING else values
+        changes[key] = _leading(key, values, where) if key in LEADING else values
     if "attention_layers" in changes:  # GPT-Neo, which computes them from this
         changes["attention_types"] = [[[kind], 1] for kind in changes["attention_layers"]]
     config: dict[str, Any] = json.loads(json.dumps(anchor.config))
@@ -176,16 +181,18 @@ def _text_config(config: dict[str, Any], where: str) -> tuple[dict[str, Any], st
     Raises:
         InputError: transformers does not accept it, or it names no number of layers.
     """
-    from transformers import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
 
     model_type = config.get("model_type")
-    if model_type in CONFIG_MAPPING:
+    if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
         try:
             known = read_as(CONFIG_MAPPING[model_type], config).get_text_config(decoder=True)
         except Exception as error:  # whatever the model's own class finds wrong
             reason = " ".join(str(error).split())
             raise InputError.at(where, f"transformers does not accept the config: {reason}") from error
-        return known.to_dict(), known.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+        if not isinstance(known, PreTrainedConfig):
+            raise InputError.at(where, no_configuration(known))
+        return known.to_dict(), type(known).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     section = _section(config)
     for key in _COUNTS:
         if key in section:
@@ -208,4 +215,4 @@ def _told(kind: Kind) -> str:
 
 def _entries(kind: Kind) -> Iterator[str]:
     for key, value in kind.items():
-        yield ("dense" if value else "one with experts") if key in _LEADING else f"{value} ({key})"
+        yield ("dense" if value else "one with experts") if key in LEADING else f"{value} ({key})"

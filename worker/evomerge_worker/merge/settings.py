@@ -39,7 +39,7 @@ def resolve(name: str, scopes: Iterable[Settings | None], tensor: str, t: float,
 def _evaluate(setting: Setting, tensor: str, t: float, convert: Convert) -> Value | None:
     if not isinstance(setting, list):
         return convert(setting)
-    if setting and isinstance(setting[0], Filtered):
+    if isinstance(setting[0], Filtered):
         for case in setting:
             if isinstance(case, Filtered) and (case.filter in (None, "*") or _asks_for(str(case.filter), tensor)):
                 return _evaluate(case.value, tensor, t, convert)
@@ -58,10 +58,8 @@ def _names(tensor: str) -> tuple[str, ...]:
     return (tensor, *(name for name in fused if name != tensor))
 
 
-def _interpolate(values: list[Value], t: float) -> Value | None:
+def _interpolate(values: list[Value], t: float) -> Value:
     """The gradient `values` at `t`; switches jump where numbers slide."""
-    if not values:
-        return None
     place = t * (len(values) - 1)
     low = int(place)
     if isinstance(values[0], bool):

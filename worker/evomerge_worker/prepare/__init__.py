@@ -67,7 +67,8 @@ def _look(
     """Everything that can be told without a look at weights."""
     mistakes.found += _without_base(task)
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
-    check_fit(opened, mistakes, vocabulary=task.tokenizer_source)
+    pool_first = sorted(opened, key=lambda source: source.name == BASE)
+    check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source)
     check_own_configs(opened, mistakes, evaluated=True)
     mistakes.found += _misplaced(task, opened)
     reader = reader_of(opened, mistakes, _of_all(task), code=task.trust_remote_code, batch_size=task.batch_size)

@@ -7,15 +7,13 @@ from typing import Any
 import torch
 
 from evomerge_contract.report import Layout, Problem
-from evomerge_worker.merge.fit import and_more
+from evomerge_worker.merge.fit import COMPUTED, Misfit, and_more
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.sources import Opened
 from evomerge_worker.shards import Checkpoint
 
 _MEND = "fetch the model again, config.json and weights from one place"
 _COSMETIC = ("_name_or_path", "transformers_version")
-_COMPUTED = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
-"""What older versions of transformers wrote besides weights, and every version computes by itself."""
 
 
 def check_own_configs(sources: Sequence[Opened], mistakes: Mistakes, *, evaluated: bool) -> None:
@@ -23,11 +21,11 @@ def check_own_configs(sources: Sequence[Opened], mistakes: Mistakes, *, evaluate
 
     A model with 40,000 experts' tensors takes seconds, so models that are alike are looked at once.
     """
-    told = {problem.path for problem in mistakes.found}
+    compared_with = {problem.other for problem in mistakes.found if isinstance(problem, Misfit)}
     known: dict[Any, list[str]] = {}
-    for source in sources:
+    for source in sorted(sources, key=lambda source: source.name not in compared_with):  # they may be to blame
         checkpoint, config = source.checkpoint, source.config
-        if checkpoint is None or config is None or source.where in told:
+        if checkpoint is None or config is None or any(p.path == source.where for p in mistakes.told()):
             continue
         settings = {key: value for key, value in config.to_dict().items() if key not in _COSMETIC}
         tensors = tuple((name, checkpoint.shape(name), checkpoint.dtype(name)) for name in checkpoint.names)
@@ -35,6 +33,8 @@ def check_own_configs(sources: Sequence[Opened], mistakes: Mistakes, *, evaluate
         if key not in known:
             known[key] = list(unfit_for_config(checkpoint, config, evaluated=evaluated))
         mistakes.found += [Problem(path=source.where, message=message) for message in known[key]]
+        if known[key]:
+            mistakes.broken.add(source.name)
 
 
 def unfit_for_config(checkpoint: Checkpoint, config: Any, *, evaluated: bool = True) -> Iterator[str]:
@@ -138,4 +138,4 @@ def _copies(model: Any, name: str) -> Set[str]:
 
 def _is_computed(checkpoint: Checkpoint, name: str) -> bool:
     """Whether a tensor is no weight: whole numbers and truth values, or a buffer by its name."""
-    return bool(_COMPUTED.search(name)) or (name in checkpoint and not checkpoint.dtype(name).is_floating_point)
+    return bool(COMPUTED.search(name)) or (name in checkpoint and not checkpoint.dtype(name).is_floating_point)

@@ -1,80 +1,42 @@
 """Configurations: read as transformers reads them, and compared where a difference changes what the weights mean."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
+from evomerge_worker.merge.layers import LEADING, no_configuration
+from evomerge_worker.store.index import POINTER, is_pointer
 from evomerge_worker.store.wanted import companions
 
-COMPARED = (
-    "hidden_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "tie_word_embeddings",
-    # rotary position embeddings
-    "rope_parameters",
-    "partial_rotary_factor",
-    # norms, by the names that families give their epsilon
-    "rms_norm_eps",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "norm_epsilon",
-    "norm_eps",
-    # activation
-    "hidden_act",
-    "hidden_activation",
-    "activation_function",
-    # attention
-    "sliding_window",
-    "use_sliding_window",
-    "max_window_layers",
-    "layer_types",
-    "no_rope_layers",
-    "attention_chunk_size",
-    "attention_bias",
-    "clip_qkv",
-    "scale_attn_weights",
-    "scale_attn_by_inverse_layer_idx",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "query_pre_attn_scalar",
-    "position_embedding_type",
-    "use_parallel_residual",
-    # experts
-    "num_local_experts",
-    "num_experts",
-    "n_routed_experts",
-    "num_experts_per_tok",
-    "norm_topk_prob",
-    "routed_scaling_factor",
-    "scoring_func",
-    "topk_method",
-    "n_group",
-    "topk_group",
-    # how heads are split in multi-head latent attention
-    "qk_rope_head_dim",
-    "qk_nope_head_dim",
-    "v_head_dim",
-    "rope_interleave",
-    # scales of Granite, Cohere and their like
-    "embedding_multiplier",
-    "attention_multiplier",
-    "residual_multiplier",
-    "logits_scaling",
-    "logit_scale",
+_HARMLESS = re.compile(
+    r"_.*|architectures|model_type|transformers_version|auto_map|.*dtype"  # names, versions, number formats
+    r"|problem_type|id2label|label2id|languages|default_language|lang_id|summary_.*|classifier_.*"  # tasks
+    r"|.*_token_id|.*_tokens|(pad|bos|eos|unk|mask)_index|.*vocab_size.*"  # tokens, which vocabularies tell
+    r"|max_.*|model_max_length|n_positions|n_ctx|context_length"  # lengths, and max_window_layers: see layer_types
+    r"|.*drop.*|.*loss.*|.*jitter.*|.*init.*"  # training
+    r"|use_cache|output_(attentions|hidden_states|router_logits)|return_.*|num_logits_to_keep"  # what is given back
+    r"|pretraining_tp|chunk_size(_feed_forward)?|mamba_chunk_size|attn_impl.*|.*_in_fp32|reorder_and_upcast_attn"
+    r"|slow_but_exact|use_(mambapy|mamba_kernels|associative_scan|mem_eff_path)|.*quantization_config"  # how
+    r"|num_(hidden_)?layers|n_layers?|num_nextn_predict_layers|num_mtp_layers|mtp_.*"  # counts that tensors tell
+    r"|use_sliding_window|no_rope_layer_interval|attention_types|ignore_keys_at_rope_validation"  # resolved into others
 )
-"""Fields that decide what a forward pass computes from the same weights, by transformers' common names.
+"""Fields that may differ: they leave what a forward pass computes from the same weights alone.
 
-Lengths, dropout, initialisation and special tokens may differ.
+Everything else that a configuration's class knows is compared, so that a family with a new switch is not merged
+blindly. What a class does not know, and transformers does not read, is not: tools leave much of that behind.
 """
 
-OF_LAYERS = ("layer_types", "max_window_layers", "no_rope_layers")
-"""Those of them that tell layers apart: not compared between models of another depth, and where layers move."""
+_ROPE = ("rope_theta", "rope_scaling", "partial_rotary_factor")
+"""What transformers gathers in rope_parameters, wherever config.json has it."""
+_LAYERS = re.compile(r"layer|block|idx|indices")
+"""Lists that tell layers apart, like `LEADING`: not compared between models of another depth, and where layers move."""
+_SIZE = re.compile(r"(?!.*(window|chunk|block|top|rotary))(.*_)?(size|dim|rank|heads?|experts|embd|inner|model)")
+_UNSET = ("head_dim", "num_key_value_heads", "intermediate_size", "n_inner")
+"""Sizes that some classes work out where they are not set: tensors tell whether they are the same."""
 
 TRUST = (
     "set spec.trustRemoteCode: true in the manifest if you trust its authors (evomerge merge, which has no manifest, "
@@ -118,18 +80,21 @@ def read_config(folder: Path, where: str, *, code: bool) -> Any:
         reason = " ".join(str(error).split())
         raise InputError.at(where, f"transformers does not accept config.json: {reason}") from error
     if not isinstance(of_text, PreTrainedConfig):
-        raise InputError.at(where, f"config.json has a text_config that is no configuration: {_shown(of_text)}")
+        raise InputError.at(where, no_configuration(of_text))
     return config
 
 
 def unread_companions(folder: Path, where: str) -> list[Problem]:
-    """A problem for each of the settings beside a checkpoint's weights that is no JSON object.
+    """A problem for each file beside a checkpoint's weights that Git has not fetched, or that should be a JSON object.
 
-    transformers takes all of them for one; reading tokenizer.json tells of that one by itself.
+    transformers takes all settings for one; reading tokenizer.json tells of that one by itself.
     """
-    files = [path for path in companions(folder, code=False) if path.suffix == ".json" and path.name != _TOKENIZER]
-    broken = [path.name for path in files if _object(path) is None]
-    return [Problem(path=where, message=f"{name} is not a JSON object; fetch it again") for name in broken]
+    files = [path for path in companions(folder, code=False) if path.name != _TOKENIZER]
+    told = {path.name: POINTER for path in files if is_pointer(path)}
+    for path in files:
+        if path.suffix == ".json" and _object(path) is None:
+            told.setdefault(path.name, "is not a JSON object; fetch it again")
+    return [Problem(path=where, message=f"{name} {reason}") for name, reason in told.items()]
 
 
 def differences(config: Any, other: Any, other_name: str, *, in_place: bool = True) -> Iterator[str]:
@@ -140,14 +105,66 @@ def differences(config: Any, other: Any, other_name: str, *, in_place: bool = Tr
     if config.model_type != other.model_type:
         yield f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
         return
+    for field, ours, theirs in _differing(config, other, in_place):
+        yield f"{field} is {_shown(ours)}, but {_shown(theirs)} in {other_name}"
+
+
+def other_sizes(config: Any, other: Any) -> bool:
+    """Whether the tensors of both cannot have the same names and shapes: what differs in them follows from that."""
+    if config.model_type != other.model_type:
+        return True
+    return any(_SIZE.fullmatch(field) for field, *_ in _differing(config, other, True))
+
+
+def _differing(config: Any, other: Any, in_place: bool) -> Iterator[tuple[str, object, object]]:
+    """The fields that make a difference, with both values."""
     config, other = config.get_text_config(), other.get_text_config()
     of_one_depth = getattr(config, "num_hidden_layers", None) == getattr(other, "num_hidden_layers", None)
-    for field in COMPARED:
-        if field in OF_LAYERS and not (in_place and of_one_depth):
+    ours, theirs = _settings(config), _settings(other)
+    for field in dict.fromkeys([*ours, *theirs]):
+        one, two = ours.get(field, _ABSENT), theirs.get(field, _ABSENT)
+        of_layers = field in LEADING or (_LAYERS.search(field) and isinstance(one, list))
+        if of_layers and not (in_place and of_one_depth):
             continue
-        ours, theirs = getattr(config, field, _ABSENT), getattr(other, field, _ABSENT)
-        if ours != theirs:
-            yield f"{field} is {_shown(ours)}, but {_shown(theirs)} in {other_name}"
+        if not _same(field, one, two):
+            yield field, one, two
+
+
+def _same(field: str, one: object, two: object) -> bool:
+    """Whether two values of a field mean the same: what is off may be false or not set."""
+    if field in _UNSET and None in (one, two):
+        return True
+    return one == two or all(value is None or value is False for value in (one, two))
+
+
+def _settings(config: Any) -> dict[str, object]:
+    """What a configuration says of how its model computes, by field; of a part of it as part.field."""
+    known = _known(config)
+    found: dict[str, object] = {}
+    for key, value in vars(config).items():
+        if key not in known or _HARMLESS.fullmatch(key) or (key in _ROPE and "rope_parameters" in known):
+            continue
+        if hasattr(value, "get_text_config"):
+            found |= {f"{key}.{field}": inner for field, inner in _settings(value).items()}
+        else:
+            found[key] = _plain(value)
+    return found
+
+
+def _known(config: Any) -> Set[str]:
+    """The fields that the class of a configuration gives every one of it."""
+    try:
+        return set(vars(type(config)()))
+    except Exception:  # a class that comes with a model need not do without values
+        return set(vars(config))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, of mappings what is set, without the name that rope_type had before."""
+    if isinstance(value, dict):
+        old = "type" if "rope_type" in value else None
+        return {key: _plain(part) for key, part in value.items() if part is not None and key != old}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _object(path: Path) -> dict[str, Any] | None:

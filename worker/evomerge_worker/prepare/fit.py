@@ -1,16 +1,15 @@
-"""Whether the sources fit together: configuration, vocabulary and tensors, all against the first model of the pool."""
+"""Whether sources fit together: configuration, vocabulary and tensors, all against the first of them."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from evomerge_contract.manifest import BASE
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import where_of
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, either_out, other_depth, outside_tensors
 from evomerge_worker.merge.plan import plan_merge
 from evomerge_worker.merge.tokens import difference
-from evomerge_worker.prepare.config import differences
+from evomerge_worker.prepare.config import differences, other_sizes
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.sources import Opened
 from evomerge_worker.shards import Checkpoint
@@ -25,22 +24,21 @@ def check_fit(
     in_place: bool = True,
     vocabulary: str | None = None,
 ) -> None:
-    """Collect what keeps `sources` from being merged with each other, the base included.
+    """Collect what keeps `sources` from being merged with the first of them.
 
     `whole` says that whole models are merged, and so every tensor of one with that of the others; of slices, planning
     tells which are. `in_place` says that each layer is merged with the layers of its number: where layers move, what
     configurations say layer by layer moves with them. Without a `vocabulary` (a recipe's `tokenizer_source`) they must
     have the same tokens.
     """
-    in_order = sorted(sources, key=lambda source: source.name == BASE)  # the pool first
-    _check_configs([s for s in in_order if s.config is not None], mistakes, in_place)
+    _check_configs([s for s in sources if s.config is not None], mistakes, in_place)
     if vocabulary is None:
-        _check_vocabularies([s for s in in_order if s.vocabulary is not None], mistakes)
-    for source in in_order:
+        _check_vocabularies([s for s in sources if s.vocabulary is not None], mistakes)
+    for source in sources:
         if source.checkpoint is not None:
             mistakes.found += _without_rows(source.checkpoint)
     if whole:
-        _check_tensors([s for s in in_order if s.checkpoint is not None], mistakes)
+        _check_tensors([s for s in sources if s.checkpoint is not None], mistakes)
 
 
 def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool) -> None:
@@ -48,6 +46,8 @@ def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool
         for sentence in differences(source.config, sources[0].config, sources[0].name, in_place=in_place):
             message = f"{sentence}; {either_out(source.name, sources[0].name)}"
             mistakes.found.append(Problem(path=source.where, message=message))
+        if other_sizes(source.config, sources[0].config):
+            mistakes.strange.add(source.name)
 
 
 def _check_vocabularies(sources: Sequence[Opened], mistakes: Mistakes) -> None:
@@ -64,7 +64,7 @@ def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes) -> None:
     first = sources[0] if sources else None
     fitting: dict[str, Checkpoint] = {}
     for source in sources:
-        if first is None or first.checkpoint is None or source.checkpoint is None or _other_architecture(source, first):
+        if first is None or first.checkpoint is None or source.checkpoint is None or source.name in mistakes.strange:
             continue
         if deeper := other_depth(source.checkpoint, first.checkpoint):
             mistakes.found += [*deeper, *_misfits_of_common_layers(first.checkpoint, source.checkpoint)]
@@ -110,8 +110,3 @@ def _misfits_of_common_layers(first: Checkpoint, other: Checkpoint) -> list[Prob
     for name, its_name in pairs:
         check_tensor(first, name, {other.name: its_name}, both, misfits)
     return misfits.problems()
-
-
-def _other_architecture(source: Opened, first: Opened) -> bool:
-    """Told already: their tensors need no comparison."""
-    return None not in (source.config, first.config) and source.config.model_type != first.config.model_type

@@ -18,6 +18,7 @@ from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import NAMES
 from evomerge_worker.sources import source_folder
 from evomerge_worker.store import Store
+from evomerge_worker.store.files import path_of
 from evomerge_worker.store.pinned import check_arrived, content_digest
 
 _SHOWN = 3
@@ -55,6 +56,7 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
     folder: Path | None = None
     config = checkpoint = vocabulary = None
     with mistakes.collected():
+        _check_cache_folder(source.uri, where)
         folder = source_folder(source, store, code=code)
         check_arrived(source.uri, folder, where)
     if folder is None:
@@ -74,6 +76,21 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
         mistakes.found += check_rows(vocabulary, config, where)
     tokens = None if unread or vocabulary is None else vocabulary.tokens
     return Opened(source.name, config, checkpoint, tokens)
+
+
+def _check_cache_folder(uri: str, where: str) -> None:
+    """Refuse a model's folder in the cache of the Hugging Face hub, which holds one of each commit further down.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not uri.startswith("file:"):
+        return
+    folder = path_of(uri, where)
+    commits = [path.parent.name for path in folder.glob("snapshots/*/config.json")]
+    if commits and not (folder / "config.json").exists():
+        message = f"{uri} is a folder of the Hugging Face cache; name the model inside it: snapshots/{min(commits)}"
+        raise InputError.at(where, message)
 
 
 def pin(checkpoint: Checkpoint, digest: str | None, *, code: bool) -> PreparedSource:

@@ -9,9 +9,13 @@ from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.tokens import without_row
 from evomerge_worker.prepare.config import TRUST
+from evomerge_worker.store.index import POINTER, is_pointer
 
 _FAST = "tokenizer.json"
-_SLOW = ("*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tokenizer_config.json")
+_SLOW = ("*.model", "vocab.json", "vocab.txt", "*.tiktoken")
+_SETTINGS = "tokenizer_config.json"
+"""All that a tokenizer of bytes needs; others have their tokens in another file."""
+_ADD = "add the tokenizer that the model was trained with"
 
 
 class Vocabulary(NamedTuple):
@@ -34,11 +38,12 @@ def read_vocabulary(folder: Path, where: str, *, code: bool) -> Vocabulary:
         try:
             tokenizer = Tokenizer.from_file(str(folder / _FAST))
         except Exception as error:  # the library raises bare Exception
-            raise InputError.at(where, f"{_FAST} is not a tokenizer ({error}); fetch it again") from error
+            reason = POINTER if is_pointer(folder / _FAST) else f"is not a tokenizer ({error}); fetch it again"
+            raise InputError.at(where, f"{_FAST} {reason}") from error
         added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         return Vocabulary(tokenizer.get_vocab(with_added_tokens=True), added)
-    if not any(next(folder.glob(pattern), None) for pattern in _SLOW):
-        raise InputError.at(where, f"has no tokenizer ({_FAST}); add the tokenizer that the model was trained with")
+    if not any(next(folder.glob(pattern), None) for pattern in (*_SLOW, _SETTINGS)):
+        raise InputError.at(where, f"has no tokenizer ({_FAST}); {_ADD}")
     return _by_transformers(folder, where, code)
 
 
@@ -54,13 +59,15 @@ def _by_transformers(folder: Path, where: str, code: bool) -> Vocabulary:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code, local_files_only=True)
         return Vocabulary(dict(tokenizer.get_vocab()), tokenizer.get_added_vocab())
     except Exception as error:  # whatever the tokenizer's own class finds wrong
+        if not any(next(folder.glob(pattern), None) for pattern in _SLOW):
+            raise InputError.at(where, f"{_FAST} is missing; {_ADD}") from error
         reason = " ".join(str(error).split())
         raise InputError.at(where, f"its tokenizer cannot be loaded: {reason}") from error
 
 
 def _own_code(folder: Path) -> bool:
     try:
-        return "AutoTokenizer" in json.loads((folder / "tokenizer_config.json").read_bytes()).get("auto_map", {})
+        return "AutoTokenizer" in json.loads((folder / _SETTINGS).read_bytes()).get("auto_map", {})
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
-from evomerge_worker.shards.adapter_config import rank_of, refusals, scale_of
+from evomerge_worker.shards.adapter_config import MEND, rank_of, refusals, scale_of
 from evomerge_worker.shards.checkpoint import Checkpoint, all_finite
 from evomerge_worker.shards.dtypes import FLOATS
 from evomerge_worker.shards.tied import tied_embeddings
+from evomerge_worker.store.index import POINTER, is_pointer
 from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _PREFIX = "base_model.model."
@@ -36,6 +37,10 @@ _SHOWN = 5
 
 _CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Families whose linear layers have their weights as [in, out]."""
+
+
+class _OwnError(ValueError):
+    """The adapter's files do not go together, whatever the model is; the message says what to do."""
 
 
 class _Shard(Protocol):
@@ -79,6 +84,8 @@ class Adapter:
         Raises:
             InputError: it is damaged, or of a kind that cannot be merged into weights here: every reason.
         """
+        if is_pointer(folder / ADAPTER_WEIGHTS):
+            raise InputError.at(where, f"the adapter's {ADAPTER_WEIGHTS} {POINTER}")
         try:
             config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
             shard: _Shard = safe_open(folder / ADAPTER_WEIGHTS, framework="pt")
@@ -98,22 +105,21 @@ class Adapter:
         """
         found: dict[str, Change] = {}
         names = set(self._shard.keys())
-        wrong: list[str] = [] if names else ["it holds no tensors"]
+        trained_on = self.config.get("base_model_name_or_path")
+        advice = "name the model that it was trained on" + (f" ({trained_on})" if trained_on else "")
+        wrong: list[str] = [] if names else ["the adapter holds no tensors; fetch it again"]
         for name in sorted(names):
             try:
                 target, change = self._change(name, names, model)
                 if target is not None:
                     found[target] = _joined(found.get(target, Change()), change, target)
+            except _OwnError as mistake:
+                wrong.append(f"the adapter {mistake}")
             except ValueError as mistake:
-                wrong.append(str(mistake))
-            except re.error as error:
-                wrong.append(f"{ADAPTER_CONFIG} has a pattern that is no regular expression ({error})")
+                wrong.append(f"the adapter does not fit: {mistake}; {advice}")
         if wrong:
             more = [f"and {len(wrong) - _SHOWN} more of its tensors do not fit"] if len(wrong) > _SHOWN else []
-            trained_on = self.config.get("base_model_name_or_path")
-            advice = "name the model that it was trained on" + (f" ({trained_on})" if trained_on else "")
-            told = [f"the adapter does not fit: {message}; {advice}" for message in wrong[:_SHOWN]] + more
-            raise InputError(*(Problem(path=where, message=message) for message in told))
+            raise InputError(*(Problem(path=where, message=message) for message in wrong[:_SHOWN] + more))
         embeddings = tied_embeddings(model)
         absent = {name for name in found if name not in model}
         return found if embeddings is None else self.tied(found, embeddings, absent, where)
@@ -196,18 +202,21 @@ class Adapter:
 
     def _pair(self, a: str, b: str, module: str, target: str, model: Checkpoint, *, embedding: bool) -> Pair:
         of_a, of_b, of_weight = self._shape(a), self._shape(b), _shape_in(model, target)
-        rank = rank_of(self.config, module)
+        try:
+            rank, scale = rank_of(self.config, module), scale_of(self.config, module)
+        except re.error as error:
+            raise _OwnError(f"has a pattern that is no regular expression ({error}); {MEND}") from error
         if len(of_a) != 2 or len(of_b) != 2 or len(of_weight) != 2:
             raise ValueError(f"{a} belongs to a module that is neither linear nor an embedding")
         if (of_a[0], of_b[1]) != (rank, rank):
-            raise ValueError(
-                f"{a} and its B are of rank {of_a[0]} and {of_b[1]}, but {ADAPTER_CONFIG} says {rank} (r, rank_pattern)"
+            raise _OwnError(
+                f"says rank {rank} (r, rank_pattern), but {a} and its B are of rank {of_a[0]} and {of_b[1]}; {MEND}"
             )
         straight = (of_b[0], of_a[1])
         turned = embedding or (of_weight == straight[::-1] and self._may_be_turned(target, model))
         if of_weight != (straight[::-1] if turned else straight):
             raise ValueError(f"{a} and its B make {list(straight)}, but {target} of the model is {list(of_weight)}")
-        return Pair(a, b, scale_of(self.config, module), turned)
+        return Pair(a, b, scale, turned)
 
     def _may_be_turned(self, target: str, model: Checkpoint) -> bool:
         """Whether a linear weight of the model may be [in, out]."""

@@ -17,7 +17,7 @@ _HARMLESS = (
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights under which PEFT leaves the model's own weights alone."""
 _MERGE = "merge it into its model with PEFT, and name the result"
-_MEND = f"mend its {ADAPTER_CONFIG}, or fetch it again"
+MEND = f"mend its {ADAPTER_CONFIG}, or fetch it again"
 
 
 def refusals(config: Mapping[str, Any]) -> Iterator[str]:
@@ -30,7 +30,7 @@ def refusals(config: Mapping[str, Any]) -> Iterator[str]:
         start = config["init_lora_weights"]
         yield f"the adapter was begun with init_lora_weights {start}, which changes the model's own weights; {_MERGE}"
     for key, wrong in _wrong_values(config):
-        yield f"the adapter has {key} {wrong}; {_MEND}"
+        yield f"the adapter has {key} {wrong}; {MEND}"
     for key, value in config.items():
         if value and key not in _HARMLESS.split():
             yield f"the adapter sets {key}, which is not done here; {_MERGE}"

@@ -17,7 +17,7 @@ from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.shards import quantised
 from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, REFUSED, refusal
 from evomerge_worker.shards.layout import layout_of
-from evomerge_worker.store.index import shard_files
+from evomerge_worker.store.index import POINTER, is_pointer, shard_files
 from evomerge_worker.store.wanted import BEHIND_ITS_MODEL
 
 _KNOWN = FLOATS | BUFFERS | REFUSED
@@ -119,7 +119,8 @@ class Checkpoint:
                 headers.whole = False
                 continue
             except (SafetensorError, OSError) as error:
-                problems.append(f"{file} is truncated or no safetensors file ({error}); fetch it again")
+                torn = f"is truncated or no safetensors file ({error}); fetch it again"
+                problems.append(f"{file} {POINTER if is_pointer(folder / file) else torn}")
                 headers.whole = False
                 continue
             problems += _read_header(file, shard, headers, expected)

@@ -12,7 +12,9 @@ _SETTINGS = ("quantization_config", "compression_config")
 _PARTS = re.compile(
     r"\.(qweight|qzeros|g_idx"  # GPTQ, AWQ
     r"|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|weight_global_scale"  # compressed-tensors, FP8
-    r"|absmax|nested_absmax|quant_map|nested_quant_map|quant_state\..*|SCB|weight_format)$"  # bitsandbytes
+    r"|absmax|nested_absmax|quant_map|nested_quant_map|quant_state\..*|SCB|weight_format"  # bitsandbytes
+    r"|W_q"  # HQQ
+    r"|_weight_(qdata|scale|zero_point))$"  # torchao
 )
 _BLOCKS = re.compile(r"_(blocks|scales)$")  # MXFP4
 _NARROW = ("F4", "F6_", "F8_")

@@ -25,7 +25,8 @@ def token_rows(config: Mapping[str, Any]) -> int | None:
 def with_token_rows(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """`config` for embeddings of so many rows."""
     changed = {**config, _KEY: rows} if _KEY in config else dict(config)
-    nested = {key: {**config[key], _KEY: rows} for key in _LANGUAGE if _KEY in (config.get(key) or {})}
+    parts_of_it = {key: config[key] for key in _LANGUAGE if isinstance(config.get(key), dict)}
+    nested = {key: {**part, _KEY: rows} for key, part in parts_of_it.items() if _KEY in part}
     return changed | nested
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+POINTER = "is a Git LFS pointer, not the file: run git lfs pull in its folder"
+_POINTER_START = b"version https://git-lfs.github.com/spec/"
 
 
 def shard_files(folder: Path) -> tuple[list[str], dict[str, str] | None, list[str]]:
@@ -18,6 +20,15 @@ def shard_files(folder: Path) -> tuple[list[str], dict[str, str] | None, list[st
     if pickles:
         return [], None, [f"only pickled weights ({pickles[0]}), which can run code; save the model as safetensors"]
     return [], None, [f"has neither {SINGLE} nor {INDEX}; save the model once more with save_pretrained"]
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what Git leaves of a large one that Git LFS has not fetched."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_POINTER_START)) == _POINTER_START
+    except OSError:
+        return False
 
 
 def _read_index(path: Path) -> tuple[list[str], dict[str, str] | None, list[str]]:
