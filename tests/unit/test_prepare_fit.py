@@ -297,7 +297,9 @@ def test_a_candidate_of_models_with_and_without_buffers_computes(tiny: Tiny, tmp
     states = []
     for checkpoints in (sources, plain):
         model = LiveModel.open(checkpoints["a"], device=torch.device("cpu"))
+        opened = model.model
         model.merge(recipe, checkpoints, 0)
+        assert model.model is opened
         states.append(model.model.state_dict())
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
 
