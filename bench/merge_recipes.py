@@ -26,7 +26,7 @@ def recipe(method: str, names: dict[str, str], density: float = 0.5) -> dict[str
     sparse = {"density": density} if method in ("ties", "dare_ties") else {}
     weights = {} if method == "slerp" else {"weight": 0.3}
     models: list[dict[str, Any]] = [{"model": names[e], "parameters": weights | sparse} for e in experts]
-    plain: dict[str, Any] = {"merge_method": method, "models": models, "dtype": "bfloat16"}
+    plain: dict[str, Any] = {"merge_method": method, "models": models, "dtype": "float32", "out_dtype": "bfloat16"}
     if method == "slerp":
         plain |= {"models": [{"model": names["base"]}, {"model": names["first"]}], "parameters": {"t": 0.4}}
     if method != "linear":
