@@ -26,6 +26,12 @@ def written(recipe: dict[str, Any], folder: Path) -> list[str]:
     return [str(folder / "recipe.yaml"), str(folder / "out")]
 
 
+def copy_a_and_b(tiny: Tiny, folder: Path) -> None:
+    """Two models that fit together, beside the recipe."""
+    for seed, name in enumerate("ab"):
+        shutil.copytree(tiny(seed=seed), folder / name)
+
+
 def linear(*models: str | Path) -> dict[str, Any]:
     named = [{"model": str(model), "parameters": {"weight": 0.5}} for model in models]
     return {"merge_method": "linear", "models": named}
@@ -228,8 +234,7 @@ def test_a_model_that_only_gives_its_tokenizer_need_not_fit(tiny: Tiny, tmp_path
     def damage(tensors: dict[str, torch.Tensor]) -> None:
         tensors["lm_head.weight"][0, 0] = float("nan")
 
-    for seed, name in enumerate("ab"):
-        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    copy_a_and_b(tiny, tmp_path)
     changed_weights(tiny(num_hidden_layers=6, vocabulary=OF_BASE, rms_norm_eps=0.1), tmp_path / "giver", damage)
     assert merge(written(linear("a", "b") | {"tokenizer_source": "giver"}, tmp_path)) == 0
     assert Checkpoint.open(tmp_path / "out", "out").config["vocab_size"] == len(OF_BASE)
@@ -263,8 +268,7 @@ def test_an_empty_list_of_slices_is_none(tiny: Tiny, tmp_path: Path) -> None:
 def test_of_two_merges_into_one_folder_one_wins_and_the_other_says_so(
     tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for seed, name in enumerate("ab"):
-        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    copy_a_and_b(tiny, tmp_path)
     arguments = written(linear("a", "b"), tmp_path)
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         codes = list(pool.map(merge, [arguments] * 2))
@@ -295,8 +299,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.C
 def test_a_folder_under_two_spellings_is_one_model(
     recipe: dict[str, Any], words: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for seed, name in enumerate("ab"):
-        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    copy_a_and_b(tiny, tmp_path)
     capsys.readouterr()  # what making the models has said
     arguments = written(recipe, tmp_path)
     Path(arguments[0]).write_text(Path(arguments[0]).read_text().replace("{}", str(tmp_path)))
@@ -315,8 +318,7 @@ def test_a_folder_under_two_spellings_is_one_model(
 def test_a_tokenizer_source_that_is_nothing_is_told_by_its_key(
     keys: dict[str, Any], path: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for seed, name in enumerate("ab"):
-        shutil.copytree(tiny(seed=seed), tmp_path / name)
+    copy_a_and_b(tiny, tmp_path)
     capsys.readouterr()  # what making the models has said
     assert merge(written(linear("a", "b") | keys, tmp_path)) == 65
     (told,) = capsys.readouterr().err.splitlines()[1:]
