@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from figures import figure
-from merge_recipes import EXPERTS, METHODS, recipe, write_models
+from merge_recipes import EXPERTS, TIMED, recipe, write_models
 
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.live import LiveModel
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["linear", "ties", "dare_ties"])
+    parser.add_argument("--methods", nargs="+", choices=TIMED, default=["linear", "ties", "dare_ties"])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", type=Path, help="keep the models in this folder, and use them if they are there")

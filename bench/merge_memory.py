@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from figures import figure
-from merge_recipes import METHODS, recipe, write_models
+from merge_recipes import WAYS, recipe, write_models
 
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.live import LiveModel
@@ -34,7 +34,7 @@ _LOOK_SECONDS = 0.003
 def main() -> None:
     """Measure and print, a process for each figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["linear", "ties", "dare_ties"])
+    parser.add_argument("--methods", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", type=Path, help="keep the models in this folder, and use them if they are there")
     parser.add_argument("--child", choices=MERGES, help=argparse.SUPPRESS)

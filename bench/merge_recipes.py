@@ -5,8 +5,17 @@ from typing import Any
 
 from random_models import write_base, write_expert
 
+from evomerge_contract.methods import METHODS
+
 EXPERTS = ("first", "second", "third")
-METHODS = ("linear", "task_arithmetic", "slerp", "dare_ties", "ties")  # by how long mergekit takes
+TIMED = ("linear", "task_arithmetic", "slerp", "dare_ties", "ties")  # by how long mergekit takes
+WAYS: dict[str, tuple[str, dict[str, bool]]] = {name: (name, {}) for name in METHODS} | {
+    "ties-rescaled": ("ties", {"rescale": True}),
+    "nuslerp-rows": ("nuslerp", {"nuslerp_flatten": False}),
+    "nuslerp-columns": ("nuslerp", {"nuslerp_flatten": False, "nuslerp_row_wise": True}),
+    "model_stock-rows": ("model_stock", {"filter_wise": True}),
+}
+"""Every method, and what is computed in another way: the method's name and its switches."""
 
 
 def write_models(folder: Path) -> dict[str, Path]:
@@ -20,15 +29,19 @@ def write_models(folder: Path) -> dict[str, Path]:
     return folders
 
 
-def recipe(method: str, names: dict[str, str], density: float = 0.5) -> dict[str, Any]:
-    """The recipe of a method over the models `names` (what the recipe calls base and experts)."""
-    experts = EXPERTS[:1] if method == "slerp" else EXPERTS
-    sparse = {"density": density} if method in ("ties", "dare_ties") else {}
-    weights = {} if method == "slerp" else {"weight": 0.3}
-    models: list[dict[str, Any]] = [{"model": names[e], "parameters": weights | sparse} for e in experts]
-    plain: dict[str, Any] = {"merge_method": method, "models": models, "dtype": "float32", "out_dtype": "bfloat16"}
-    if method == "slerp":
-        plain |= {"models": [{"model": names["base"]}, {"model": names["first"]}], "parameters": {"t": 0.4}}
-    if method != "linear":
+def recipe(way: str, names: dict[str, str], density: float = 0.5) -> dict[str, Any]:
+    """The recipe of one of WAYS over the models `names` (what the recipe calls base and experts)."""
+    name, switches = WAYS[way]
+    method = METHODS[name]
+    values = {"weight": 0.3, "density": density, "scale": 1.1, "t": 0.4, "select_topk": density}
+    of_model = {key: value for key, value in values.items() if key in method.per_model}
+    of_all = {key: value for key, value in values.items() if key in method.shared}
+    models: list[dict[str, Any]] = [{"model": names[e], "parameters": of_model} for e in EXPERTS[: method.most]]
+    if method.base == "start":
+        models.insert(0, {"model": names["base"]})
+    plain: dict[str, Any] = {"merge_method": name, "models": models, "dtype": "float32", "out_dtype": "bfloat16"}
+    if parameters := of_all | switches:
+        plain["parameters"] = parameters
+    if method.needs_base_model:
         plain["base_model"] = names["base"]
     return plain

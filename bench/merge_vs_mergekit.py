@@ -32,7 +32,7 @@ import torch
 import yaml
 from figures import figure
 from merge import CPU, merge_seconds
-from merge_recipes import METHODS, recipe, write_models
+from merge_recipes import TIMED, recipe, write_models
 
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.live import LiveModel
@@ -68,7 +68,7 @@ class Written(NamedTuple):
 def main() -> None:
     """Measure and print, method by method."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=TIMED, default=list(TIMED))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--turns", type=int, default=6, help="turns of writing to disk")
     parser.add_argument("--threads", type=int, default=2)

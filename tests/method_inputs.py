@@ -10,7 +10,7 @@ from evomerge_contract.methods import METHODS, Method
 from evomerge_worker.merge.draws import Drawing
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods import method_named
-from evomerge_worker.merge.run import tensor_of
+from evomerge_worker.merge.run import carry_out
 
 SHAPE = (7, 11)
 NO_BASE = torch.empty(0)
@@ -43,7 +43,9 @@ def source(tensor: Tensor, place: int = 0, **values: float) -> Source:
 
 def carried_out(method: str, sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
     """What a method makes of the sources, in float32."""
-    return tensor_of(method_named(method)(sources, base, shared))
+    out = torch.empty((base if base.numel() else sources[0].tensor).shape)
+    carry_out(method_named(method)(sources, base, shared), out)
+    return out
 
 
 def close(result: Tensor, expected: Tensor) -> None:

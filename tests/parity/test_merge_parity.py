@@ -11,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from closeness import NORM_STEPS, OPERAND_STEPS, apart, operands
+from closeness import NORM_STEPS, OPERAND_STEPS, RESCALE_STEPS, apart, operands
 from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.merge import Merger, TensorPlan, plan_merge
 from evomerge_worker.merge.draws import Drawing, limit_of
-from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods.della import probabilities
 from evomerge_worker.shards import Checkpoint
 from merge_corpus import CORPUS, Entry
@@ -30,8 +29,9 @@ BY_NORMS = ("nuslerp", "multislerp", "karcher", "model_stock")
 @pytest.mark.parametrize("name", CORPUS)
 def test_a_recipe_gives_what_mergekit_gives(oracle: Oracle, tiny: Tiny, tmp_path: Path, name: str) -> None:
     recipe = CORPUS[name].recipe
-    wide = recipe["merge_method"] in BY_NORMS and recipe.get("out_dtype") == "float32"
-    _check(oracle, CORPUS[name], CORPUS[name].checkpoints(tiny), tmp_path, NORM_STEPS["float32"] if wide else None)
+    method, wide = recipe["merge_method"], recipe.get("out_dtype") == "float32"
+    norm_steps = NORM_STEPS["float32"] if method in BY_NORMS else RESCALE_STEPS if method == "della" else None
+    _check(oracle, CORPUS[name], CORPUS[name].checkpoints(tiny), tmp_path, norm_steps if wide else None)
 
 
 @pytest.mark.parametrize("computed_in", NORM_STEPS)
@@ -97,8 +97,9 @@ def _masks(plans: list[TensorPlan], sources: dict[str, Checkpoint]) -> dict[str,
                 if not 0 < density < 1:
                     continue
                 delta = sources[item.model].tensor(item.tensor).float() - origin
-                chances = probabilities(delta, density, item.values["epsilon"])
-                keep = Source(delta, item.tensor, {}, drawing).keep(chances)
+                rows = delta if delta.dim() > 1 else delta[None]
+                chances = probabilities(rows, density, item.values["epsilon"]).view(delta.shape)
+                keep = draws.below(chances)
             key = f"{item.model}|{plan.name}"
             drawn = draws.numbers(0, origin.numel(), origin.device).view(origin.shape)
             masks[key] = drawn < limit_of(density) if keep is None else keep

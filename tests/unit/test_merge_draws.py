@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evomerge_worker.merge.draws import GROUP, STEPS, Drawing, Draws, limit_of
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.draws import GROUP, STEPS, Draws, limit_of
 
 CPU = torch.device("cpu")
 
@@ -99,7 +98,8 @@ def test_elements_models_and_tensors_are_drawn_independently() -> None:
 
 
 def test_a_probability_of_each_element_of_its_own() -> None:
-    tensor = torch.zeros(40, 5000)
-    rows = torch.linspace(0.05, 0.95, 40).unsqueeze(1).expand_as(tensor)
-    kept = Source(tensor, "t", {}, Drawing(0, lambda: "m")).keep(rows).float().mean(dim=1)
+    rows = torch.linspace(0.05, 0.95, 40).unsqueeze(1).expand(40, 5000)
+    draws = Draws.of(0, "m", "t")
+    assert torch.equal(draws.below(rows)[32:], draws.below(rows[32:], 32 * 5000))  # which GROUP divides
+    kept = draws.below(rows).float().mean(dim=1)
     assert bool(((kept - rows[:, 0]).abs() < 5 * (0.25 / 5000) ** 0.5).all())

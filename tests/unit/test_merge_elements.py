@@ -126,7 +126,7 @@ def test_della_keeps_large_elements_with_a_higher_probability(method: str, shape
     sources = [source(x, weight=1.0, density=0.6, epsilon=0.3)]
     result = carried_out(method, sources, base, FAMILY | {"rescale": True})
     delta = (x - base).double()
-    kept = delta * source(x).keep(_probabilities(x - base, 0.6, 0.3))
+    kept = delta * source(x).draws.below(_probabilities(x - base, 0.6, 0.3))
     close(result, base + kept * delta.abs().sum() / kept.abs().sum())
 
 

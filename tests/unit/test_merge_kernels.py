@@ -9,18 +9,18 @@ from torch import Tensor
 
 from evomerge_worker.merge import native, selection
 from evomerge_worker.merge.draws import Drawing, Draws
-from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Thinning, Votes, WeightedSum, plain, shape_of
-from evomerge_worker.merge.largest import kept as keep
+from evomerge_worker.merge.formula import Delta, Votes, WeightedSum, plain
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.run import carry_out
-from evomerge_worker.merge.selection import between, select
+from evomerge_worker.merge.selection import between, largest_share, select
 from evomerge_worker.merge.statistics import (
     _magnitudes,
     _plain_norms,
     at_least,
     norms,
 )
-from evomerge_worker.merge.sums import _plain_products
+from evomerge_worker.merge.sums import _plain_products, _plain_thinned_norms
+from evomerge_worker.merge.thinning import AtLeast, Between, Chosen, Drawn, Sieve, Thinning, packed
 from evomerge_worker.merge.threads import threads
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -39,8 +39,9 @@ def _tensor(seed: int, count: int, dtype: torch.dtype = torch.bfloat16, coarse: 
     return values.to(dtype)
 
 
-def _both(formula: Formula, dtype: torch.dtype) -> None:
-    compiled, by_torch = torch.empty(shape_of(formula), dtype=dtype), torch.empty(shape_of(formula), dtype=dtype)
+def _both(formula: WeightedSum | Votes, dtype: torch.dtype) -> None:
+    like = formula.base if isinstance(formula, Votes) else formula.tensors[0]
+    compiled, by_torch = torch.empty(like.shape, dtype=dtype), torch.empty(like.shape, dtype=dtype)
     work = native.ready(formula, compiled)
     assert work is not None, "the compiled library is not there, or does not do this"
     (finite,) = native.run([work])
@@ -66,11 +67,18 @@ def test_sums_of_all_dtypes_have_the_same_bits(dtype: torch.dtype | None, out: t
     _both(WeightedSum(tensors, (0.6, -1.4, 0.9)), out)
 
 
+_EDGE, _FAR = 0.046875, 0.09375
+"""Magnitudes that many elements of coarse tensors have."""
+
+
 def _thinnings(count: int) -> list[Thinning]:
     draws = Draws.of(1, "m", "t")
-    chosen = draws.numbers(0, count, torch.device("cpu")) < 50_000
-    return [None, AtLeast(0.046875, count), AtLeast(0.046875, count // 50), chosen, AtLeast(0.046875, 0),
-            Drawn(draws, 20_000), AtLeast(float("inf"), 0), Drawn(draws, 0), Drawn(draws, 65_536)]  # fmt: skip
+    chosen = Chosen(packed(draws.numbers(0, count, torch.device("cpu")) < 50_000))
+    some = count // 50
+    return [None, AtLeast(_EDGE, count), Between(_EDGE, some, _FAR, some), AtLeast(_EDGE, some), chosen,
+            AtLeast(_EDGE, 0), Drawn(draws, 20_000), Between(_EDGE, 0, _EDGE, some), Between(_EDGE, some, _EDGE, count),
+            Between(_EDGE, count, _FAR, count), Between(0.0, some, _FAR, 0), Between(0.0, some, 0.0, 2 * some),
+            AtLeast(float("inf"), 0), Drawn(draws, 0), Drawn(draws, 65_536)]  # fmt: skip
 
 
 @pytest.mark.parametrize("count", SIZES)
@@ -80,7 +88,7 @@ def test_votes_have_the_same_bits(how: tuple[bool, bool, float], sources: int, c
     consensus, normalize, divisor = how
     base, kinds = _tensor(99, count, coarse=True), _thinnings(count)
     deltas = tuple(
-        Delta(_tensor(s, count, coarse=True), w := 0.9 - 0.25 * s, 1.1 * w, kinds[s % 6]) for s in range(sources)
+        Delta(_tensor(s, count, coarse=True), w := 0.9 - 0.25 * s, 1.1 * w, kinds[s % 7]) for s in range(sources)
     )
     for lambda_ in (1.0, 1.3):
         _both(Votes(base, deltas, consensus, normalize, divisor, lambda_), torch.bfloat16)
@@ -88,12 +96,12 @@ def test_votes_have_the_same_bits(how: tuple[bool, bool, float], sources: int, c
 
 @pytest.mark.parametrize("out", DTYPES)
 @pytest.mark.parametrize("dtype", [*DTYPES, None])
-@pytest.mark.parametrize("kind", range(8))
+@pytest.mark.parametrize("kind", range(15))
 def test_votes_of_all_dtypes_have_the_same_bits(dtype: torch.dtype | None, out: torch.dtype, kind: int) -> None:
     count = 9_001
     base = _tensor(99, count, dtype or torch.float16)
     deltas = tuple(
-        Delta(_tensor(s, count, dtype or DTYPES[s]), 0.5 + s, 0.7 - s, _thinnings(count)[(kind + s) % 8])
+        Delta(_tensor(s, count, dtype or DTYPES[s]), 0.5 + s, 0.7 - s, _thinnings(count)[(kind + s) % 15])
         for s in range(3)
     )
     _both(Votes(base, deltas, consensus=True, normalize=True, lambda_=0.8), out)
@@ -176,8 +184,7 @@ def test_every_half_and_every_rounding_has_the_same_bits() -> None:
 def test_what_the_library_cannot_do_is_left_to_torch() -> None:
     many = tuple(_tensor(s, 100) for s in range(17))
     assert native.ready(WeightedSum(many, (0.1,) * 17), torch.empty(100)) is None
-    scattered = Delta(many[1], 1.0, 1.0, torch.ones(200, dtype=torch.bool)[::2])
-    assert native.ready(Votes(many[0], (scattered,)), torch.empty(100)) is None
+    assert native.ready(Votes(many[0], (Delta(many[1][::2], 1.0, 1.0),)), torch.empty(100)) is None
     crosswise = torch.empty(10, 10).t()
     assert native.ready(WeightedSum((crosswise,), (1.0,)), torch.empty(10, 10)) is None
 
@@ -252,7 +259,7 @@ def _sampled(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [1, 513, 300_001])
+@pytest.mark.parametrize("count", [1, 513, 300_001, 1_100_000])
 def test_magnitudes_are_the_same_without_the_library(
     dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,10 +267,11 @@ def test_magnitudes_are_the_same_without_the_library(
     base, tensor = _tensor(1, count, dtype), _tensor(2, count, dtype)
     magnitudes = _magnitudes(_source(tensor), base)
     key = int(magnitudes[1 + len(magnitudes) // 4]) >> (0 if magnitudes[0] else native.LOW_BITS)
-    size = int((((tensor.float() - base.float()).abs().view(torch.int32) >> native.LOW_BITS) == key).sum())
+    bits = (tensor.float() - base.float()).abs().view(torch.int32)
+    size = int((bits >> native.LOW_BITS == key).sum())
     bounds = [native.Bounds(key << native.LOW_BITS, (key + 1) << native.LOW_BITS, size)]
     (inside,) = between([tensor], base, bounds)
-    assert bool(magnitudes[0]) == (dtype == torch.float32 and count > native.MOST_DISTINCT)
+    assert bool(magnitudes[0]) == (len(bits.unique()) > native.MOST_DISTINCT)
     monkeypatch.setattr(native, "usable", lambda *_: False)
     assert np.array_equal(_magnitudes(_source(tensor), base), magnitudes)
     (plainly,) = between([tensor], base, bounds)
@@ -300,11 +308,55 @@ def _same_kept(tensor: Tensor, base: Tensor, found: AtLeast | None, kept: int) -
     assert found is not None
     wanted = torch.zeros(len(vector), dtype=torch.bool)
     wanted[order] = True
-    assert torch.equal(keep(vector.abs(), found.threshold, found.ties)[0], wanted)
+    assert torch.equal(Sieve(found).keep(vector, 0), wanted)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", [1, 300, 70_001])
+@pytest.mark.parametrize("count", SIZES)
+def test_norms_of_what_is_thinned_out_have_the_same_bits(dtype: torch.dtype, count: int) -> None:
+    base, tensor = _tensor(1, count, dtype, coarse=True), _tensor(2, count, dtype, coarse=True)
+    vector = tensor.float() - base.float()
+    for thinning in _thinnings(count):
+        delta = Delta(tensor, 0.5, 0.75, thinning)
+        found, plainly = native.thinned_norms(delta, base), _plain_thinned_norms(delta, base)
+        assert [sorted(lanes) for lanes in found.tolist()] == [sorted(lanes) for lanes in plainly.tolist()]
+        kept = vector[Sieve(thinning).keep(vector, 0)]
+        assert found[0].sum() == pytest.approx(0.75 * float(vector.abs().double().sum()), rel=1e-6)
+        assert found[1].sum() == pytest.approx(0.75 * float(kept.abs().double().sum()), rel=1e-6)
+
+
+@given(st.integers(1, 400), st.data())
+def test_what_lies_between_two_places_of_the_order_is_kept(count: int, data: st.DataObject) -> None:
+    """Also piece by piece, as long tensors are gone through."""
+    vector = torch.randint(-3, 4, (count,), generator=torch.Generator().manual_seed(count)).float()
+    first = data.draw(st.integers(0, count - 1))
+    last = data.draw(st.integers(first, count - 1))
+    order = vector.abs().argsort(stable=True)
+    low, high = float(vector[order[first]].abs()), float(vector[order[last]].abs())
+    before, behind = vector.abs()[order[:first]], vector.abs()[order[: last + 1]]
+    sieve = Sieve(Between(low, int((before == low).sum()), high, int((behind == high).sum())))
+    kept = torch.cat([sieve.keep(part, 0) for part in vector.split(data.draw(st.integers(1, count)))])
+    assert torch.equal(kept.nonzero().flatten(), order[first : last + 1].sort().values)
+
+
+@given(st.lists(st.booleans(), max_size=70))
+def test_what_is_packed_comes_out_again(keep: list[bool]) -> None:
+    bits = packed(torch.tensor(keep, dtype=torch.bool))
+    assert bits.numel() == -(-len(keep) // 8)
+    assert Sieve(Chosen(bits)).keep(torch.ones(len(keep)), 0).tolist() == keep
+
+
+@given(st.lists(st.floats(0, 8, width=32) | st.sampled_from([0.0, 0.5]), max_size=60), st.floats(0, 1))
+def test_the_largest_share_is_that_of_sorting(values: list[float], share: float) -> None:
+    vector = torch.tensor(values)
+    kept = Sieve(largest_share(lambda: vector.split(7), share)).keep(vector, 0)
+    number = int(share * int(vector.count_nonzero()))
+    order = (-vector).argsort(stable=True)[:number]
+    assert torch.equal(kept.nonzero().flatten(), order.sort().values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 300, 70_001, 1_100_000])
 def test_norms_have_the_same_bits(dtype: torch.dtype, count: int) -> None:
     base, source = _tensor(1, count, dtype), _source(_tensor(2, count, dtype))
     by_draw = native.norms(source.tensor, base, source.draws)

@@ -9,7 +9,7 @@ from torch import Tensor
 from evomerge_contract.methods import METHODS
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.draws import Draws, limit_of
-from evomerge_worker.merge.sums import row_totals, total
+from evomerge_worker.merge.sums import row_products
 from method_inputs import (
     FAMILY,
     NO_BASE,
@@ -172,20 +172,9 @@ def _on_threads(merge: Callable[[], Tensor]) -> list[Tensor]:
     return results
 
 
-@pytest.mark.parametrize("count", [0, 1, 16_384, 20_000, 32_768, 40_000, 65_536, 1_000_003])
-def test_sums_are_near_exact_for_any_size_and_number_of_threads(count: int) -> None:
-    tensor = random_tensor(count, (count,)).abs()
-    sums = set()
-    for threads in (1, 2, 4):
-        with on_threads(threads):
-            sums.add(total(tensor))
-    (found,) = sums
-    assert found == pytest.approx(float(tensor.double().sum()), rel=1e-7)
-
-
-@pytest.mark.parametrize("shape", [(1, 1_000_003), (3, 400_001), (1_000_003,), (400_001, 3)])
+@pytest.mark.parametrize("shape", [(1, 1_000_003), (3, 400_001), (400_001, 3)])
 def test_sums_of_rows_are_near_exact_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
-    tensor = random_tensor(1, shape).abs()
-    one, *others = _on_threads(lambda: row_totals(tensor))
-    torch.testing.assert_close(one, tensor.double().sum(-1, keepdim=True), rtol=3e-7, atol=0)
+    x, y = random_tensor(1, shape).abs(), random_tensor(2, shape).abs()
+    one, *others = _on_threads(lambda: row_products(x, y))
+    torch.testing.assert_close(one, (x.double() * y.double()).sum(-1, keepdim=True), rtol=3e-7, atol=0)
     assert all(torch.equal(one, other) for other in others)

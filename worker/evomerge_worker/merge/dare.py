@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from evomerge_worker.merge.draws import limit_of
-from evomerge_worker.merge.formula import Drawn
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.statistics import norms
 from evomerge_worker.merge.task_vectors import Thinned, restoring
+from evomerge_worker.merge.thinning import Drawn
 
 
 def dropped(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:

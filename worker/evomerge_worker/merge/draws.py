@@ -51,6 +51,11 @@ class Draws:
         halves = torch.stack([a & 0xFFFF, a >> 16 & 0xFFFF, b & 0xFFFF, b >> 16 & 0xFFFF])
         return halves.view(4, groups, _COUNTERS).transpose(0, 1).reshape(-1)[:count]
 
+    def below(self, chances: Tensor, start: int = 0) -> Tensor:
+        """True with these chances, to within 2**-17, for the elements from `start`, a multiple of GROUP, on."""
+        numbers = self.numbers(start, chances.numel(), chances.device).view(chances.shape)
+        return numbers < (chances * 65536).round()
+
 
 @dataclass(frozen=True, slots=True)
 class Drawing:

@@ -4,17 +4,19 @@ Statistics of whole tensors (norms, thresholds, angles) are found before and sta
 formula out in torch and says what it means; on a CPU native.py does the same, to the bit, by compiled loops.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evomerge_worker.merge.draws import GROUP, Draws
-from evomerge_worker.merge.largest import kept
+from evomerge_worker.merge.thinning import Sieve, Thinning
 
-_CHUNK = 4096 * GROUP
-"""Elements at a time: enough for torch's threads, little enough for caches, and temporaries stay small."""
+_PIECE, _ON_DEVICE = 1 << 18, 1 << 24
+"""Elements of a piece: on a CPU what fits its caches; on a device so many that the work outlasts starting it."""
+_COLUMNS = 32
+"""At least so many at a time: the elements side by side in memory that one access fetches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +25,6 @@ class WeightedSum:
 
     tensors: tuple[Tensor, ...]
     weights: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AtLeast:
-    """Keep magnitudes above `threshold`, and of those equal to it the first `ties`."""
-
-    threshold: float
-    ties: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Keep the elements whose draw, of 16 bits, is below `limit`."""
-
-    draws: Draws
-    limit: int
-
-
-Thinning = AtLeast | Drawn | Tensor | None
-"""What of a task vector is kept: by magnitude, by draws, where a boolean tensor of its shape is true, or all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +53,44 @@ class Votes:
     lambda_: float = 1.0
 
 
-Formula = WeightedSum | Votes
+@dataclass(frozen=True, slots=True)
+class Piecewise:
+    """A tensor of the shape of `like` that is made in torch, piece by piece.
+
+    `view` is `elements`, `rows` or `columns`: what pieces are slices of. `make` gives those of the view of the result,
+    in float32; what it takes for that of other tensors it takes from the same view of them.
+    """
+
+    like: Tensor
+    view: Callable[[Tensor], Tensor]
+    make: Callable[[slice], Tensor]
+
+
+Formula = WeightedSum | Votes | Piecewise
+
+
+def elements(tensor: Tensor) -> Tensor:
+    """The tensor as one vector."""
+    return tensor.view(-1)
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """The vectors along the last dimension, [number, length]."""
+    return tensor.view(-1, tensor.shape[-1])
+
+
+def columns(tensor: Tensor) -> Tensor:
+    """The vectors along the first dimension, [number, length], which do not lie in memory so."""
+    return tensor.view(tensor.shape[0], -1).t()
+
+
+def pieces(view: Tensor, multiple: int = 1) -> Iterator[slice]:
+    """Slices that make up the first dimension of a view, each but the last a multiple of so many."""
+    elements = _PIECE if view.device.type == "cpu" else _ON_DEVICE
+    multiple = multiple if view.is_contiguous() else math.lcm(multiple, _COLUMNS)
+    step = -(-elements // (max(1, view[:1].numel()) * multiple)) * multiple
+    for start in range(0, len(view), step):
+        yield slice(start, min(start + step, len(view)))
 
 
 def combination(tensors: Sequence[Tensor], factors: Sequence[float], base: Tensor) -> Formula:
@@ -86,19 +105,20 @@ def plain(formula: Formula, out: Tensor) -> Tensor:
 
     Returns a boolean scalar, on the device of `out`: whether all of it is finite.
     """
-    result = out.view(-1)
+    match formula:
+        case WeightedSum():
+            piecewise = Piecewise(out, elements, lambda part: _summed(formula, part))
+        case Votes():
+            sieves = [Sieve(delta.thinning) for delta in formula.deltas]
+            piecewise = Piecewise(out, elements, lambda part: _voted(formula, sieves, part))
+        case Piecewise():
+            piecewise = formula
+    result = piecewise.view(out)
     finite = torch.ones((), dtype=torch.bool, device=out.device)
-    ties = [d.thinning.ties if isinstance(d.thinning, AtLeast) else 0 for d in getattr(formula, "deltas", ())]
-    for start in range(0, result.numel(), _CHUNK):
-        part = slice(start, min(start + _CHUNK, result.numel()))
-        result[part] = _voted(formula, part, ties) if isinstance(formula, Votes) else _summed(formula, part)
+    for part in pieces(result):
+        result[part] = piecewise.make(part)
         finite &= result[part].isfinite().all()
     return finite
-
-
-def shape_of(formula: Formula) -> torch.Size:
-    """The shape of the result."""
-    return (formula.base if isinstance(formula, Votes) else formula.tensors[0]).shape
 
 
 def _summed(formula: WeightedSum, part: slice) -> Tensor:
@@ -109,13 +129,13 @@ def _summed(formula: WeightedSum, part: slice) -> Tensor:
     return total
 
 
-def _voted(formula: Votes, part: slice, ties: list[int]) -> Tensor:
-    """The part, and what it leaves of each delta's `ties`."""
+def _voted(formula: Votes, sieves: Sequence[Sieve], part: slice) -> Tensor:
+    """A part; the sieves have seen those before it."""
     base = formula.base.view(-1)[part].float()
-    deltas = []
-    for place, source in enumerate(formula.deltas):
-        vector, ties[place] = _thinned(source, base, part, ties[place])
-        deltas.append(vector.mul_(source.factor))
+    deltas = [
+        sieve.thinned(source.tensor.view(-1)[part].float() - base, part.start).mul_(source.factor)
+        for source, sieve in zip(formula.deltas, sieves, strict=True)
+    ]
     total = deltas[0].clone()
     for delta in deltas[1:]:
         total.add_(delta)
@@ -137,17 +157,3 @@ def _agreeing(formula: Votes, deltas: list[Tensor], total: Tensor) -> Tensor:
     if formula.normalize:
         mixed.div_(shares.add_(shares.eq(0).float()))
     return mixed.mul_(sign)
-
-
-def _thinned(delta: Delta, base: Tensor, part: slice, ties: int) -> tuple[Tensor, int]:
-    vector = delta.tensor.view(-1)[part].float() - base
-    match delta.thinning:
-        case None:
-            return vector, ties
-        case AtLeast(threshold, _):
-            keep, ties = kept(vector.abs(), threshold, ties)
-        case Drawn(draws, limit):
-            keep = draws.numbers(part.start, vector.numel(), vector.device) < limit
-        case mask:
-            keep = mask.view(-1)[part]
-    return torch.where(keep, vector, 0.0), ties

@@ -30,10 +30,10 @@
 #endif
 
 /* Raised whenever what is exported here changes: native.py uses no library of another one. */
-const int32_t evomerge_interface = 5;
+const int32_t evomerge_interface = 6;
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
-enum { ALL = 0, AT_LEAST = 1, DRAWN = 2, CHOSEN = 3 }; /* how a task vector is thinned out */
+enum { ALL = 0, AT_LEAST = 1, BETWEEN = 2, DRAWN = 3, CHOSEN = 4 }; /* how a task vector is thinned out */
 enum { BLOCK = 512, HALF = BLOCK / 2, SOURCES = 16 }; /* SOURCES: at most so many task vectors */
 
 typedef struct {
@@ -46,12 +46,19 @@ typedef struct {
     float factor;       /* times the thinned task vector */
     float weight;       /* what is divided by where its element takes part */
     int32_t thinning;
-    float threshold;    /* AT_LEAST: magnitudes below are dropped, */
-    int64_t ties;       /* and of those equal to it, all but so many, the first */
+    float threshold;    /* AT_LEAST: magnitudes below are dropped, and of those equal to it, all but the first `ties`; */
+    float high;         /* BETWEEN: also those above this one, of those equal to it, all but the first `ties`, */
+    int64_t ties;
+    int64_t skipped;    /* and of those equal to the threshold so many, the first */
     uint32_t key[2];    /* DRAWN: which draws, */
     uint32_t limit;     /* and below what an element is kept, of 65,536 */
-    const uint8_t *chosen; /* CHOSEN: those where this is 1; elsewhere it is 0 */
+    const uint8_t *chosen; /* CHOSEN: a bit an element, the first ones lowest, 1 for those that are kept */
 } delta_t;
+
+/* Of the elements equal to a threshold, what the blocks so far have left of delta_t's numbers. */
+typedef struct {
+    int64_t ties, skipped;
+} left_t;
 
 INLINE uint32_t bits_of(float value) {
     uint32_t bits;
@@ -312,12 +319,42 @@ static void drop_ties(const delta_t *source, const float *base, size_t start, si
     }
 }
 
-/* A block of a task vector, thinned out and times its factor: what is dropped is zero. `ties` is how many elements equal
- * to the threshold may still stay; the tensor's blocks come in their order. */
-INLINE void thinned(const delta_t *source, const float *restrict base, size_t start, size_t n, int64_t *ties,
+/* Of a block's elements, whose magnitudes are given by their places, those equal to the lower threshold stay but for the
+ * first `skipped`, and of those equal to the higher one the first `ties`. */
+static void drop_ends(const delta_t *source, const uint32_t *magnitudes, size_t n, left_t left, float *delta) {
+    const uint32_t low = bits_of(source->threshold), high = bits_of(source->high);
+    for (size_t e = 0; e < n; e++) {
+        const size_t i = place(e);
+        if ((magnitudes[i] == low && left.skipped-- > 0) || (magnitudes[i] == high && left.ties-- <= 0))
+            delta[i] = source->factor * 0.0f;
+    }
+}
+
+/* The same as `thinned` for BETWEEN. Most blocks keep all elements that are equal to a threshold, or none. */
+INLINE void between(const delta_t *source, const float *restrict base, size_t start, size_t n, left_t *left,
                     float *restrict delta) {
     const float factor = source->factor;
-    if (source->thinning == AT_LEAST && *ties == 0) {
+    const uint32_t low = bits_of(source->threshold), high = bits_of(source->high);
+    uint32_t lows = 0, highs = 0, magnitudes[BLOCK];
+    if (n < BLOCK) memset(magnitudes, 0xff, sizeof magnitudes); /* places without an element equal nothing */
+    FOR_EACH(source->tensor, start, n, delta[i] = x - base[i]; magnitudes[i] = bits_of(delta[i]) & 0x7fffffffu);
+    for (size_t i = 0; i < BLOCK; i++) lows += magnitudes[i] == low, highs += magnitudes[i] == high;
+    const uint32_t from = low + (left->skipped > 0 && lows <= left->skipped);
+    const uint32_t below = high + (left->ties > 0);
+    for (size_t i = 0; i < BLOCK; i++)
+        delta[i] = factor * float_of((magnitudes[i] >= from) & (magnitudes[i] < below) ? bits_of(delta[i]) : 0u);
+    if ((left->skipped > 0 && lows > left->skipped) || (left->ties > 0 && highs > left->ties))
+        drop_ends(source, magnitudes, n, *left, delta);
+    left->skipped -= lows < left->skipped ? lows : left->skipped;
+    left->ties -= highs < left->ties ? highs : left->ties;
+}
+
+/* A block of a task vector, thinned out and times its factor: what is dropped is zero. The tensor's blocks come in their
+ * order, and `left` goes from one to the next. */
+INLINE void thinned(const delta_t *source, const float *restrict base, size_t start, size_t n, left_t *left,
+                    float *restrict delta) {
+    const float factor = source->factor;
+    if (source->thinning == AT_LEAST && left->ties == 0) {
         const uint32_t threshold = bits_of(source->threshold);
         FOR_EACH(source->tensor, start, n, {
             const uint32_t bits = bits_of(x - base[i]);
@@ -333,18 +370,22 @@ INLINE void thinned(const delta_t *source, const float *restrict base, size_t st
             delta[i] = factor * float_of(magnitudes[i] >= threshold ? bits : 0u);
         });
         for (size_t i = 0; i < BLOCK; i++) equal += magnitudes[i] == threshold;
-        if ((int64_t)equal > *ties) drop_ties(source, base, start, n, *ties, delta);
-        *ties = (int64_t)equal > *ties ? 0 : *ties - equal;
+        if ((int64_t)equal > left->ties) drop_ties(source, base, start, n, left->ties, delta);
+        left->ties = (int64_t)equal > left->ties ? 0 : left->ties - equal;
+    } else if (source->thinning == BETWEEN) {
+        between(source, base, start, n, left, delta);
     } else if (source->thinning == DRAWN) {
         uint32_t draws[BLOCK];
         const uint32_t limit = source->limit;
         draw(source->key, start, n, draws);
         FOR_EACH(source->tensor, start, n, delta[i] = factor * float_of(draws[i] < limit ? bits_of(x - base[i]) : 0u));
     } else if (source->thinning == CHOSEN) {
-        const uint8_t *restrict chosen = source->chosen + start;
+        const uint8_t *restrict chosen = source->chosen + start / 8;
         uint32_t kept[BLOCK];
-        for (size_t j = 0; j < n / 2; j++) kept[j] = -(uint32_t)chosen[2 * j], kept[HALF + j] = -(uint32_t)chosen[2 * j + 1];
-        if (n % 2) kept[n / 2] = -(uint32_t)chosen[n - 1];
+        for (size_t j = 0; 2 * j < n; j++) {
+            const uint32_t pair = (uint32_t)chosen[j / 4] >> 2 * (j % 4);
+            kept[j] = -(pair & 1u), kept[HALF + j] = -(pair >> 1 & 1u);
+        }
         FOR_EACH(source->tensor, start, n, delta[i] = factor * float_of(bits_of(x - base[i]) & kept[i]));
     } else {
         FOR_EACH(source->tensor, start, n, delta[i] = factor * (x - base[i]));
@@ -396,14 +437,14 @@ EACH_CPU static int votes(size_t count, int32_t sources, const delta_t *deltas, 
     const int past = past_caches(count, out);
     uint32_t wrong = 0;
     float weights[SOURCES];
-    int64_t ties[SOURCES];
-    for (int s = 0; s < sources; s++) weights[s] = deltas[s].weight, ties[s] = deltas[s].ties;
+    left_t left[SOURCES];
+    for (int s = 0; s < sources; s++) weights[s] = deltas[s].weight, left[s] = (left_t){deltas[s].ties, deltas[s].skipped};
     for (size_t start = 0; start < count; start += BLOCK) {
         const size_t n = count - start < BLOCK ? count - start : BLOCK;
         float origin[BLOCK], delta[SOURCES][BLOCK], result[BLOCK];
         if (n < BLOCK) memset(origin, 0, sizeof origin), memset(delta, 0, sizeof delta);
         FOR_EACH(base, start, n, origin[i] = x);
-        for (int s = 0; s < sources; s++) thinned(&deltas[s], origin, start, n, &ties[s], delta[s]);
+        for (int s = 0; s < sources; s++) thinned(&deltas[s], origin, start, n, &left[s], delta[s]);
 #define RESULT(number, consensus, normalize, divisor)                                                                    \
     voted(number, consensus, normalize, delta, weights, origin, divisor, how.lambda, deltas, base, start, result)
 #define VOTED(number, divisor)                                                                                           \
@@ -458,6 +499,26 @@ EACH_CPU void evomerge_norms(size_t count, tensor_t source, tensor_t base, const
         FOR_EACH(source, start, n, delta[i] = float_of(bits_of(x - delta[i]) & 0x7fffffffu));
         draw(key, start, n, draws);
         for (size_t e = 0; e < n; e++) norms[draws[place(e)] >> 4] += delta[place(e)];
+    }
+}
+
+/* sums[0] and [1] are the L1 norms of a task vector as it is and thinned out, times its factor, in float64: each in 32
+ * parts, of the elements whose number modulo 32 is the same, added up in their order. All are set to zero. */
+EACH_CPU void evomerge_thinned_norms(size_t count, const delta_t *source, tensor_t base, double sums[2][32]) {
+    left_t left = {source->ties, source->skipped};
+    for (size_t start = 0; start < count; start += BLOCK) {
+        const size_t n = count - start < BLOCK ? count - start : BLOCK;
+        float origin[BLOCK], whole[BLOCK], rest[BLOCK];
+        if (n < BLOCK) memset(origin, 0, sizeof origin), memset(whole, 0, sizeof whole), memset(rest, 0, sizeof rest);
+        FOR_EACH(base, start, n, origin[i] = x);
+        FOR_EACH(source->tensor, start, n, whole[i] = source->factor * (x - origin[i]));
+        thinned(source, origin, start, n, &left, rest);
+        for (int half = 0; half < 2; half++)
+            for (size_t at = half * HALF; at < (half + 1) * (size_t)HALF; at += 16)
+                for (size_t l = 0; l < 16; l++) {
+                    sums[0][half * 16 + l] += __builtin_fabsf(whole[at + l]);
+                    sums[1][half * 16 + l] += __builtin_fabsf(rest[at + l]);
+                }
     }
 }
 

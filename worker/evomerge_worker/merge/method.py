@@ -1,4 +1,4 @@
-"""What a merge method is: a function from tensors and parameters to a tensor, or to the formula that makes it."""
+"""What a merge method is: a function from tensors and parameters to the formula of a tensor."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -45,20 +45,14 @@ class Source(NamedTuple):
         """What `find` finds out about this tensor and `base`; it is the only one for this `kind`."""
         return find(self, base) if self.known is None else self.known(kind, find, self)
 
-    def keep(self, probability: float | Tensor) -> Tensor:
-        """A boolean tensor of this shape: true with this probability (of its shape too), to within 2**-17."""
-        numbers = self.draws.numbers(0, self.tensor.numel(), self.tensor.device).view(self.tensor.shape)
-        limits = probability * 65536
-        return numbers < (limits.round() if isinstance(limits, Tensor) else round(limits))
-
 
 def fresh(tensor: Tensor) -> Tensor:
     """A copy in float32 that may be written to: working in place saves the time new memory takes."""
     return tensor.to(torch.float32, copy=True)
 
 
-MergeMethod = Callable[[Sequence[Source], Tensor, Mapping[str, float]], Tensor | Formula]
-"""(sources, base, shared parameters) to the merged tensor in float32, freshly allocated, or to a formula of it.
+MergeMethod = Callable[[Sequence[Source], Tensor, Mapping[str, float]], Formula]
+"""(sources, base, shared parameters) to a formula of the merged tensor.
 
 All tensors are of one shape and contiguous. The base is an empty tensor for methods that take none."""
 
@@ -66,8 +60,3 @@ All tensors are of one shape and contiguous. The base is an empty tensor for met
 def offset(tensor: Tensor, origin: Tensor) -> Tensor:
     """`tensor` seen from `origin`, or from zero where that is empty, in float32; it may be written to."""
     return fresh(tensor).sub_(origin) if origin.numel() else fresh(tensor)
-
-
-def back(tensor: Tensor, origin: Tensor) -> Tensor:
-    """The reverse of `offset`, in place."""
-    return tensor.add_(origin) if origin.numel() else tensor

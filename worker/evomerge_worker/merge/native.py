@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge_worker.merge.draws import STEPS, Draws
-from evomerge_worker.merge.formula import AtLeast, Delta, Drawn, Formula, Votes, WeightedSum
+from evomerge_worker.merge.formula import Delta, Formula, Votes, WeightedSum
+from evomerge_worker.merge.thinning import AtLeast, Between, Chosen, Drawn
 from evomerge_worker.merge.threads import ALONE, Threads
 
 Counts = NDArray[np.uint32] | NDArray[np.int64]
 
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_INTERFACE = 5  # as kernels.c says it
+_INTERFACE = 6  # as kernels.c says it
 _TABLE_BITS = 17
 LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""
@@ -62,7 +63,9 @@ class _Delta(ctypes.Structure):
         ("weight", ctypes.c_float),
         ("thinning", ctypes.c_int32),
         ("threshold", ctypes.c_float),
+        ("high", ctypes.c_float),
         ("ties", ctypes.c_int64),
+        ("skipped", ctypes.c_int64),
         ("key", ctypes.c_uint32 * 2),
         ("limit", ctypes.c_uint32),
         ("chosen", ctypes.c_void_p),
@@ -106,6 +109,7 @@ def _library() -> ctypes.CDLL | None:
     size, number, address = ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p
     library.evomerge_run.argtypes = [size, address, address, address]
     library.evomerge_norms.argtypes = [size, _Tensor, _Tensor, address, address]
+    library.evomerge_thinned_norms.argtypes = [size, address, _Tensor, address]
     library.evomerge_products.argtypes = [size, _Tensor, _Tensor, address]
     library.evomerge_histogram.argtypes = [size, _Tensor, _Tensor, number, address]
     library.evomerge_distinct.argtypes = [size, _Tensor, _Tensor, number, address]
@@ -128,7 +132,13 @@ class Ready:
 
 def ready(formula: Formula, out: Tensor) -> Ready | None:
     """What `run` needs to carry `formula` out into `out`. None: it cannot be done here, ask torch."""
-    return _ready_votes(formula, out) if isinstance(formula, Votes) else _ready_sum(formula, out)
+    match formula:
+        case WeightedSum():
+            return _ready_sum(formula, out)
+        case Votes():
+            return _ready_votes(formula, out)
+        case _:
+            return None
 
 
 def run(works: Sequence[Ready], threads: Threads = ALONE) -> list[bool]:
@@ -160,8 +170,7 @@ def _ready_sum(formula: WeightedSum, out: Tensor) -> Ready | None:
 def _ready_votes(formula: Votes, out: Tensor) -> Ready | None:
     number = len(formula.deltas)
     fitting = usable(out, formula.base, *(delta.tensor for delta in formula.deltas))
-    masks = (delta.thinning for delta in formula.deltas if isinstance(delta.thinning, Tensor))
-    if not fitting or number > _MOST_SOURCES or not all(mask.is_contiguous() for mask in masks):
+    if not fitting or number > _MOST_SOURCES:
         return None
     deltas = (_Delta * number)(*map(_delta, formula.deltas))
     job = _Job(out.numel(), number, _DTYPES[out.dtype], out.data_ptr(), ctypes.addressof(deltas))
@@ -179,10 +188,13 @@ def _delta(delta: Delta) -> _Delta:
     match delta.thinning:
         case AtLeast(threshold, ties):
             result.thinning, result.threshold, result.ties = 1, threshold, ties
+        case Between(low, skipped, high, ties):
+            result.thinning, result.threshold, result.skipped = 2, low, skipped
+            result.high, result.ties = high, ties
         case Drawn(draws, limit) if limit < 65536:
-            result.thinning, result.key, result.limit = 2, (ctypes.c_uint32 * 2)(*draws.key), limit
-        case Tensor() as mask:
-            result.thinning, result.chosen = 3, mask.data_ptr()
+            result.thinning, result.key, result.limit = 3, (ctypes.c_uint32 * 2)(*draws.key), limit
+        case Chosen(bits):
+            result.thinning, result.chosen = 4, bits.data_ptr()
     return result
 
 
@@ -194,6 +206,16 @@ def norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
     result = np.zeros(STEPS)
     keys = (ctypes.c_uint32 * 2)(*draws.key)
     _loaded().evomerge_norms(tensor.numel(), _tensor(tensor), _tensor(base), keys, result.ctypes.data)
+    return result
+
+
+def thinned_norms(delta: Delta, base: Tensor) -> NDArray[np.float64]:
+    """The L1 norms of `delta` as it is and thinned out, [2, LANES]: of the elements 0, 32, 64 ..., of 1, 33 ...
+
+    In float64, added up in their order. The tensors are `usable`.
+    """
+    result = np.zeros((2, LANES))
+    _loaded().evomerge_thinned_norms(base.numel(), ctypes.byref(_delta(delta)), _tensor(base), result.ctypes.data)
     return result
 
 

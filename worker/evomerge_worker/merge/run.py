@@ -13,11 +13,12 @@ from torch import Tensor
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import Drawing
-from evomerge_worker.merge.formula import Formula, Votes, plain, shape_of
+from evomerge_worker.merge.formula import Formula, Votes, plain
 from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.plan import Input, TensorPlan
+from evomerge_worker.merge.thinning import Chosen
 from evomerge_worker.merge.threads import ALONE, Threads, pool, threads
 from evomerge_worker.pages import HUGE_PAGE, huge_pages
 from evomerge_worker.shards import Checkpoint
@@ -132,15 +133,15 @@ class Merger:
             out.copy_(self._load(plan.inputs[0]))
             return True
         try:
-            result = method_named(plan.method)(self._sources(plan), self._base(plan), plan.shared)
+            formula = method_named(plan.method)(self._sources(plan), self._base(plan), plan.shared)
         except CandidateError as error:
             raise CandidateError(error.reason, f"tensor {plan.name}: {error}") from error
         if out.dtype != plan.dtype or not out.is_contiguous():
             rounded = torch.empty(out.shape, dtype=plan.dtype, device=out.device)
-            finite = carry_out(result, rounded)
+            finite = carry_out(formula, rounded)
             out.copy_(rounded)
             return finite
-        return begin(result, out)
+        return begin(formula, out)
 
     def shape(self, plan: TensorPlan) -> tuple[int, ...]:
         """The shape of a tensor of the result."""
@@ -164,41 +165,24 @@ class Merger:
         return sources
 
 
-def begin(result: Tensor | Formula, out: Tensor) -> Begun:
-    """Put what a method returned into `out`, of that shape and contiguous, or say what call of the library does so."""
-    if isinstance(result, Tensor):
-        out.copy_(result)
-        return checksum(out).isfinite()
-    ready = native.ready(result, out)
+def begin(formula: Formula, out: Tensor) -> Begun:
+    """Put a method's result into `out`, of its shape and contiguous, or say what call of the library does so."""
+    ready = native.ready(formula, out)
     if ready is None:
-        return plain(result, out)
-    masks = isinstance(result, Votes) and any(isinstance(delta.thinning, Tensor) for delta in result.deltas)
+        return plain(formula, out)
+    masks = isinstance(formula, Votes) and any(isinstance(delta.thinning, Chosen) for delta in formula.deltas)
     return finished([ready])[0] if masks else ready  # those of all tensors would fill the memory until all is decided
 
 
-def carry_out(result: Tensor | Formula, out: Tensor) -> bool | Tensor:
-    """Put what a method returned into `out`, of that shape and contiguous; whether it is finite there."""
-    return finished([begin(result, out)])[0]
+def carry_out(formula: Formula, out: Tensor) -> bool | Tensor:
+    """Put a method's result into `out`, of its shape and contiguous; whether it is finite there."""
+    return finished([begin(formula, out)])[0]
 
 
 def finished(begun: Sequence[Begun], workers: Threads = ALONE) -> list[bool | Tensor]:
     """Do what was only made ready; for each whether all is finite."""
     done = iter(native.run([work for work in begun if isinstance(work, native.Ready)], workers))
     return [next(done) if isinstance(work, native.Ready) else work for work in begun]
-
-
-def tensor_of(result: Tensor | Formula) -> Tensor:
-    """What a method returned, as a tensor in float32."""
-    if isinstance(result, Tensor):
-        return result
-    out = torch.empty(shape_of(result), device=(result.base if isinstance(result, Votes) else result.tensors[0]).device)
-    carry_out(result, out)
-    return out
-
-
-def checksum(tensor: Tensor) -> Tensor:
-    """A scalar that is finite only if all of `tensor` is: one pass, and no wait for the device."""
-    return tensor.sum(dtype=torch.float32 if tensor.dtype == torch.float16 else None)  # float16 has no room for sums
 
 
 def _not_finite(plan: TensorPlan) -> CandidateError:

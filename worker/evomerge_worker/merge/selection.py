@@ -4,7 +4,7 @@ A sample says between which two magnitudes it lies; only those in between are lo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge_worker.merge import native
-from evomerge_worker.merge.formula import AtLeast
+from evomerge_worker.merge.formula import elements, pieces
 from evomerge_worker.merge.method import offset
+from evomerge_worker.merge.thinning import AtLeast
 
 _RUN = 32  # elements
 _SAMPLE = 2048 * _RUN
@@ -23,6 +24,7 @@ _SIGMAS = 5.0
 _ROOM = 8
 """One element in so many may lie between: where far more are equal it takes other means."""
 _BEYOND = 1 << 31  # above all magnitudes
+_LOWER = 15  # bits of a float32 that are looked at once the upper ones are settled
 
 
 def select(tensors: Sequence[Tensor], base: Tensor, kept: Sequence[int]) -> list[AtLeast | None]:
@@ -82,13 +84,29 @@ def between(tensors: Sequence[Tensor], base: Tensor, bounds: Sequence[native.Bou
 
 
 def _plain_between(tensors: Sequence[Tensor], base: Tensor, bounds: Sequence[native.Bounds]) -> list[native.Inside]:
-    found = []
-    for tensor, (low, high, room) in zip(tensors, bounds, strict=True):
-        bits = magnitude_bits(tensor, base)
-        inside = bits[(bits >= low) & (bits <= high - 1)]  # as int32 there is no 1 << 31
-        array = inside[:room].cpu().numpy().astype(np.uint32)
-        found.append(native.Inside(array, len(inside), int((bits > high - 1).sum())))
-    return found
+    return [_plain_inside(*one, base) for one in zip(tensors, bounds, strict=True)]
+
+
+def _plain_inside(tensor: Tensor, bounds: native.Bounds, base: Tensor) -> native.Inside:
+    found, within, above = [], 0, 0
+    for bits in magnitudes(tensor, base):
+        inside = bits[(bits >= bounds.low) & (bits <= bounds.high - 1)]  # as int32 there is no 1 << 31
+        found.append(inside[: max(0, bounds.room - within)].cpu().numpy())
+        within += len(inside)
+        above += int((bits > bounds.high - 1).sum())
+    return native.Inside(np.concatenate(found).astype(np.uint32), within, above)
+
+
+def equal(tensors: Sequence[Tensor], base: Tensor, magnitudes: Sequence[float]) -> list[int]:
+    """How many elements of each `tensor - base` have this magnitude."""
+    keys = [int(np.float32(magnitude).view(np.uint32)) for magnitude in magnitudes]
+    return [inside.within for inside in between(tensors, base, [native.Bounds(key, key + 1, 0) for key in keys])]
+
+
+def magnitudes(tensor: Tensor, base: Tensor) -> Iterator[Tensor]:
+    """The magnitudes of `tensor - base`, piece by piece, as `magnitude_bits` has them."""
+    for part in pieces(elements(tensor)):
+        yield magnitude_bits(elements(tensor)[part], elements(base)[part])
 
 
 def magnitude_bits(tensor: Tensor, base: Tensor) -> Tensor:
@@ -99,3 +117,35 @@ def magnitude_bits(tensor: Tensor, base: Tensor) -> Tensor:
 def magnitude_of(bits: int) -> float:
     """The magnitude that has these bits as a float32."""
     return float(np.uint32(bits).view(np.float32))
+
+
+def largest_share(pieces: Callable[[], Iterable[Tensor]], share: float) -> AtLeast:
+    """What keeps this share of a vector's elements that are not zero, the largest, and among equals the first.
+
+    `pieces` gives the vector, float32 and nowhere negative, piece by piece; it is gone through twice.
+    """
+    upper, nonzero = np.zeros(1 << 31 - _LOWER, np.int64), 0
+    for piece in pieces():
+        nonzero += int(piece.count_nonzero())
+        upper += _counts(piece.view(torch.int32) >> _LOWER, len(upper))
+    kept = int(share * nonzero)
+    if not kept:
+        return AtLeast(math.inf, 0)
+    key, kept = _place(upper, kept)
+    lower = np.zeros(1 << _LOWER, np.int64)
+    for piece in pieces():
+        bits = piece.view(torch.int32)
+        lower += _counts(bits[bits >> _LOWER == key] - (key << _LOWER), len(lower))
+    low, ties = _place(lower, kept)
+    return AtLeast(magnitude_of((key << _LOWER) + low), ties)
+
+
+def _counts(keys: Tensor, number: int) -> NDArray[np.int64]:
+    return torch.bincount(keys, minlength=number).cpu().numpy()
+
+
+def _place(counts: NDArray[np.int64], kept: int) -> tuple[int, int]:
+    """The highest key down to which there are `kept` elements, and how many of its own are among them."""
+    above = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(above, kept))
+    return len(counts) - 1 - place, kept - int(above[place] - counts[::-1][place])

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
-from evomerge_worker.merge.formula import AtLeast
+from evomerge_worker.merge.formula import elements, pieces
 from evomerge_worker.merge.method import Source, Statistic, offset
-from evomerge_worker.merge.selection import between, kth_largest, magnitude_bits, magnitude_of, select
+from evomerge_worker.merge.selection import between, kth_largest, magnitude_of, magnitudes, select
 from evomerge_worker.merge.sums import products
+from evomerge_worker.merge.thinning import AtLeast
 
 _TINY = 1e-8
 _COUNTABLE = 1 << 32  # elements that fit the library's counts
@@ -96,21 +97,27 @@ def _filled(histogram: native.Counts) -> tuple[NDArray[np.uint32], native.Counts
 
 
 def _plain_distinct(tensor: Tensor, base: Tensor) -> tuple[NDArray[np.uint32], native.Counts] | None:
-    keys, counts = torch.unique(magnitude_bits(tensor, base), return_counts=True)
-    if len(keys) > native.MOST_DISTINCT:
-        return None
-    return keys.cpu().numpy().astype(np.uint32), counts.cpu().numpy()
+    keys, counts = np.zeros(0, np.uint32), np.zeros(0, np.int64)
+    for bits in magnitudes(tensor, base):
+        more, number = np.unique(bits.cpu().numpy().view(np.uint32), return_counts=True)
+        keys, which = np.unique(np.concatenate([keys, more]), return_inverse=True)
+        counts = np.bincount(which, np.concatenate([counts, number])).astype(np.int64)
+        if len(keys) > native.MOST_DISTINCT:
+            return None
+    return keys, counts
 
 
 def _plain_histogram(tensor: Tensor, base: Tensor) -> native.Counts:
-    counts = torch.bincount(magnitude_bits(tensor, base) >> native.LOW_BITS, minlength=1 << (31 - native.LOW_BITS))
-    return counts.cpu().numpy()
+    counts = np.zeros(1 << (31 - native.LOW_BITS), np.int64)
+    for bits in magnitudes(tensor, base):
+        counts += torch.bincount(bits >> native.LOW_BITS, minlength=len(counts)).cpu().numpy()
+    return counts
 
 
-def _unpacked(magnitudes: Statistic) -> tuple[int, Statistic, Statistic]:
+def _unpacked(packed: Statistic) -> tuple[int, Statistic, Statistic]:
     """How many lower bits the keys lack; the keys, descending; and how many elements have each or a larger one."""
-    keys, above = magnitudes[1:].reshape(2, -1)
-    return int(magnitudes[0]), keys, above
+    keys, above = packed[1:].reshape(2, -1)
+    return int(packed[0]), keys, above
 
 
 def norms(source: Source, base: Tensor, limit: int) -> tuple[float, float]:
@@ -127,10 +134,12 @@ def _norms(source: Source, base: Tensor) -> NDArray[np.float64]:
 
 
 def _plain_norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float64]:
-    magnitudes = offset(tensor, base).abs_().flatten()
-    steps = draws.numbers(0, magnitudes.numel(), magnitudes.device) // (65536 // STEPS)
-    sums = np.bincount(steps.cpu().numpy(), magnitudes.double().cpu().numpy(), minlength=STEPS)
-    return sums.astype(np.float64, copy=False)
+    sums = np.zeros(STEPS)
+    for part in pieces(elements(tensor)):
+        vector = offset(elements(tensor)[part], elements(base)[part]).abs_()
+        steps = draws.numbers(part.start, len(vector), vector.device) // (65536 // STEPS)
+        np.add.at(sums, steps.cpu().numpy(), vector.double().cpu().numpy())  # one by one, in their order
+    return sums
 
 
 def cosine(source: Source, base: Tensor) -> float:

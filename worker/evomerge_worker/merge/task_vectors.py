@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.formula import AtLeast, Delta, Thinning, Votes, WeightedSum
-from evomerge_worker.merge.method import MergeMethod, Source, offset
-from evomerge_worker.merge.sums import total
+from evomerge_worker.merge.formula import Delta, Votes, WeightedSum
+from evomerge_worker.merge.method import MergeMethod, Source
+from evomerge_worker.merge.sums import thinned_norms
+from evomerge_worker.merge.thinning import AtLeast, Thinning
 
 Thinned = tuple[Thinning, float]
 """What is kept of a task vector, and what it is multiplied by so that its L1 norm stays (as mergekit does, where DARE
@@ -61,13 +62,8 @@ def restoring(before: float, after: float) -> float:
     return before / after if min(before, after) >= _TINY else 1.0
 
 
-def masked(source: Source, base: Tensor, keep: Tensor, rescale: bool) -> Thinned:
-    """What a boolean tensor keeps."""
-    return keep, rescaling(source, base, keep) if rescale else 1.0
-
-
-def rescaling(source: Source, base: Tensor, keep: Tensor) -> float:
-    """What restores the L1 norm of a task vector of which a boolean tensor says what is kept."""
-    magnitudes = offset(source.tensor, base).abs_()
-    before = total(magnitudes)
-    return restoring(before, total(magnitudes.mul_(keep.float())))
+def rescaled(source: Source, base: Tensor, thinning: Thinning, rescale: bool) -> Thinned:
+    """What is kept, and, if it is to be restored, what restores the L1 norm."""
+    if not rescale:
+        return thinning, 1.0
+    return thinning, restoring(*thinned_norms(Delta(source.tensor, 1.0, 1.0, thinning), base))

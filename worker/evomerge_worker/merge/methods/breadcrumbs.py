@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.largest import kept
-from evomerge_worker.merge.method import Source, offset
+from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.selection import equal
 from evomerge_worker.merge.statistics import largest_of
-from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, masked
+from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescaled
+from evomerge_worker.merge.thinning import Between
 
 
 def between(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
@@ -26,18 +27,10 @@ def _between(source: Source, base: Tensor, rescale: bool) -> Thinned:
     if not number:
         return NOTHING, 1.0
     dropped = max(0, count - number - int(source.values["gamma"] * count))
-    ends = largest_of([source, source], base, [count - max(0, dropped - 1), count - (dropped + number - 1)])
-    negated = offset(source.tensor, base).abs_().neg_().flatten()
-    keep = _highest(negated, dropped + number, -ends[1].threshold)
-    if dropped:
-        keep.logical_xor_(_highest(negated, dropped, -ends[0].threshold))
-    return masked(source, base, keep.view(base.shape), rescale)
-
-
-def _highest(flat: Tensor, number: int, threshold: float) -> Tensor:
-    """True at the `number` highest elements, of which the lowest is `threshold`; among equals at the first."""
-    ties = number - int((flat > threshold).sum())
-    return kept(flat, threshold, ties)[0]
+    low, high = largest_of([source, source], base, [count - dropped, count - dropped - number + 1])
+    lows, highs = equal([source.tensor, source.tensor], base, [low.threshold, high.threshold])
+    kept = Between(low.threshold, lows - low.ties, high.threshold, highs - high.ties + 1)
+    return rescaled(source, base, kept, rescale)
 
 
 merge = family(between, consensus=False)

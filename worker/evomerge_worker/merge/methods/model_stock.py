@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from evomerge_worker.merge.formula import Formula, combination
+from evomerge_worker.merge.formula import Formula, Piecewise, combination, rows
 from evomerge_worker.merge.method import Source, fresh, offset
-from evomerge_worker.merge.sums import inner_products, row_totals
+from evomerge_worker.merge.sums import inner_products, row_products
 
 _TINY = 1e-6
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor | Formula:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """base + t * (mean(x_i) - base), t = n c / (1 + (n - 1) c), c the mean cosine between the n task vectors (eq. 5).
 
     Taken over the whole tensor, or with `filter_wise` over each vector along its last dimension. Where the cosines
@@ -24,12 +24,17 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
         products = torch.from_numpy(inner_products(tensors, base))
         share = _share({(i, j): products[i, j] for i, j in pairs}, count)
         return combination(tensors, [float(share)] * count, base)
-    deltas = [offset(tensor, base) for tensor in tensors]
-    share = _share({(i, j): row_totals(deltas[i] * deltas[j]) for i, j in pairs}, count)
-    mixed, *others = deltas
-    for delta in others:
-        mixed.add_(delta)
-    return fresh(base).add_(mixed.mul_(share.float()))
+
+    def moved(part: slice) -> Tensor:
+        origin = rows(base)[part]
+        deltas = [offset(rows(tensor)[part], origin) for tensor in tensors]
+        share = _share({(i, j): row_products(deltas[i], deltas[j]) for i, j in pairs}, count)
+        mixed, *others = deltas
+        for delta in others:
+            mixed.add_(delta)
+        return fresh(origin).add_(mixed.mul_(share.float()))
+
+    return Piecewise(base, rows, moved)
 
 
 def _share(products: Mapping[tuple[int, int], Tensor], count: int) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge_worker.merge.formula import Formula, combination
-from evomerge_worker.merge.method import Source, back, offset
-from evomerge_worker.merge.sums import inner_products, row_totals
+from evomerge_worker.merge.formula import Formula, Piecewise, columns, combination, rows
+from evomerge_worker.merge.method import Source, offset
+from evomerge_worker.merge.sums import inner_products, row_products
 
 _NO_WEIGHT = 1e-6  # weights that sum to less count as equal
 _NO_NORM = 1e-7
@@ -22,7 +22,7 @@ _OPPOSED = 2.0**-20  # the same where vectors point away from each other: nothin
 _Floats = NDArray[np.float64]
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor | Formula:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """(sin((1 - t) a) x + sin(t a) y) / sin(a), with a the angle between x and y and t = weight_y / sum of weights.
 
     Where x and y lie on one line, in whatever direction, (1 - t) x + t y.
@@ -32,21 +32,20 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     first, second = sources
     weight = first.values["weight"] + second.values["weight"]
     t = 0.5 if abs(weight) < _NO_WEIGHT else second.values["weight"] / weight
-    if shared["nuslerp_flatten"] or first.tensor.dim() < 2:
-        tensors = [first.tensor, second.tensor]
+    tensors = [source.tensor for source in sources]
+    if shared["nuslerp_flatten"] or tensors[0].dim() < 2:
         factors = _coefficients(_cosine(inner_products(tensors, base)), t)
         return combination(tensors, [float(factor) for factor in factors], base)
-    turned = bool(shared["nuslerp_row_wise"])
-    x, y = (_rows(offset(source.tensor, base), turned=turned) for source in sources)
-    cosines = _cosines(x, y)
-    of_x, of_y = (torch.from_numpy(of).float().to(x.device) for of in _coefficients(cosines.cpu().numpy(), t))
-    mixed = x.mul_(of_x).add_(y.mul_(of_y))
-    return back((mixed.transpose(0, -1) if turned else mixed).reshape(first.tensor.shape), base)
+    view = columns if shared["nuslerp_row_wise"] else rows
 
+    def turned(part: slice) -> Tensor:
+        origin = view(base)[part] if base.numel() else base
+        x, y = (offset(view(tensor)[part], origin).contiguous() for tensor in tensors)
+        of_x, of_y = (torch.from_numpy(of).float().to(x.device) for of in _coefficients(_cosines(x, y), t))
+        mixed = x.mul_(of_x).add_(y.mul_(of_y))
+        return mixed.add_(origin) if origin.numel() else mixed
 
-def _rows(tensor: Tensor, *, turned: bool) -> Tensor:
-    """The tensor with the vectors that are interpolated along its last dimension."""
-    return tensor.transpose(0, -1).contiguous() if turned else tensor
+    return Piecewise(tensors[0], view, turned)
 
 
 def _cosine(products: _Floats) -> _Floats:
@@ -55,10 +54,10 @@ def _cosine(products: _Floats) -> _Floats:
     return np.asarray(products[0, 1] / norms[0] / norms[1]).clip(-1, 1)
 
 
-def _cosines(x: Tensor, y: Tensor) -> Tensor:
-    """The same between rows."""
-    norms = [row_totals(rows.square()).sqrt().clamp_(min=_NO_NORM) for rows in (x, y)]
-    return (row_totals(x * y) / norms[0] / norms[1]).clamp_(-1, 1)
+def _cosines(x: Tensor, y: Tensor) -> _Floats:
+    """The same between the rows of two tensors [n, m]: [n, 1]."""
+    norms = [row_products(rows, rows).sqrt().clamp_(min=_NO_NORM) for rows in (x, y)]
+    return (row_products(x, y) / norms[0] / norms[1]).clamp_(-1, 1).cpu().numpy()
 
 
 def _coefficients(cosine: _Floats, t: float) -> tuple[_Floats, _Floats]:

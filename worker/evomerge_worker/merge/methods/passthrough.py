@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.method import Source, fresh
+from evomerge_worker.merge.formula import WeightedSum
+from evomerge_worker.merge.method import Source
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
     """scale * x."""
     (source,) = sources
-    return fresh(source.tensor).mul_(source.values["scale"])
+    return WeightedSum((source.tensor,), (source.values["scale"],))

@@ -1,45 +1,88 @@
 """SCE: select the elements in which task vectors vary most, calculate weights, erase minority signs (2408.07990)."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from evomerge_worker.merge.largest import largest
-from evomerge_worker.merge.method import Source, fresh, offset
-from evomerge_worker.merge.sums import total
+from evomerge_worker.merge.formula import Formula, Piecewise, WeightedSum, elements, pieces
+from evomerge_worker.merge.method import Source, offset
+from evomerge_worker.merge.selection import largest_share
+from evomerge_worker.merge.sums import products
+from evomerge_worker.merge.thinning import Chosen, Sieve, packed
 
 _NO_ENERGY = 1e-6  # task vectors whose mean squares sum to less get equal weights
 _NO_WEIGHT = 1e-6
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """The base plus the weighted mean, element by element, of the task vectors that agree with the sign of their sum.
 
     A task vector weighs what its mean square is among those of all. Below 1, `select_topk` first zeroes all but this
     share of the elements in which the task vectors differ: those of the largest variance, among equals the first.
     """
     if not sources:
-        return fresh(base)
-    deltas = torch.stack([offset(source.tensor, base) for source in sources])
-    if shared["select_topk"] < 1:
-        deltas.mul_(_most_varied(deltas, shared["select_topk"]).float())
-    sign = deltas.sum(dim=0).ge_(0).mul_(2).sub_(1)
-    mixed, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
-    for delta, weight in zip(deltas, _weights(deltas), strict=True):
-        agreed = delta.mul_(sign).clamp_(min=0)
-        mixed.add_(agreed, alpha=weight)
-        divisor.add_(agreed.sign_(), alpha=weight)
-    return mixed.div_(divisor.clamp_(min=_NO_WEIGHT)).mul_(sign).add_(base)
+        return WeightedSum((base,), (1.0,))
+    tensors, origin, share = [elements(source.tensor) for source in sources], elements(base), shared["select_topk"]
+
+    def vectors(part: slice) -> list[Tensor]:
+        return [offset(tensor[part], origin[part]) for tensor in tensors]
+
+    sieve = Sieve(_most_varied(vectors, origin, share) if share < 1 else None)
+
+    def kept(part: slice) -> list[Tensor]:
+        keep = sieve.keep(origin[part], part.start)
+        return [vector.mul_(keep) for vector in vectors(part)]
+
+    weights = _weights(kept, origin)
+
+    def merged(part: slice) -> Tensor:
+        return _agreeing(kept(part), weights).add_(origin[part])
+
+    return Piecewise(base, elements, merged)
 
 
-def _most_varied(deltas: Tensor, share: float) -> Tensor:
-    variance = deltas.var(dim=0, unbiased=False)
-    return largest(variance, int(share * int(variance.count_nonzero())))
+_Vectors = Callable[[slice], list[Tensor]]
+"""A part of each task vector."""
 
 
-def _weights(deltas: Tensor) -> list[float]:
-    squares = [total(delta.square()) / max(1, delta.numel()) for delta in deltas]
+def _most_varied(vectors: _Vectors, origin: Tensor, share: float) -> Chosen:
+    def variances() -> Iterator[Tensor]:
+        return (_variance(vectors(part)) for part in pieces(origin))
+
+    sieve = Sieve(largest_share(variances, share))
+    return Chosen(torch.cat([packed(sieve.keep(piece, 0)) for piece in variances()]))
+
+
+def _variance(vectors: Sequence[Tensor]) -> Tensor:
+    """Of each element, in float32: by Welford's way in float64, so that it is zero where all are equal."""
+    mean = vectors[0].double()
+    squares = torch.zeros_like(mean)
+    for number, vector in enumerate(vectors[1:], start=2):
+        value = vector.double()
+        apart = value - mean
+        mean.add_(apart / number)
+        squares.add_(apart.mul_(value.sub_(mean)))
+    return squares.div_(len(vectors)).float()
+
+
+def _weights(vectors: _Vectors, origin: Tensor) -> list[float]:
+    parts = ([products(vector, vector)[0] for vector in vectors(part)] for part in pieces(origin))
+    squares = [math.fsum(sums) / len(origin) for sums in zip(*parts, strict=True)]
     if sum(squares) < _NO_ENERGY:
         return [1 / len(squares)] * len(squares)
     return [square / sum(squares) for square in squares]
+
+
+def _agreeing(vectors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    sign = vectors[0].clone()
+    for vector in vectors[1:]:
+        sign.add_(vector)
+    sign.ge_(0).mul_(2).sub_(1)
+    mixed, divisor = torch.zeros_like(sign), torch.zeros_like(sign)
+    for vector, weight in zip(vectors, weights, strict=True):
+        agreed = vector.mul_(sign).clamp_(min=0)
+        mixed.add_(agreed, alpha=weight)
+        divisor.add_(agreed.sign_(), alpha=weight)
+    return mixed.div_(divisor.clamp_(min=_NO_WEIGHT)).mul_(sign)

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.formula import AtLeast
-from evomerge_worker.merge.largest import kept
-from evomerge_worker.merge.method import Source, offset
+from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.statistics import at_least
-from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescaling
+from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescaled
 
 
 def _trimmed(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
@@ -16,17 +14,9 @@ def _trimmed(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thi
     some = [(source, density) for source, density in zip(sources, densities, strict=True) if density > 0]
     found = iter(at_least([source for source, _ in some], base, [density for _, density in some]))
     return [
-        _thinned(source, base, next(found), rescale) if density > 0 else (NOTHING, 1.0)
+        rescaled(source, base, next(found), rescale) if density > 0 else (NOTHING, 1.0)
         for source, density in zip(sources, densities, strict=True)
     ]
-
-
-def _thinned(source: Source, base: Tensor, trimmed: AtLeast | None, rescale: bool) -> Thinned:
-    if trimmed is None or not rescale:
-        return trimmed, 1.0
-    magnitudes = offset(source.tensor, base).abs_().flatten()
-    keep, _ = kept(magnitudes, trimmed.threshold, trimmed.ties)
-    return trimmed, rescaling(source, base, keep.view(base.shape))
 
 
 merge = family(_trimmed, consensus=True)

@@ -1,0 +1,105 @@
+"""What of a task vector is kept, element by element."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge_worker.merge.draws import Draws
+
+_BYTE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """Keep magnitudes above `threshold`, and of those equal to it the first `ties`."""
+
+    threshold: float
+    ties: int
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Keep magnitudes from `low` to `high`: of those equal to `low` not the first `skipped`, and of those equal to
+    `high` only the first `ties`."""
+
+    low: float
+    skipped: int
+    high: float
+    ties: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Keep the elements whose draw, of 16 bits, is below `limit`."""
+
+    draws: Draws
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Keep the elements whose bit is set, as `packed` has them."""
+
+    bits: Tensor
+
+
+Thinning = AtLeast | Between | Drawn | Chosen | None
+"""None keeps all."""
+
+
+class Sieve:
+    """Says where the parts of a vector are kept: asked for one after the other, from the first."""
+
+    def __init__(self, thinning: Thinning) -> None:
+        self._thinning = thinning
+        self._passed = [0, 0]  # of the elements equal to a threshold; where there are two, to the higher one
+
+    def keep(self, vector: Tensor, start: int) -> Tensor:
+        """A boolean vector for the part, in float32, that begins at the element `start`, a multiple of GROUP."""
+        match self._thinning:
+            case None:
+                return torch.ones_like(vector, dtype=torch.bool)
+            case AtLeast(threshold, ties):
+                magnitudes = vector.abs()
+                keep = magnitudes > threshold
+                first, _ = self._split(magnitudes == threshold, ties, 0)
+                keep[first] = True
+            case Between(low, skipped, high, ties):
+                magnitudes = vector.abs()
+                keep = (magnitudes >= low) & (magnitudes <= high)
+                first, _ = self._split(magnitudes == low, skipped, 0)
+                _, last = self._split(magnitudes == high, ties, 1)
+                keep[first] = keep[last] = False
+            case Drawn(draws, limit):
+                keep = draws.numbers(start, len(vector), vector.device) < limit
+            case Chosen(bits):
+                keep = _unpacked(bits[start // _BYTE :], len(vector))
+        return keep
+
+    def thinned(self, vector: Tensor, start: int) -> Tensor:
+        """The part, zero where it is not kept."""
+        return vector if self._thinning is None else torch.where(self.keep(vector, start), vector, 0.0)
+
+    def _split(self, equal: Tensor, number: int, end: int) -> tuple[Tensor, Tensor]:
+        """The places of the equal elements: of the first `number` in the whole vector, and of the others."""
+        places = equal.nonzero().flatten()
+        left = max(0, number - self._passed[end])
+        self._passed[end] += len(places)
+        return places[:left], places[left:]
+
+
+def packed(keep: Tensor) -> Tensor:
+    """A boolean vector as bytes, uint8 [ceil(n / 8)]: the first element is the lowest bit of the first byte."""
+    bits = torch.nn.functional.pad(keep.to(torch.uint8), (0, -len(keep) % _BYTE)).view(-1, _BYTE)
+    return (bits << _places(keep.device)).sum(dim=1, dtype=torch.uint8)
+
+
+def _unpacked(bits: Tensor, count: int) -> Tensor:
+    """The first `count` elements of what was packed."""
+    some = bits[: -(-count // _BYTE)]
+    return (some[:, None] >> _places(bits.device) & 1).bool().flatten()[:count]
+
+
+def _places(device: torch.device) -> Tensor:
+    return torch.arange(_BYTE, dtype=torch.uint8, device=device)
