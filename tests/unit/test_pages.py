@@ -1,10 +1,13 @@
-"""Memory in huge pages."""
+"""Memory in huge pages, and in files."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from evomerge_worker.pages import HUGE_PAGE, huge_pages
+from evomerge_worker.merge.rows import rearranged, rows_by_token
+from evomerge_worker.pages import HUGE_PAGE, huge_pages, in_file
 
 STATUS = Path("/proc/self/status")
 
@@ -26,6 +29,23 @@ def test_no_memory_is_taken_for_nothing() -> None:
     held = [huge_pages(size)[:size].fill_(1) for _ in range(number)]
     assert size * number <= _anonymous() - before < 1.1 * size * number
     assert len(held) == number
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells how much memory a process has")
+def test_rows_in_another_order_take_no_memory_that_the_system_cannot_take_back() -> None:
+    count, width = 4096, 4096
+    tensor = torch.rand(count, width)
+    rows = rows_by_token({str(i): i for i in range(count)}, count, {"a": {str(i): count - 1 - i for i in range(count)}},
+                         ("a",), None)  # fmt: skip
+    before = _anonymous()
+    result = rearranged(rows, "a", lambda _: tensor)
+    assert _anonymous() - before < result.numel() * result.itemsize / 4
+    assert torch.equal(result, tensor.flip(0))
+
+
+def test_without_room_for_a_file_it_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert in_file((1024, 1024), torch.float32).fill_(7).eq(7).all()
 
 
 def _anonymous() -> int:

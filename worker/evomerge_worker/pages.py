@@ -1,7 +1,10 @@
-"""Memory in huge pages, where the system gives them: there is less to look up and to make ready than in small ones."""
+"""Memory in huge pages, of which there is less to look up and to make ready than of small ones, and in files."""
 
+import math
 import mmap
+import os
 from contextlib import suppress
+from tempfile import TemporaryFile
 
 import torch
 from torch import Tensor
@@ -21,3 +24,20 @@ def huge_pages(size: int) -> Tensor:
         with suppress(OSError):  # a kernel without them
             area.madvise(mmap.MADV_HUGEPAGE, start, filled)
     return whole[start:]
+
+
+def in_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor to be filled, in a temporary file without a name: the system writes it out when memory runs short.
+
+    What is small, and what the folder for temporary files has no room for, is in memory.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size < HUGE_PAGE or not hasattr(os, "posix_fallocate"):
+        return torch.empty(shape, dtype=dtype)
+    try:
+        with TemporaryFile(prefix="evomerge-") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            area = mmap.mmap(file.fileno(), size)
+    except OSError:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(area, dtype=dtype).view(shape)

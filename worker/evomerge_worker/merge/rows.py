@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from evomerge_worker.merge.formula import pieces
 from evomerge_worker.merge.tokens import Tokens
+from evomerge_worker.pages import in_file
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,33 @@ def rows_by_number(count: int, models: Mapping[str, int], filler: str) -> Rows:
 def rearranged(rows: Rows, model: str, tensor_of: Callable[[str], Tensor]) -> Tensor:
     """The model's tensor of shape [its rows, ...] as [rows.count, ...]; `tensor_of` gives those of models by name.
 
-    It has the dtype of the tensors it is made of, float32 where a mean is among the rows.
+    It has the dtype of the tensors it is made of, float32 where a mean is among the rows. A large one lies in a file.
     """
     tensor, own = tensor_of(model), rows.own[model]
     if torch.equal(own, torch.arange(rows.count)):
         return tensor[: rows.count]
     parts = [(own >= 0, [model])] + [((own < 0) & lent, list(names)) for names, lent in rows.lent.items()]
     parts = [(places, names) for places, names in parts if bool(places.any())]
-    averaged = bool(rows.unused.any()) or any(len(names) > 1 for _, names in parts)
-    dtype = torch.float32 if averaged else tensor.dtype
-    for _, names in parts:
-        for name in names:
-            dtype = torch.promote_types(dtype, tensor_of(name).dtype)
-    result = torch.zeros((rows.count, *tensor.shape[1:]), dtype=dtype)
-    for places, names in parts:
-        for name in names:
-            result[places] += tensor_of(name)[rows.own[name][places]].to(dtype)
-        if len(names) > 1:
-            result[places] /= len(names)
-    if bool(rows.unused.any()):
-        result[rows.unused] = result[~rows.unused].mean(dim=0)
+    unused = bool(rows.unused.any())
+    averaged = unused or any(len(names) > 1 for _, names in parts)
+    tensors = {name: tensor_of(name) for _, names in parts for name in names}
+    result = in_file((rows.count, *tensor.shape[1:]), _dtype(tensor, *tensors.values(), wide=averaged))
+    total = torch.zeros(tensor.shape[1:], dtype=torch.float64)
+    for piece in pieces(result):
+        some = result[piece].zero_()
+        for places, names in parts:
+            here = places[piece]
+            for name in names:
+                some[here] += tensors[name][rows.own[name][piece][here]].to(result.dtype)
+            if len(names) > 1:
+                some[here] /= len(names)
+        if unused:
+            total += some[~rows.unused[piece]].sum(dim=0, dtype=torch.float64)
+    if unused:
+        result[rows.unused] = (total / int((~rows.unused).sum())).to(result.dtype)
     return result
+
+
+def _dtype(*tensors: Tensor, wide: bool) -> torch.dtype:
+    dtypes = [tensor.dtype for tensor in tensors] + [torch.float32] * wide
+    return reduce(torch.promote_types, dtypes)
