@@ -15,7 +15,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.loading import load_model, load_state
 from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
-from evomerge_worker.merge.fit import COMPUTED
+from evomerge_worker.merge.fit import is_computed
 from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.layers import read_as, result_config
 from evomerge_worker.merge.plan import anchor_of, plan_merge
@@ -115,7 +115,7 @@ class LiveModel:
         wanted = (self._identity(anchor), result_dtype(plans, checkpoints))
         moved = config != anchor.config
         names, of_anchor = {plan.name for plan in plans}, set(anchor.names) - held_heads(anchor)
-        ordinary = not moved and names <= of_anchor and all(map(COMPUTED.search, of_anchor - names))
+        ordinary = not moved and names <= of_anchor and all(map(is_computed, of_anchor - names))
         if self._opened != wanted or (ordinary and self._slots is None and self._has_slots):
             self._open(anchor, wanted[1])
         merger = Merger(checkpoints, mask_seed, self._device, self._statistics)

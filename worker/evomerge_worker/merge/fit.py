@@ -11,10 +11,14 @@ from evomerge_worker.errors import where_of
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.tied import held_heads, ties_head
 
-COMPUTED = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
-"""What older versions of transformers wrote besides weights, and every version computes by itself."""
+_COMPUTED = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
 _KINDS = 8
 _NUMBER = re.compile(r"\d+")
+
+
+def is_computed(name: str) -> bool:
+    """Whether a tensor is one that older versions of transformers wrote besides weights: all compute it themselves."""
+    return bool(_COMPUTED.search(name))
 
 
 class Misfit(Problem):
@@ -100,12 +104,12 @@ def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: 
     for source in sources:
         held = {*source.layout.before, *source.layout.after}
         for name in sorted(wanted - held):
-            if COMPUTED.search(name) or (name in anchor.copies and ties_head(anchor.config)):
+            if is_computed(name) or (name in anchor.copies and ties_head(anchor.config)):
                 wanted.discard(name)
             else:
                 misfits.add(source.name, name, f"lacks {{tensor}}, which {anchor.name} has", anchor.name)
         for name in sorted(held - {*before, *after}):
-            if name not in source.copies and not COMPUTED.search(name):
+            if name not in source.copies and not is_computed(name):
                 misfits.add(source.name, name, f"has {{tensor}}, which {anchor.name} lacks", anchor.name)
     return [n for n in before if n in wanted], [n for n in after if n in wanted]
 
@@ -125,7 +129,7 @@ def check_layer(anchor: Checkpoint, layer: int, source: Checkpoint, its_layer: i
 
 
 def _weights(checkpoint: Checkpoint, layer: int) -> Set[str]:
-    return {name for name in checkpoint.layer_tensors[layer] if not COMPUTED.search(name)}
+    return {name for name in checkpoint.layer_tensors[layer] if not is_computed(name)}
 
 
 def check_tensor(
@@ -143,7 +147,7 @@ def check_tensor(
             complete = False
             continue
         alike = (source.shape(tensor), source.dtype(tensor).is_floating_point) == (shape, is_float)
-        if COMPUTED.search(name) and not alike:
+        if is_computed(name) and not alike:
             complete = False
             continue
         if source.shape(tensor) != shape:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from evomerge_contract.report import Layout, Problem
-from evomerge_worker.merge.fit import COMPUTED, Misfit, and_more
+from evomerge_worker.merge.fit import Misfit, and_more, is_computed
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.sources import Opened
 from evomerge_worker.shards import Checkpoint
@@ -138,4 +138,4 @@ def _copies(model: Any, name: str) -> Set[str]:
 
 def _is_computed(checkpoint: Checkpoint, name: str) -> bool:
     """Whether a tensor is no weight: whole numbers and truth values, or a buffer by its name."""
-    return bool(COMPUTED.search(name)) or (name in checkpoint and not checkpoint.dtype(name).is_floating_point)
+    return is_computed(name) or (name in checkpoint and not checkpoint.dtype(name).is_floating_point)
