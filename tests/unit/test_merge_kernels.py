@@ -77,7 +77,8 @@ def _thinnings(count: int) -> list[Thinning]:
     some = count // 50
     return [None, AtLeast(_EDGE, count), Between(_EDGE, some, _FAR, some), AtLeast(_EDGE, some), chosen,
             AtLeast(_EDGE, 0), Drawn(draws, 20_000), Between(_EDGE, 0, _EDGE, some), Between(_EDGE, some, _EDGE, count),
-            Between(_EDGE, count, _FAR, count), Between(0.0, some, _FAR, 0), Between(0.0, some, 0.0, 2 * some),
+            Between(_EDGE, 3, _EDGE, 9), Between(_EDGE, some, _EDGE, some + 1), Between(_EDGE, count, _FAR, count),
+            Between(0.0, some, _FAR, 0), Between(0.0, some, 0.0, 2 * some),
             AtLeast(float("inf"), 0), Drawn(draws, 0), Drawn(draws, 65_536)]  # fmt: skip
 
 
@@ -87,21 +88,22 @@ def _thinnings(count: int) -> list[Thinning]:
 def test_votes_have_the_same_bits(how: tuple[bool, bool, float], sources: int, count: int) -> None:
     consensus, normalize, divisor = how
     base, kinds = _tensor(99, count, coarse=True), _thinnings(count)
-    deltas = tuple(
-        Delta(_tensor(s, count, coarse=True), w := 0.9 - 0.25 * s, 1.1 * w, kinds[s % 7]) for s in range(sources)
-    )
-    for lambda_ in (1.0, 1.3):
+    for first, lambda_ in ((0, 1.0), (7, 1.3)):
+        deltas = tuple(
+            Delta(_tensor(s, count, coarse=True), w := 0.9 - 0.25 * s, 1.1 * w, kinds[(first + s) % len(kinds)])
+            for s in range(sources)
+        )
         _both(Votes(base, deltas, consensus, normalize, divisor, lambda_), torch.bfloat16)
 
 
 @pytest.mark.parametrize("out", DTYPES)
 @pytest.mark.parametrize("dtype", [*DTYPES, None])
-@pytest.mark.parametrize("kind", range(15))
+@pytest.mark.parametrize("kind", range(17))
 def test_votes_of_all_dtypes_have_the_same_bits(dtype: torch.dtype | None, out: torch.dtype, kind: int) -> None:
     count = 9_001
     base = _tensor(99, count, dtype or torch.float16)
     deltas = tuple(
-        Delta(_tensor(s, count, dtype or DTYPES[s]), 0.5 + s, 0.7 - s, _thinnings(count)[(kind + s) % 15])
+        Delta(_tensor(s, count, dtype or DTYPES[s]), 0.5 + s, 0.7 - s, _thinnings(count)[(kind + s) % 17])
         for s in range(3)
     )
     _both(Votes(base, deltas, consensus=True, normalize=True, lambda_=0.8), out)
@@ -290,6 +292,19 @@ def test_thresholds_without_the_library_are_those_of_sorting(
     for density in (1e-6, 0.3, 0.999):
         (found,) = at_least([source], base, [density])
         _same_kept(source.tensor, base, found, max(1, int(density * n)))
+
+
+@pytest.mark.parametrize("moved", [0.05, 0.4])
+def test_thresholds_where_most_has_not_moved(moved: float) -> None:
+    """float32 of so many magnitudes that they are not told apart, and one bin with most of the tensor: that of zero."""
+    n = 400_000
+    base, generator = torch.randn(n, generator=torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2)
+    change = torch.randn(n, generator=generator) * (torch.rand(n, generator=generator) < moved)
+    source = _source(base + change)
+    known = source._replace(known=lambda kind, find, source: find(source, base))
+    for density in (0.02, 0.3, 0.5, 0.9):
+        (found,) = at_least([known], base, [density])
+        _same_kept(source.tensor, base, found, int(density * n))
 
 
 def test_thresholds_of_more_sources_than_the_library_takes_at_once() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from evomerge_contract.methods import METHODS
 from evomerge_worker.errors import CandidateError
+from evomerge_worker.merge import formula, native
 from evomerge_worker.merge.draws import Draws, limit_of
 from evomerge_worker.merge.sums import row_products
 from method_inputs import (
@@ -161,6 +162,49 @@ def test_the_number_of_threads_changes_no_bit(method: str, shape: tuple[int, ...
         assert torch.equal(results[0], results[2])
         if method != "nuslerp":
             return
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 3), (3, 1), (2, 1, 3)])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_smallest_tensors_are_merged_too(method: str, shape: tuple[int, ...]) -> None:
+    x, y, z = (random_tensor(seed, shape) for seed in range(3))
+    merged = carried_out(method, some_sources(method, y, z), x, some_settings(method))
+    assert merged.shape == shape
+    assert bool(merged.isfinite().all())
+
+
+@pytest.mark.parametrize("density", [0.02, 0.3, 0.97])
+@pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])
+def test_breadcrumbs_of_few_magnitudes_are_the_same_without_the_library(
+    method: str, density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all that is kept may have one magnitude."""
+    x = torch.randint(1, 3, (4096,), generator=torch.Generator().manual_seed(0)) / 64
+    one, shared = [source(x, weight=1, density=density, gamma=0.01)], FAMILY | {"rescale": True}
+    compiled = carried_out(method, one, torch.zeros(4096), shared)
+    assert int(compiled.count_nonzero()) == int(density * 4096)
+    monkeypatch.setattr(native, "usable", lambda *_: False)
+    assert torch.equal(carried_out(method, one, torch.zeros(4096), shared), compiled)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("shape", [(70, 45), (45, 70, 3), (3001,)])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_it_does_not_matter_of_what_size_the_pieces_are(
+    method: str, shape: tuple[int, ...], compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many equal magnitudes, so that those of a threshold lie in several pieces."""
+    if not compiled:
+        monkeypatch.setattr(native, "usable", lambda *_: False)
+    x, y, z = (random_tensor(seed, shape).mul_(8).round_().div_(8) for seed in range(3))
+    ways = [{"nuslerp_flatten": False, "nuslerp_row_wise": r} for r in (False, True)] if method == "nuslerp" else []
+    for chosen in [*ways, {}]:
+        shared = some_settings(method, **chosen)
+        whole = carried_out(method, some_sources(method, y, z), x, shared)
+        with monkeypatch.context() as patched:
+            patched.setattr(formula, "_PIECE", 256)
+            patched.setattr(formula, "_COLUMNS", 4)
+            close(carried_out(method, some_sources(method, y, z), x, shared), whole.double())
 
 
 def _on_threads(merge: Callable[[], Tensor]) -> list[Tensor]:

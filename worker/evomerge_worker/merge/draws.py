@@ -52,9 +52,10 @@ class Draws:
         return halves.view(4, groups, _COUNTERS).transpose(0, 1).reshape(-1)[:count]
 
     def below(self, chances: Tensor, start: int = 0) -> Tensor:
-        """True with these chances, to within 2**-17, for the elements from `start`, a multiple of GROUP, on."""
-        numbers = self.numbers(start, chances.numel(), chances.device).view(chances.shape)
-        return numbers < (chances * 65536).round()
+        """True with these chances, to within 2**-17, for the elements from `start` on."""
+        before = start % GROUP
+        numbers = self.numbers(start - before, before + chances.numel(), chances.device)[before:]
+        return numbers.view(chances.shape) < (chances * 65536).round()
 
 
 @dataclass(frozen=True, slots=True)

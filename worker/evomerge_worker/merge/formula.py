@@ -55,13 +55,12 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Piecewise:
-    """A tensor of the shape of `like` that is made in torch, piece by piece.
+    """A tensor that is made in torch, piece by piece.
 
     `view` is `elements`, `rows` or `columns`: what pieces are slices of. `make` gives those of the view of the result,
     in float32; what it takes for that of other tensors it takes from the same view of them.
     """
 
-    like: Tensor
     view: Callable[[Tensor], Tensor]
     make: Callable[[slice], Tensor]
 
@@ -86,9 +85,9 @@ def columns(tensor: Tensor) -> Tensor:
 
 def pieces(view: Tensor, multiple: int = 1) -> Iterator[slice]:
     """Slices that make up the first dimension of a view, each but the last a multiple of so many."""
-    elements = _PIECE if view.device.type == "cpu" else _ON_DEVICE
+    size = _PIECE if view.device.type == "cpu" else _ON_DEVICE
     multiple = multiple if view.is_contiguous() else math.lcm(multiple, _COLUMNS)
-    step = -(-elements // (max(1, view[:1].numel()) * multiple)) * multiple
+    step = -(-size // (max(1, view[:1].numel()) * multiple)) * multiple
     for start in range(0, len(view), step):
         yield slice(start, min(start + step, len(view)))
 
@@ -107,10 +106,10 @@ def plain(formula: Formula, out: Tensor) -> Tensor:
     """
     match formula:
         case WeightedSum():
-            piecewise = Piecewise(out, elements, lambda part: _summed(formula, part))
+            piecewise = Piecewise(elements, lambda part: _summed(formula, part))
         case Votes():
             sieves = [Sieve(delta.thinning) for delta in formula.deltas]
-            piecewise = Piecewise(out, elements, lambda part: _voted(formula, sieves, part))
+            piecewise = Piecewise(elements, lambda part: _voted(formula, sieves, part))
         case Piecewise():
             piecewise = formula
     result = piecewise.view(out)

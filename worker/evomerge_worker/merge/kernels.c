@@ -30,7 +30,7 @@
 #endif
 
 /* Raised whenever what is exported here changes: native.py uses no library of another one. */
-const int32_t evomerge_interface = 6;
+const int32_t evomerge_interface = 7;
 
 enum { F32 = 0, BF16 = 1, F16 = 2 };             /* dtypes */
 enum { ALL = 0, AT_LEAST = 1, BETWEEN = 2, DRAWN = 3, CHOSEN = 4 }; /* how a task vector is thinned out */
@@ -309,29 +309,27 @@ INLINE void draw(const uint32_t *key, size_t start, size_t n, uint32_t *restrict
     }
 }
 
-/* Of a block's elements equal to the threshold only the first `ties` stay. */
-static void drop_ties(const delta_t *source, const float *base, size_t start, size_t n, int64_t ties, float *delta) {
+/* Of a block's elements, whose magnitudes are given by their places, those equal to the threshold stay only if they are
+ * among the first `ties`. */
+static void drop_ties(const delta_t *source, const uint32_t *magnitudes, size_t n, left_t left, float *delta) {
     const uint32_t threshold = bits_of(source->threshold);
-    for (size_t e = 0; e < n; e++) {
-        const size_t i = place(e);
-        const float x = load(source->tensor.data, source->tensor.dtype, start + e);
-        if ((bits_of(x - base[i]) & 0x7fffffffu) == threshold && ties-- <= 0) delta[i] = source->factor * 0.0f;
-    }
+    for (size_t e = 0; e < n; e++)
+        if (magnitudes[place(e)] == threshold && left.ties-- <= 0) delta[place(e)] = source->factor * 0.0f;
 }
 
-/* Of a block's elements, whose magnitudes are given by their places, those equal to the lower threshold stay but for the
- * first `skipped`, and of those equal to the higher one the first `ties`. */
+/* Those equal to the lower threshold stay but for the first `skipped`, those equal to the higher one if they are among
+ * the first `ties`; where both are the same, an element counts for both. */
 static void drop_ends(const delta_t *source, const uint32_t *magnitudes, size_t n, left_t left, float *delta) {
     const uint32_t low = bits_of(source->threshold), high = bits_of(source->high);
     for (size_t e = 0; e < n; e++) {
-        const size_t i = place(e);
-        if ((magnitudes[i] == low && left.skipped-- > 0) || (magnitudes[i] == high && left.ties-- <= 0))
-            delta[i] = source->factor * 0.0f;
+        const int first = magnitudes[place(e)] == low && left.skipped-- > 0;
+        const int late = magnitudes[place(e)] == high && left.ties-- <= 0;
+        if (first || late) delta[place(e)] = source->factor * 0.0f;
     }
 }
 
 /* The same as `thinned` for BETWEEN. Most blocks keep all elements that are equal to a threshold, or none. */
-INLINE void between(const delta_t *source, const float *restrict base, size_t start, size_t n, left_t *left,
+INLINE void thinned_between(const delta_t *source, const float *restrict base, size_t start, size_t n, left_t *left,
                     float *restrict delta) {
     const float factor = source->factor;
     const uint32_t low = bits_of(source->threshold), high = bits_of(source->high);
@@ -370,10 +368,10 @@ INLINE void thinned(const delta_t *source, const float *restrict base, size_t st
             delta[i] = factor * float_of(magnitudes[i] >= threshold ? bits : 0u);
         });
         for (size_t i = 0; i < BLOCK; i++) equal += magnitudes[i] == threshold;
-        if ((int64_t)equal > left->ties) drop_ties(source, base, start, n, left->ties, delta);
+        if ((int64_t)equal > left->ties) drop_ties(source, magnitudes, n, *left, delta);
         left->ties = (int64_t)equal > left->ties ? 0 : left->ties - equal;
     } else if (source->thinning == BETWEEN) {
-        between(source, base, start, n, left, delta);
+        thinned_between(source, base, start, n, left, delta);
     } else if (source->thinning == DRAWN) {
         uint32_t draws[BLOCK];
         const uint32_t limit = source->limit;
@@ -513,8 +511,8 @@ EACH_CPU void evomerge_thinned_norms(size_t count, const delta_t *source, tensor
         FOR_EACH(base, start, n, origin[i] = x);
         FOR_EACH(source->tensor, start, n, whole[i] = source->factor * (x - origin[i]));
         thinned(source, origin, start, n, &left, rest);
-        for (int half = 0; half < 2; half++)
-            for (size_t at = half * HALF; at < (half + 1) * (size_t)HALF; at += 16)
+        for (size_t half = 0; half < 2; half++)
+            for (size_t at = half * HALF; at < (half + 1) * HALF; at += 16)
                 for (size_t l = 0; l < 16; l++) {
                     sums[0][half * 16 + l] += __builtin_fabsf(whole[at + l]);
                     sums[1][half * 16 + l] += __builtin_fabsf(rest[at + l]);
@@ -531,8 +529,8 @@ EACH_CPU void evomerge_products(size_t count, tensor_t one, tensor_t other, doub
         if (n < BLOCK) memset(first, 0, sizeof first), memset(second, 0, sizeof second);
         FOR_EACH(one, start, n, first[i] = x);
         FOR_EACH(other, start, n, second[i] = x);
-        for (int half = 0; half < 2; half++)
-            for (size_t at = half * HALF; at < (half + 1) * (size_t)HALF; at += 16)
+        for (size_t half = 0; half < 2; half++)
+            for (size_t at = half * HALF; at < (half + 1) * HALF; at += 16)
                 for (size_t l = 0; l < 16; l++) {
                     const double x = first[at + l], y = second[at + l];
                     sums[0][half * 16 + l] += x * x;

@@ -26,7 +26,7 @@ Counts = NDArray[np.uint32] | NDArray[np.int64]
 
 _MOST_SOURCES = 16
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_INTERFACE = 6  # as kernels.c says it
+_INTERFACE = 7  # as kernels.c says it
 _TABLE_BITS = 17
 LOW_BITS = 13
 """Of a magnitude's 31 bits, those that a histogram does not tell apart."""

@@ -1,6 +1,7 @@
-"""The k-th largest magnitude of a task vector by one pass over it, for those who merge once.
+"""The k-th largest of many numbers, exactly.
 
-A sample says between which two magnitudes it lies; only those in between are looked at (Floyd and Rivest 1975).
+For those who merge once, of a task vector's magnitudes by one pass over it: a sample says between which two the k-th
+lies, and only those in between are looked at (Floyd and Rivest 1975). Otherwise by the bits, the upper ones first.
 """
 
 import math
@@ -97,9 +98,9 @@ def _plain_inside(tensor: Tensor, bounds: native.Bounds, base: Tensor) -> native
     return native.Inside(np.concatenate(found).astype(np.uint32), within, above)
 
 
-def equal(tensors: Sequence[Tensor], base: Tensor, magnitudes: Sequence[float]) -> list[int]:
+def equal(tensors: Sequence[Tensor], base: Tensor, values: Sequence[float]) -> list[int]:
     """How many elements of each `tensor - base` have this magnitude."""
-    keys = [int(np.float32(magnitude).view(np.uint32)) for magnitude in magnitudes]
+    keys = [int(np.float32(value).view(np.uint32)) for value in values]
     return [inside.within for inside in between(tensors, base, [native.Bounds(key, key + 1, 0) for key in keys])]
 
 
@@ -119,25 +120,31 @@ def magnitude_of(bits: int) -> float:
     return float(np.uint32(bits).view(np.float32))
 
 
-def largest_share(pieces: Callable[[], Iterable[Tensor]], share: float) -> AtLeast:
+def largest_share(vector: Callable[[], Iterable[Tensor]], share: float) -> AtLeast:
     """What keeps this share of a vector's elements that are not zero, the largest, and among equals the first.
 
-    `pieces` gives the vector, float32 and nowhere negative, piece by piece; it is gone through twice.
+    `vector` gives it, float32 and nowhere negative, piece by piece; it is gone through twice.
     """
     upper, nonzero = np.zeros(1 << 31 - _LOWER, np.int64), 0
-    for piece in pieces():
+    for piece in vector():
         nonzero += int(piece.count_nonzero())
         upper += _counts(piece.view(torch.int32) >> _LOWER, len(upper))
     kept = int(share * nonzero)
     if not kept:
         return AtLeast(math.inf, 0)
     key, kept = _place(upper, kept)
-    lower = np.zeros(1 << _LOWER, np.int64)
-    for piece in pieces():
-        bits = piece.view(torch.int32)
-        lower += _counts(bits[bits >> _LOWER == key] - (key << _LOWER), len(lower))
-    low, ties = _place(lower, kept)
-    return AtLeast(magnitude_of((key << _LOWER) + low), ties)
+    bits, ties = kth_of_bin((piece.view(torch.int32) for piece in vector()), key, _LOWER, kept)
+    return AtLeast(magnitude_of(bits), ties)
+
+
+def kth_of_bin(numbers: Iterable[Tensor], key: int, low_bits: int, k: int) -> tuple[int, int]:
+    """The k-th largest (from 1) of those whole numbers that are `key` without so many lower bits, and how many of those
+    equal to it are among the k largest."""
+    lower = np.zeros(1 << low_bits, np.int64)
+    for bits in numbers:
+        lower += _counts(bits[bits >> low_bits == key] - (key << low_bits), len(lower))
+    low, ties = _place(lower, k)
+    return (key << low_bits) + low, ties
 
 
 def _counts(keys: Tensor, number: int) -> NDArray[np.int64]:

@@ -18,11 +18,13 @@ from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import elements, pieces
 from evomerge_worker.merge.method import Source, Statistic, offset
-from evomerge_worker.merge.selection import between, kth_largest, magnitude_of, magnitudes, select
+from evomerge_worker.merge.selection import between, kth_largest, kth_of_bin, magnitude_of, magnitudes, select
 from evomerge_worker.merge.sums import products
 from evomerge_worker.merge.thinning import AtLeast
 
 _TINY = 1e-8
+_ROOM = 8
+"""A bin with more than one element in so many is not copied."""
 _COUNTABLE = 1 << 32  # elements that fit the library's counts
 
 
@@ -61,7 +63,7 @@ class _Place:
 
     @classmethod
     def of(cls, source: Source, base: Tensor, kept: int) -> "_Place":
-        low_bits, keys, above = _unpacked(source.statistic("magnitudes", _magnitudes, base))
+        low_bits, keys, above = _parts_of(source.statistic("magnitudes", _magnitudes, base))
         place = int(np.searchsorted(above, above.dtype.type(kept)))  # the first key that has so many down to it
         higher = int(above[place - 1]) if place else 0
         return cls(source, int(keys[place]), int(above[place]) - higher, kept - higher, low_bits)
@@ -72,15 +74,24 @@ class _Place:
 
 
 def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
-    """Find the thresholds among the magnitudes of their bins, in one more pass over the tensors."""
-    bounds = [native.Bounds(p.key << p.low_bits, (p.key + 1) << p.low_bits, p.size) for p in places]
-    for place, inside in zip(places, between([p.source.tensor for p in places], base, bounds), strict=True):
+    """Find the thresholds among the magnitudes of their bins, in one more pass over the tensors.
+
+    A bin that holds much of a tensor (zero, where most has not moved) is counted instead of copied.
+    """
+    few = [place for place in places if place.size <= base.numel() // _ROOM]
+    bounds = [native.Bounds(p.key << p.low_bits, (p.key + 1) << p.low_bits, p.size) for p in few]
+    for place, inside in zip(few, between([p.source.tensor for p in few], base, bounds), strict=True):
         place.key, place.kept = kth_largest(inside.bits, place.kept)
         place.low_bits = 0
+    for place in places:
+        if place.low_bits:
+            bits = magnitudes(place.source.tensor, base)
+            place.key, place.kept = kth_of_bin(bits, place.key, place.low_bits, place.kept)
+            place.low_bits = 0
 
 
 def _magnitudes(source: Source, base: Tensor) -> Statistic:
-    """The magnitudes of `tensor - base` for `_unpacked`: all that are different where they are few, else bins."""
+    """The magnitudes of `tensor - base` for `_parts_of`: all that are different where they are few, else bins."""
     tensor = source.tensor
     compiled = native.usable(tensor, base) and tensor.numel() < _COUNTABLE
     distinct, histogram = (native.distinct, native.histogram) if compiled else (_plain_distinct, _plain_histogram)
@@ -114,7 +125,7 @@ def _plain_histogram(tensor: Tensor, base: Tensor) -> native.Counts:
     return counts
 
 
-def _unpacked(packed: Statistic) -> tuple[int, Statistic, Statistic]:
+def _parts_of(packed: Statistic) -> tuple[int, Statistic, Statistic]:
     """How many lower bits the keys lack; the keys, descending; and how many elements have each or a larger one."""
     keys, above = packed[1:].reshape(2, -1)
     return int(packed[0]), keys, above

@@ -32,8 +32,8 @@ def products(one: Tensor, other: Tensor) -> tuple[float, float, float]:
 def _plain_products(one: Tensor, other: Tensor) -> _Floats:
     sums, flat = np.zeros((3, native.LANES)), (one.flatten(), other.flatten())
     for part in pieces(flat[0]):
-        x, y = (_lanes(tensor[part]) for tensor in flat)
-        sums = _added(sums, np.stack([x * x, y * y, x * y]))
+        x, y = (tensor[part].double() for tensor in flat)
+        sums = _added(sums, [x * x, y * y, x * y])
     return sums
 
 
@@ -49,18 +49,17 @@ def _plain_thinned_norms(delta: Delta, base: Tensor) -> _Floats:
     for part in pieces(elements(base)):
         vector = offset(elements(delta.tensor)[part], elements(base)[part])
         rest = sieve.thinned(vector, part.start)
-        sums = _added(sums, np.stack([_lanes(x.mul(delta.factor).abs_()) for x in (vector, rest)]))
+        sums = _added(sums, [x.mul(delta.factor).abs_().double() for x in (vector, rest)])
     return sums
 
 
-def _lanes(vector: Tensor) -> _Floats:
-    """In float64, and as many to a row as there are lanes; the last row is filled up with zeros."""
-    return np.pad(vector.double().cpu().numpy(), (0, -len(vector) % native.LANES)).reshape(-1, native.LANES)
-
-
-def _added(sums: _Floats, rows: _Floats) -> _Floats:
-    """`sums` [n, LANES] and `rows` [n, m, LANES] added up, row after row."""
-    return np.asarray(np.add.reduce(np.concatenate([sums[:, None], rows], axis=1), axis=1))
+def _added(sums: _Floats, vectors: Sequence[Tensor]) -> _Floats:
+    """`sums` [n, LANES] and n vectors in float64 that go over the lanes again and again: on a CPU in their order."""
+    lanes = [torch.nn.functional.pad(vector, (0, -len(vector) % native.LANES)) for vector in vectors]
+    rows = torch.stack(lanes).view(len(sums), -1, native.LANES)
+    if rows.device.type != "cpu":
+        return np.asarray(sums + rows.sum(dim=1).cpu().numpy())
+    return np.asarray(np.add.reduce(np.concatenate([sums[:, None], rows.numpy()], axis=1), axis=1))
 
 
 def inner_products(tensors: Sequence[Tensor], base: Tensor) -> _Floats:
@@ -86,7 +85,7 @@ def row_products(x: Tensor, y: Tensor) -> Tensor:
     """
     if len(x) == 1:
         return torch.full((1, 1), products(x, y)[2], dtype=torch.float64, device=x.device)
-    return (x * y).contiguous().sum(dim=1, keepdim=True).double()
+    return (x.double() * y).contiguous().sum(dim=1, keepdim=True)
 
 
 def weight_sum(weights: Sequence[float]) -> float:

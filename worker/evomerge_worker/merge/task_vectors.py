@@ -64,6 +64,6 @@ def restoring(before: float, after: float) -> float:
 
 def rescaled(source: Source, base: Tensor, thinning: Thinning, rescale: bool) -> Thinned:
     """What is kept, and, if it is to be restored, what restores the L1 norm."""
-    if not rescale:
+    if thinning is None or not rescale:
         return thinning, 1.0
     return thinning, restoring(*thinned_norms(Delta(source.tensor, 1.0, 1.0, thinning), base))

@@ -49,14 +49,20 @@ Thinning = AtLeast | Between | Drawn | Chosen | None
 
 
 class Sieve:
-    """Says where the parts of a vector are kept: asked for one after the other, from the first."""
+    """Says where the parts of a vector are kept.
+
+    Where equals are counted (AtLeast, Between), it is to be asked for one part after the other, from the first.
+    """
 
     def __init__(self, thinning: Thinning) -> None:
         self._thinning = thinning
         self._passed = [0, 0]  # of the elements equal to a threshold; where there are two, to the higher one
 
     def keep(self, vector: Tensor, start: int) -> Tensor:
-        """A boolean vector for the part, in float32, that begins at the element `start`, a multiple of GROUP."""
+        """A boolean vector for the part, in float32, that begins at the element `start`, a multiple of GROUP.
+
+        Only Drawn and Chosen ask where it begins.
+        """
         match self._thinning:
             case None:
                 return torch.ones_like(vector, dtype=torch.bool)

@@ -11,15 +11,15 @@ from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescale
 from evomerge_worker.merge.thinning import Between
 
 
-def between(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
+def without_outliers(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
     """Keep floor(density * n) elements: the largest but for floor(gamma * n) outliers, or for fewer to have as many.
 
     Among elements of one magnitude the first count as smaller. A density of 1 keeps the outliers too.
     """
-    return [_between(source, base, rescale) for source in sources]
+    return [_without_outliers(source, base, rescale) for source in sources]
 
 
-def _between(source: Source, base: Tensor, rescale: bool) -> Thinned:
+def _without_outliers(source: Source, base: Tensor, rescale: bool) -> Thinned:
     density, count = source.values["density"], base.numel()
     if density >= 1:
         return None, 1.0
@@ -33,4 +33,4 @@ def _between(source: Source, base: Tensor, rescale: bool) -> Thinned:
     return rescaled(source, base, kept, rescale)
 
 
-merge = family(between, consensus=False)
+merge = family(without_outliers, consensus=False)

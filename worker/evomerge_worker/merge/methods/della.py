@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge_worker.merge.draws import GROUP
-from evomerge_worker.merge.formula import pieces
+from evomerge_worker.merge.formula import elements, pieces
 from evomerge_worker.merge.method import Source, offset
 from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescaled
 from evomerge_worker.merge.thinning import Chosen, packed
@@ -32,14 +31,24 @@ def _magprune(source: Source, base: Tensor, rescale: bool) -> Thinned:
 
 
 def _chosen(source: Source, base: Tensor, density: float, epsilon: float) -> Chosen:
-    """Row by row; the draws for some rows begin at a multiple of GROUP."""
-    tensor, origin = (x if x.dim() > 1 else x[None] for x in (source.tensor, base))
-    length = origin[0].numel()
-    bits = []
-    for part in pieces(origin, GROUP // math.gcd(GROUP, length)):
-        chances = probabilities(offset(tensor[part], origin[part]), density, epsilon)
-        bits.append(packed(source.draws.below(chances, part.start * length).flatten()))
+    tensor, origin = (x if x.dim() > 1 else x.view(1, -1) for x in (source.tensor, base))
+    number, bits = origin[0].numel(), []
+    for part in pieces(origin, 8 // math.gcd(8, number)):  # whole bytes
+        chances = elements(_chances(tensor[part], origin[part], density, epsilon))
+        for some in pieces(chances):
+            bits.append(packed(source.draws.below(chances[some], part.start * number + some.start)))
     return Chosen(torch.cat(bits))
+
+
+def _chances(tensor: Tensor, base: Tensor, density: float, epsilon: float) -> Tensor:
+    """What elements [n, length, ...] are kept with; beyond two dimensions some of the rows at a time."""
+    if base.dim() == 2:
+        return probabilities(offset(tensor, base), density, epsilon)
+    tensor, origin = tensor.flatten(2), base.flatten(2)
+    chances = torch.empty(origin.shape, device=base.device)
+    for some in pieces(origin[0].t()):
+        chances[..., some] = probabilities(offset(tensor[..., some], origin[..., some]), density, epsilon)
+    return chances
 
 
 def probabilities(delta: Tensor, density: float, epsilon: float) -> Tensor:

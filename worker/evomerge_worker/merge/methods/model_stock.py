@@ -34,7 +34,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
             mixed.add_(delta)
         return fresh(origin).add_(mixed.mul_(share.float()))
 
-    return Piecewise(base, rows, moved)
+    return Piecewise(rows, moved)
 
 
 def _share(products: Mapping[tuple[int, int], Tensor], count: int) -> Tensor:
@@ -44,7 +44,7 @@ def _share(products: Mapping[tuple[int, int], Tensor], count: int) -> Tensor:
     """
     norms = [products[i, i].sqrt() for i in range(count)]
     cosines = [(products[i, j] / (norms[i] * norms[j]).clamp(min=_TINY)).clamp(-1, 1) for i, j in products if i != j]
-    cosine = torch.stack(cosines).mean(dim=0)
+    cosine = sum(cosines[1:], start=cosines[0]) / len(cosines)
     denominator = 1 + (count - 1) * cosine
     singular = denominator.abs() < _TINY
     return torch.where(singular, 0.0, cosine / torch.where(singular, 1.0, denominator))

@@ -20,4 +20,4 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
         weight = delta.abs().clamp_(min=_TINY).reciprocal_().mul_(shared["t"]).clamp_(max=1)
         return fresh(origin[part]).add_(delta.mul_(weight))
 
-    return Piecewise(base, elements, swapped)
+    return Piecewise(elements, swapped)

@@ -45,7 +45,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
         mixed = x.mul_(of_x).add_(y.mul_(of_y))
         return mixed.add_(origin) if origin.numel() else mixed
 
-    return Piecewise(tensors[0], view, turned)
+    return Piecewise(view, turned)
 
 
 def _cosine(products: _Floats) -> _Floats:

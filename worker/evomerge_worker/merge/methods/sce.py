@@ -1,7 +1,7 @@
 """SCE: select the elements in which task vectors vary most, calculate weights, erase minority signs (2408.07990)."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,30 +29,33 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     def vectors(part: slice) -> list[Tensor]:
         return [offset(tensor[part], origin[part]) for tensor in tensors]
 
-    sieve = Sieve(_most_varied(vectors, origin, share) if share < 1 else None)
-
-    def kept(part: slice) -> list[Tensor]:
-        keep = sieve.keep(origin[part], part.start)
-        return [vector.mul_(keep) for vector in vectors(part)]
-
-    weights = _weights(kept, origin)
+    taken = _selected(vectors, _most_varied(vectors, origin, share)) if share < 1 else vectors
+    weights = _weights(taken, origin)
 
     def merged(part: slice) -> Tensor:
-        return _agreeing(kept(part), weights).add_(origin[part])
+        return _agreeing(taken(part), weights).add_(origin[part])
 
-    return Piecewise(base, elements, merged)
+    return Piecewise(elements, merged)
 
 
 _Vectors = Callable[[slice], list[Tensor]]
 """A part of each task vector."""
 
 
-def _most_varied(vectors: _Vectors, origin: Tensor, share: float) -> Chosen:
-    def variances() -> Iterator[Tensor]:
-        return (_variance(vectors(part)) for part in pieces(origin))
+def _selected(vectors: _Vectors, chosen: Chosen) -> _Vectors:
+    sieve = Sieve(chosen)
 
-    sieve = Sieve(largest_share(variances, share))
-    return Chosen(torch.cat([packed(sieve.keep(piece, 0)) for piece in variances()]))
+    def selected(part: slice) -> list[Tensor]:
+        first, *others = vectors(part)
+        keep = sieve.keep(first, part.start)
+        return [vector.mul_(keep) for vector in (first, *others)]
+
+    return selected
+
+
+def _most_varied(vectors: _Vectors, origin: Tensor, share: float) -> Chosen:
+    sieve = Sieve(largest_share(lambda: (_variance(vectors(part)) for part in pieces(origin)), share))
+    return Chosen(torch.cat([packed(sieve.keep(_variance(vectors(p)), p.start)) for p in pieces(origin)]))
 
 
 def _variance(vectors: Sequence[Tensor]) -> Tensor:
