@@ -79,13 +79,15 @@ def inner_products(tensors: Sequence[Tensor], base: Tensor) -> _Floats:
 
 
 def row_products(x: Tensor, y: Tensor) -> Tensor:
-    """The inner products of the rows of two float32 tensors [n, m], in float64, [n, 1].
+    """The inner products of the rows of two float64 tensors [n, m], [n, 1].
 
     torch shares whole rows out among its threads, if they lie in memory one after the other; a lone row it cuts.
     """
-    if len(x) == 1:
-        return torch.full((1, 1), products(x, y)[2], dtype=torch.float64, device=x.device)
-    return (x.double() * y).contiguous().sum(dim=1, keepdim=True)
+    products = (x * y).contiguous()
+    if len(x) > 1:
+        return products.sum(dim=1, keepdim=True)
+    lanes = _added(np.zeros((1, native.LANES)), [products[0]])
+    return torch.full((1, 1), math.fsum(lanes[0]), dtype=torch.float64, device=x.device)
 
 
 def weight_sum(weights: Sequence[float]) -> float:

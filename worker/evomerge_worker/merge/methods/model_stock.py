@@ -28,7 +28,8 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     def moved(part: slice) -> Tensor:
         origin = rows(base)[part]
         deltas = [offset(rows(tensor)[part], origin) for tensor in tensors]
-        share = _share({(i, j): row_products(deltas[i], deltas[j]) for i, j in pairs}, count)
+        wide = [delta.double() for delta in deltas]
+        share = _share({(i, j): row_products(wide[i], wide[j]) for i, j in pairs}, count)
         mixed, *others = deltas
         for delta in others:
             mixed.add_(delta)

@@ -41,7 +41,9 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     def turned(part: slice) -> Tensor:
         origin = view(base)[part] if base.numel() else base
         x, y = (offset(view(tensor)[part], origin).contiguous() for tensor in tensors)
-        of_x, of_y = (torch.from_numpy(of).float().to(x.device) for of in _coefficients(_cosines(x, y), t))
+        of_x, of_y = (
+            torch.from_numpy(of).float().to(x.device) for of in _coefficients(_cosines(x.double(), y.double()), t)
+        )
         mixed = x.mul_(of_x).add_(y.mul_(of_y))
         return mixed.add_(origin) if origin.numel() else mixed
 
@@ -55,7 +57,7 @@ def _cosine(products: _Floats) -> _Floats:
 
 
 def _cosines(x: Tensor, y: Tensor) -> _Floats:
-    """The same between the rows of two tensors [n, m]: [n, 1]."""
+    """The same between the rows of two float64 tensors [n, m]: [n, 1]."""
     norms = [row_products(rows, rows).sqrt().clamp_(min=_NO_NORM) for rows in (x, y)]
     return (row_products(x, y) / norms[0] / norms[1]).clamp_(-1, 1).cpu().numpy()
 
