@@ -20,7 +20,7 @@ from evomerge_worker.merge.statistics import (
     norms,
 )
 from evomerge_worker.merge.sums import _plain_products, _plain_thinned_norms
-from evomerge_worker.merge.thinning import AtLeast, Between, Chosen, Drawn, Sieve, Thinning, packed
+from evomerge_worker.merge.thinning import AtLeast, Between, Drawn, Sieve, Thinning, choose
 from evomerge_worker.merge.threads import threads
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -73,7 +73,7 @@ _EDGE, _FAR = 0.046875, 0.09375
 
 def _thinnings(count: int) -> list[Thinning]:
     draws = Draws.of(1, "m", "t")
-    chosen = Chosen(packed(draws.numbers(0, count, torch.device("cpu")) < 50_000))
+    chosen = choose([draws.numbers(0, count, torch.device("cpu")) < 50_000], like=torch.empty(count))
     some = count // 50
     return [None, AtLeast(_EDGE, count), Between(_EDGE, some, _FAR, some), AtLeast(_EDGE, some), chosen,
             AtLeast(_EDGE, 0), Drawn(draws, 20_000), Between(_EDGE, 0, _EDGE, some), Between(_EDGE, some, _EDGE, count),
@@ -354,11 +354,12 @@ def test_what_lies_between_two_places_of_the_order_is_kept(count: int, data: st.
     assert torch.equal(kept.nonzero().flatten(), order[first : last + 1].sort().values)
 
 
-@given(st.lists(st.booleans(), max_size=70))
-def test_what_is_packed_comes_out_again(keep: list[bool]) -> None:
-    bits = packed(torch.tensor(keep, dtype=torch.bool))
-    assert bits.numel() == -(-len(keep) // 8)
-    assert Sieve(Chosen(bits)).keep(torch.ones(len(keep)), 0).tolist() == keep
+@given(st.lists(st.booleans(), max_size=70), st.integers(1, 9))
+def test_what_is_chosen_comes_out_again(keep: list[bool], whole_bytes: int) -> None:
+    vector = torch.tensor(keep, dtype=torch.bool)
+    chosen = choose(vector.split(8 * whole_bytes), like=vector)
+    assert chosen.bits.numel() == -(-len(keep) // 8)
+    assert Sieve(chosen).keep(torch.ones(len(keep)), 0).tolist() == keep
 
 
 @given(st.lists(st.floats(0, 8, width=32) | st.sampled_from([0.0, 0.5]), max_size=60), st.floats(0, 1))

@@ -1,5 +1,6 @@
 """What of a task vector is kept, element by element."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from evomerge_worker.merge.draws import Draws
 
-_BYTE = 8
+BYTE = 8
+"""Elements whose bits make up a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Keep the elements whose bit is set, as `packed` has them."""
+    """Keep the elements whose bit is set: uint8 [ceil(n / 8)], the first element the lowest bit of the first byte."""
 
     bits: Tensor
 
@@ -80,7 +82,7 @@ class Sieve:
             case Drawn(draws, limit):
                 keep = draws.numbers(start, len(vector), vector.device) < limit
             case Chosen(bits):
-                keep = _unpacked(bits[start // _BYTE :], len(vector))
+                keep = _unpacked(bits[start // BYTE :], len(vector))
         return keep
 
     def thinned(self, vector: Tensor, start: int) -> Tensor:
@@ -95,17 +97,28 @@ class Sieve:
         return places[:left], places[left:]
 
 
-def packed(keep: Tensor) -> Tensor:
-    """A boolean vector as bytes, uint8 [ceil(n / 8)]: the first element is the lowest bit of the first byte."""
-    bits = torch.nn.functional.pad(keep.to(torch.uint8), (0, -len(keep) % _BYTE)).view(-1, _BYTE)
+def choose(keeps: Iterable[Tensor], like: Tensor) -> Chosen:
+    """What keeps the elements of a tensor of the shape of `like` for which the boolean vectors `keeps`, one after the
+    other, are true. Each but the last has whole bytes of elements."""
+    bits, done = torch.empty(-(-like.numel() // BYTE), dtype=torch.uint8, device=like.device), 0
+    for keep in keeps:
+        some = _packed(keep)
+        bits[done : done + len(some)] = some
+        done += len(some)
+    return Chosen(bits)
+
+
+def _packed(keep: Tensor) -> Tensor:
+    """A boolean vector as Chosen has it."""
+    bits = torch.nn.functional.pad(keep.to(torch.uint8), (0, -len(keep) % BYTE)).view(-1, BYTE)
     return (bits << _places(keep.device)).sum(dim=1, dtype=torch.uint8)
 
 
 def _unpacked(bits: Tensor, count: int) -> Tensor:
     """The first `count` elements of what was packed."""
-    some = bits[: -(-count // _BYTE)]
+    some = bits[: -(-count // BYTE)]
     return (some[:, None] >> _places(bits.device) & 1).bool().flatten()[:count]
 
 
 def _places(device: torch.device) -> Tensor:
-    return torch.arange(_BYTE, dtype=torch.uint8, device=device)
+    return torch.arange(BYTE, dtype=torch.uint8, device=device)

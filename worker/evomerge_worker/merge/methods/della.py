@@ -1,7 +1,7 @@
 """DELLA: task vectors thinned out at random, large elements less than small ones, with TIES' signs (2406.11617)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from evomerge_worker.merge.formula import elements, pieces
 from evomerge_worker.merge.method import Source, offset
 from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescaled
-from evomerge_worker.merge.thinning import Chosen, packed
+from evomerge_worker.merge.thinning import BYTE, choose
 
 
 def magprune(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
@@ -27,17 +27,17 @@ def _magprune(source: Source, base: Tensor, rescale: bool) -> Thinned:
     density, epsilon = source.values["density"], source.values["epsilon"]
     if not 0 < density < 1:
         return (None, 1.0) if density >= 1 else (NOTHING, 1.0)
-    return rescaled(source, base, _chosen(source, base, density, epsilon), rescale)
+    return rescaled(source, base, choose(_kept(source, base, density, epsilon), like=base), rescale)
 
 
-def _chosen(source: Source, base: Tensor, density: float, epsilon: float) -> Chosen:
+def _kept(source: Source, base: Tensor, density: float, epsilon: float) -> Iterator[Tensor]:
+    """Where elements are kept, in their order, some at a time."""
     tensor, origin = (x if x.dim() > 1 else x.view(1, -1) for x in (source.tensor, base))
-    number, bits = origin[0].numel(), []
-    for part in pieces(origin, 8 // math.gcd(8, number)):  # whole bytes
+    number = origin[0].numel()
+    for part in pieces(origin, BYTE // math.gcd(BYTE, number)):
         chances = elements(_chances(tensor[part], origin[part], density, epsilon))
         for some in pieces(chances):
-            bits.append(packed(source.draws.below(chances[some], part.start * number + some.start)))
-    return Chosen(torch.cat(bits))
+            yield source.draws.below(chances[some], part.start * number + some.start)
 
 
 def _chances(tensor: Tensor, base: Tensor, density: float, epsilon: float) -> Tensor:

@@ -10,7 +10,7 @@ from evomerge_worker.merge.formula import Formula, Piecewise, WeightedSum, eleme
 from evomerge_worker.merge.method import Source, offset
 from evomerge_worker.merge.selection import largest_share
 from evomerge_worker.merge.sums import products
-from evomerge_worker.merge.thinning import Chosen, Sieve, packed
+from evomerge_worker.merge.thinning import Chosen, Sieve, choose
 
 _NO_ENERGY = 1e-6  # task vectors whose mean squares sum to less get equal weights
 _NO_WEIGHT = 1e-6
@@ -55,7 +55,7 @@ def _selected(vectors: _Vectors, chosen: Chosen) -> _Vectors:
 
 def _most_varied(vectors: _Vectors, origin: Tensor, share: float) -> Chosen:
     sieve = Sieve(largest_share(lambda: (_variance(vectors(part)) for part in pieces(origin)), share))
-    return Chosen(torch.cat([packed(sieve.keep(_variance(vectors(p)), p.start)) for p in pieces(origin)]))
+    return choose((sieve.keep(_variance(vectors(part)), part.start) for part in pieces(origin)), like=origin)
 
 
 def _variance(vectors: Sequence[Tensor]) -> Tensor:
