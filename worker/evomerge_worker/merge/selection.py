@@ -22,8 +22,8 @@ _SAMPLE = 2048 * _RUN
 _WORTH_SAMPLING = 2 * _SAMPLE  # elements
 _SIGMAS = 5.0
 """So many standard deviations of a rank in the sample are looked at on both sides."""
-_ROOM = 8
-"""One element in so many may lie between: where far more are equal it takes other means."""
+ROOM = 8
+"""One element in so many may be copied to be looked at; where there are more, it takes other means."""
 _BEYOND = 1 << 31  # above all magnitudes
 _LOWER = 15  # bits of a float32 that are looked at once the upper ones are settled
 
@@ -37,7 +37,7 @@ def select(tensors: Sequence[Tensor], base: Tensor, kept: Sequence[int]) -> list
         return [None] * len(tensors)
     origin = _runs(base)
     samples = (magnitude_bits(_runs(tensor), origin).cpu().numpy().reshape(-1, _RUN) for tensor in tensors)
-    bounds = [_bounds(sample, k / base.numel(), base.numel() // _ROOM) for sample, k in zip(samples, kept, strict=True)]
+    bounds = [_bounds(sample, k / base.numel(), base.numel() // ROOM) for sample, k in zip(samples, kept, strict=True)]
     found = between(tensors, base, bounds)
     return [_selected(inside, k) for inside, k in zip(found, kept, strict=True)]
 

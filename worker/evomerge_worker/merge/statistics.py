@@ -18,13 +18,11 @@ from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import elements, pieces
 from evomerge_worker.merge.method import Source, Statistic, offset
-from evomerge_worker.merge.selection import between, kth_largest, kth_of_bin, magnitude_of, magnitudes, select
+from evomerge_worker.merge.selection import ROOM, between, kth_largest, kth_of_bin, magnitude_of, magnitudes, select
 from evomerge_worker.merge.sums import products
 from evomerge_worker.merge.thinning import AtLeast
 
 _TINY = 1e-8
-_ROOM = 8
-"""A bin with more than one element in so many is not copied."""
 _COUNTABLE = 1 << 32  # elements that fit the library's counts
 
 
@@ -78,7 +76,7 @@ def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
 
     A bin that holds much of a tensor (zero, where most has not moved) is counted instead of copied.
     """
-    few = [place for place in places if place.size <= base.numel() // _ROOM]
+    few = [place for place in places if place.size <= base.numel() // ROOM]
     bounds = [native.Bounds(p.key << p.low_bits, (p.key + 1) << p.low_bits, p.size) for p in few]
     for place, inside in zip(few, between([p.source.tensor for p in few], base, bounds), strict=True):
         place.key, place.kept = kth_largest(inside.bits, place.kept)
