@@ -19,7 +19,7 @@ from pydantic import Field, FiniteFloat
 
 from evomerge_contract.base import Contract, canonical_json
 from evomerge_contract.candidate import FailureReason
-from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, PrepareResult, Report
+from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, PrepareResult, Report, SelectResult
 from evomerge_contract.task import EvaluateTask, Task
 
 NOTE_BYTES = 4000
@@ -27,8 +27,10 @@ NOTE_BYTES = 4000
 PHASES = ("pull", "load", "merge", "evaluate", "total")
 _DIGEST_CHARACTERS = 12
 _ENTRY_BYTES = 240
-_RESULTS: dict[str, type[PrepareResult | ConcludeResult | ExportResult]] = {
+_Result = PrepareResult | SelectResult | ConcludeResult | ExportResult
+_RESULTS: dict[str, type[_Result]] = {
     "prepare": PrepareResult,
+    "select": SelectResult,
     "conclude": ConcludeResult,
     "export": ExportResult,
 }
@@ -101,7 +103,7 @@ def _without_skills(report: Report) -> Report:
     return report.model_copy(update={"conclude": report.conclude.model_copy(update={"test": rows})})
 
 
-def _lean(result: PrepareResult | ConcludeResult | ExportResult) -> dict[str, Any]:
+def _lean(result: _Result) -> dict[str, Any]:
     """A result as what the planner needs: an export's files are named by its own manifest."""
     if isinstance(result, ExportResult):
         return result.model_copy(update={"files": {}}).wire()

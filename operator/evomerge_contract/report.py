@@ -107,6 +107,18 @@ class SelectRow(Contract):
     spread: float | None = Field(None, description="The highest of maskScores minus the lowest.")
 
 
+class SelectResult(Contract):
+    """A stage's finalists, ranked on select items."""
+
+    ranked: list[SelectRow] = Field(min_length=1, description="The finalists that could be scored, the best first.")
+    unscored: dict[str, str] = Field(
+        {}, description='Finalists ("finalist 12") that could not be scored, with the reason.'
+    )
+    mask_seeds: list[int] | None = Field(
+        None, description="Where the method draws masks: the seeds that the finalists were scored with."
+    )
+
+
 class ConcludeResult(Contract):
     """The end of a run."""
 
@@ -166,10 +178,11 @@ class Report(Contract):
     """The answer to a task. Exactly one of `result` (of the task's kind) and `reason` is there."""
 
     task: Digest
-    kind: Literal["prepare", "evaluate", "conclude", "export"]
+    kind: Literal["prepare", "evaluate", "select", "conclude", "export"]
     outcome: Outcome
     prepare: PrepareResult | None = None
     evaluate: EvaluateResult | None = None
+    select: SelectResult | None = None
     conclude: ConcludeResult | None = None
     export: ExportResult | None = None
     reason: FailureReason | None = None

@@ -1,6 +1,6 @@
 """Tasks, the worker's unit of work.
 
-A task is one of four kinds: prepare, evaluate, conclude, export. A session takes tasks as NDJSON and prints one line
+A task is one of five kinds: prepare, evaluate, select, conclude, export. A session takes tasks as NDJSON and prints one line
 per report once that report is durable. The worker knows nothing of generations or genomes: what it should copy into
 its report rides in `trace`.
 """
@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter
 from evomerge_contract.base import Contract, Digest, digest_of
 from evomerge_contract.manifest import Groups, Objective, SplitName, Storage
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import ConcludeResult
+from evomerge_contract.report import ConcludeResult, SelectResult
 
 _NOT_IDENTITY = {"storage", "report_dir", "timeout_seconds", "trace", "facts"}
 
@@ -121,16 +121,32 @@ def mask_seeds(seed: int) -> list[int]:
     return [(seed + further) % 2**31 for further in range(MASKS)]
 
 
-class ConcludeTask(TaskBase):
-    """Score finalists on select items, the best of them and the baselines once on test items, with intervals.
+class SelectTask(TaskBase):
+    """Rank a stage's finalists by their scores on select items.
 
-    With `mask_seeds`, for finalists of a method that draws masks, each is scored on select items once per seed, and
-    the best mean wins: the search has seen the masks of `mask_seed` alone and chose what they happened to suit. The
-    test items are scored with `mask_seed`, the one that is exported.
+    With `mask_seeds`, for finalists of a method that draws masks, each is scored once per seed and ranked by its mean:
+    the search has seen the masks of `mask_seed` alone and chose what they happened to suit.
+    """
+
+    kind: Literal["select"] = "select"
+    finalists: list[Finalist] = Field(min_length=1)
+    mask_seed: int = 0
+    mask_seeds: list[int] | None = Field(None, min_length=1)
+    objectives: list[Objective]
+    data: dict[str, DataDigests]
+
+
+class ConcludeTask(TaskBase):
+    """Score the best finalist and the baselines once on test items, with intervals.
+
+    `selected` ranks the finalists: the first that can be scored on test items is the winner. A task without it, as
+    version 0.1.0 made them, ranks them itself first, as a `SelectTask` does. The test items are scored with
+    `mask_seed`, the one that is exported; `mask_seeds` has a meaning without `selected` alone.
     """
 
     kind: Literal["conclude"] = "conclude"
     finalists: list[Finalist] = Field(min_length=1)
+    selected: SelectResult | None = None
     baselines: list[Baseline]
     mask_seed: int = 0
     mask_seeds: list[int] | None = Field(None, min_length=1)
@@ -155,7 +171,7 @@ class ExportTask(TaskBase):
     recipe_text: str | None = None
 
 
-Task = Annotated[PrepareTask | EvaluateTask | ConcludeTask | ExportTask, Field(discriminator="kind")]
+Task = Annotated[PrepareTask | EvaluateTask | SelectTask | ConcludeTask | ExportTask, Field(discriminator="kind")]
 task_adapter: TypeAdapter[Task] = TypeAdapter(Task)
 
 
