@@ -262,17 +262,19 @@ def _baseline(baseline: Baseline, index: int) -> Candidate:
 
 def _search(spec: EvoMergeSpec, space: Space, fail_every: int, done: int) -> list[Candidate]:
     stage = spec.stages[0]
-    search = make_search(stage.search, space.genes, stage.name)
+    search = make_search(stage.search, space.genes, stage.name, spec.evaluation.objectives)
+    [objective] = spec.evaluation.objectives
     rng = random.Random(stage.search.seed)
     target = [g.low + rng.choice((0.1, 0.25, 0.75, 0.9)) * (g.high - g.low) for g in space.genes]
-    genomes: list[Genome] = []
     fitness: list[float | None] = []
     candidates = []
     for index in range(done):
-        genome = search.ask(index, genomes, fitness[: max(0, index - stage.search.lag + 1)])
+        while search.told < index - stage.search.lag + 1:
+            outcome = fitness[search.told]
+            search.tell(None if outcome is None else {objective.name: outcome})
+        genome = search.ask()
         failed = index % fail_every == fail_every - 1
         value = None if failed else _fitness(space, genome, target, rng)
-        genomes.append(genome)
         fitness.append(value)
         candidates.append(_candidate(stage.name, index, genome, value, search.version, rng))
     return candidates

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge_contract.candidate import Genome
-from evomerge_contract.manifest import Algorithm, Search
+from evomerge_contract.manifest import Algorithm, Jsonl, Objective, Search
 from evomerge_operator.search import Gene, SearchError, make_search
 from evomerge_operator.search.cma_es import CmaEs, separable_learning_rate
 
 ALGORITHMS: tuple[Algorithm, ...] = ("GA", "CMA-ES", "SepCMA-ES", "Random")
+OBJECTIVES = [Objective(name="o", jsonl=Jsonl(search="1", select="2", test="3"), metric="acc")]
 Outcome = Callable[[int, Genome], float | None]
 
 
@@ -26,11 +27,14 @@ def unit_genes(count: int, start: float = 0.5) -> list[Gene]:
 
 def drive(search: Search, genes: list[Gene], outcome: Outcome) -> tuple[list[Genome], list[float | None]]:
     """The whole search, one candidate after the other."""
-    algorithm = make_search(search, genes, "ps")
+    algorithm = make_search(search, genes, "ps", OBJECTIVES)
     genomes: list[Genome] = []
     fitness: list[float | None] = []
     for index in range(search.candidates):
-        genomes.append(algorithm.ask(index, genomes, fitness[: max(0, index - search.lag + 1)]))
+        while algorithm.told < index - search.lag + 1:
+            value = fitness[algorithm.told]
+            algorithm.tell(None if value is None else {"o": value})
+        genomes.append(algorithm.ask())
         fitness.append(outcome(index, genomes[-1]))
     return genomes, fitness
 
@@ -95,23 +99,36 @@ def test_the_first_candidate_is_the_start_genome(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_log_with_a_hole_or_with_outcomes_too_young_is_refused(algorithm: Algorithm) -> None:
-    asked = make_search(Search(algorithm=algorithm, candidates=9, lag=3), unit_genes(2), "ps")
-    log: list[Genome] = [(0.5, 0.5)] * 5
-    asked.ask(5, log, [1.0, 2.0, None])
-    wrong: list[tuple[list[Genome], list[float | None]]]
-    wrong = [(log[:4], [1.0, 2.0, None]), (log, [1.0, 2.0]), (log, [1.0] * 4)]
-    for genomes, fitness in wrong:
-        with pytest.raises(SearchError, match=r"candidate 5 is chosen from 5 genomes and 3 outcomes \(lag 3\)"):
-            asked.ask(5, genomes, fitness)
+def test_a_genome_whose_outcomes_are_not_told_and_an_outcome_without_a_genome_are_refused(algorithm: Algorithm) -> None:
+    asked = make_search(Search(algorithm=algorithm, candidates=9, lag=3), unit_genes(2), "ps", OBJECTIVES)
+    with pytest.raises(SearchError, match="candidate 0 has an outcome and no genome"):
+        asked.tell({"o": 1.0})
+    for _ in range(3):
+        asked.ask()
+    with pytest.raises(SearchError, match=r"candidate 3 is chosen from 1 outcomes \(lag 3\), and 0 have been told"):
+        asked.ask()
+    with pytest.raises(SearchError, match="candidate 3 has 1 genes, the space 2"):
+        asked.replay((0.5,))
+    asked.tell(None)
+    assert len(asked.ask()) == 2
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_candidates_are_ranked_by_the_weighted_mean_of_their_objectives_and_failures_left_out(
+    algorithm: Algorithm,
+) -> None:
+    two = [*OBJECTIVES, OBJECTIVES[0].model_copy(update={"name": "nats", "metric": "perplexity", "weight": "3"})]
+    asked = make_search(Search(algorithm=algorithm, candidates=9), unit_genes(2), "ps", two)
+    outcomes = {4: {"o": 0.5, "nats": 2.0}, 1: None, 7: {"o": 0.5, "nats": 1.0}, 2: {"o": 0.5, "nats": 1.0}}
+    assert asked.ranked(outcomes) == [2, 7, 4]
 
 
 def test_nothing_to_search_is_refused_in_words() -> None:
     search = Search(candidates=1)
     with pytest.raises(SearchError, match="no gene to search"):
-        make_search(search, [], "ps")
+        make_search(search, [], "ps", OBJECTIVES)
     with pytest.raises(SearchError, match="min must be below max, which it is not for same, turned"):
-        make_search(search, [Gene("same", 1, 1, 1), Gene("right", 0, 1, 0), Gene("turned", 2, 1, 1)], "ps")
+        make_search(search, [Gene("same", 1, 1, 1), Gene("right", 0, 1, 0), Gene("turned", 2, 1, 1)], "ps", OBJECTIVES)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +151,7 @@ def test_a_version_stands_for_one_sequence_of_genomes(
     """When this fails, published searches would go on differently: raise the version, then the digest."""
     search = Search(algorithm=algorithm, candidates=candidates, seed=7)
     genomes, _ = drive(search, unit_genes(8), lambda _, g: -sum((v - 0.3) ** 2 for v in g))
-    assert make_search(search, unit_genes(8), "ps").version == version
+    assert make_search(search, unit_genes(8), "ps", OBJECTIVES).version == version
     assert hashlib.sha256(repr(genomes).encode()).hexdigest()[:16] == digest
 
 
@@ -263,15 +280,15 @@ def test_an_island_on_a_plateau_starts_anew_elsewhere(level: float | None) -> No
 
 def test_full_cma_es_is_refused_above_512_dimensions_and_separable_takes_over() -> None:
     with pytest.raises(SearchError, match=r"CMA-ES in 513 dimensions is refused \(at most 512\); choose SepCMA-ES"):
-        make_search(Search(algorithm="CMA-ES", candidates=1), unit_genes(513), "ps")
-    make_search(Search(algorithm="CMA-ES", candidates=1), unit_genes(512), "ps")
+        make_search(Search(algorithm="CMA-ES", candidates=1), unit_genes(513), "ps", OBJECTIVES)
+    make_search(Search(algorithm="CMA-ES", candidates=1), unit_genes(512), "ps", OBJECTIVES)
     _, fitness = drive(Search(algorithm="SepCMA-ES", candidates=300), unit_genes(513), lambda _, g: -sum(g))
     assert np.mean([f or 0 for f in fitness[-30:]]) > np.mean([f or 0 for f in fitness[:30]]) + 10
 
 
 def test_a_population_that_separable_cma_es_cannot_learn_from_is_refused() -> None:
     with pytest.raises(SearchError, match="4096 is too large for SepCMA-ES in 8 dimensions"):
-        make_search(Search(algorithm="SepCMA-ES", candidates=1, population=4096), unit_genes(8), "ps")
+        make_search(Search(algorithm="SepCMA-ES", candidates=1, population=4096), unit_genes(8), "ps", OBJECTIVES)
     for dimensions, population in ((2, 6), (8, 10), (8, 67), (192, 128), (2000, 4096)):
         library = cmaes.SepCMA(mean=np.zeros(dimensions), sigma=1.0, population_size=population, seed=0)
         assert separable_learning_rate(dimensions, population) == pytest.approx(library._c1 + library._cmu)
@@ -284,14 +301,14 @@ def test_one_gene_is_enough_for_every_algorithm() -> None:
 
 
 def test_population_follows_the_spec_or_the_rule_of_the_algorithm() -> None:
-    assert [make_search(Search(algorithm=a, candidates=1), unit_genes(8), "ps").population for a in ALGORITHMS] == [
+    assert [make_search(Search(algorithm=a, candidates=1), unit_genes(8), "ps", OBJECTIVES).population for a in ALGORITHMS] == [
         8,
         10,
         10,
         1,
     ]
-    assert CmaEs(Search(algorithm="CMA-ES", candidates=1), unit_genes(8), "ps", separable=False).islands == 3
+    assert CmaEs(Search(algorithm="CMA-ES", candidates=1), unit_genes(8), "ps", OBJECTIVES, separable=False).islands == 3
     for algorithm in ALGORITHMS:
         assert (
-            make_search(Search(algorithm=algorithm, candidates=1, population=12), unit_genes(8), "ps").population == 12
+            make_search(Search(algorithm=algorithm, candidates=1, population=12), unit_genes(8), "ps", OBJECTIVES).population == 12
         )

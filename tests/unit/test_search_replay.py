@@ -1,35 +1,32 @@
 """Genome k depends on outcomes by index alone: no schedule, number of workers or kill changes any genome."""
 
 import heapq
+import pickle
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge_contract.candidate import Genome
-from evomerge_contract.manifest import Algorithm, Search
-from evomerge_operator.search import Gene, make_search
+from evomerge_contract.manifest import Algorithm, Jsonl, Objective, Search
+from evomerge_operator.search import Gene, Outcome, SearchAlgorithm, make_search
 
 ALGORITHMS: tuple[Algorithm, ...] = ("GA", "CMA-ES", "SepCMA-ES", "Random")
 STAGE = "ps"
-T = TypeVar("T")
-
-
-class Counted(list[T]):
-    """A list that counts how many of its entries are read."""
-
-    reads = 0
-
-    def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        self.reads += len(found) if isinstance(key, slice) else 1
-        return found
+OBJECTIVES = [Objective(name="o", jsonl=Jsonl(search="1", select="2", test="3"), metric="acc")]
 
 
 def genes(count: int) -> list[Gene]:
     return [Gene(f"weight/{i}", low=-0.5, high=1.0 + i, start=0.25) for i in range(count)]
+
+
+def new_search(search: Search, dimensions: int, stage: str = STAGE) -> SearchAlgorithm:
+    return make_search(search, genes(dimensions), stage, OBJECTIVES)
+
+
+def scored(fitness: float | None) -> Outcome:
+    return None if fitness is None else {"o": fitness}
 
 
 def quantised(genome: Genome) -> float:
@@ -69,19 +66,22 @@ def simulate(case: Case) -> list[Genome]:
 
 def _life(case: Case, finished: dict[int, tuple[Genome, float | None]], now: int, killed_at: int | None) -> int:
     """One process from its construction to its kill, or to the end of the search; the time it ended at."""
-    algorithm = make_search(case.search, genes(case.dimensions), STAGE)
+    algorithm = new_search(case.search, case.dimensions)
     genomes: list[Genome] = []
     running: list[tuple[int, int]] = []
     while True:
         while len(running) < case.workers and len(genomes) < case.search.candidates:
             index = len(genomes)
+            while algorithm.told < index and algorithm.told in finished:
+                algorithm.tell(scored(finished[algorithm.told][1]))
             if index in finished:
                 genomes.append(finished[index][0])
+                algorithm.replay(genomes[-1])
                 continue
-            visible = range(max(0, index - case.search.lag + 1))
-            if not all(k in finished for k in visible):
+            if algorithm.told < index - case.search.lag + 1:
                 break
-            genomes.append(algorithm.ask(index, genomes, [finished[k][1] for k in visible]))
+            genomes.append(algorithm.ask())
+            algorithm = pickle.loads(pickle.dumps(algorithm))
             heapq.heappush(running, (now + case.durations[index % len(case.durations)], index))
         if not running:
             return now
@@ -131,16 +131,16 @@ def test_the_simulated_scheduler_really_overlaps_kills_and_restarts(algorithm: A
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_new_instance_asked_at_any_index_agrees_with_one_asked_all_along(algorithm: Algorithm) -> None:
-    """The memo is a speed-up only, and an instance that is asked for an earlier index again starts over."""
+def test_an_instance_that_is_shown_a_log_goes_on_as_the_one_that_wrote_it(algorithm: Algorithm) -> None:
     search = Search(algorithm=algorithm, candidates=200, seed=3, lag=9)
     genomes, fitness = drive(search, 6)
-    reused = make_search(search, genes(6), STAGE)
-    for index in (199, 0, 150, 151, 75, 12, 198):
-        visible = max(0, index - search.lag + 1)
-        fresh = make_search(search, genes(6), STAGE)
-        assert fresh.ask(index, genomes[:index], fitness[:visible]) == genomes[index]
-        assert reused.ask(index, genomes[:index], fitness[:visible]) == genomes[index]
+    for index in (199, 1, 150, 75, 12):
+        shown = new_search(search, 6)
+        for genome in genomes[:index]:
+            shown.replay(genome)
+        for outcome in fitness[:index]:  # more than genome `index` may depend on
+            shown.tell(scored(outcome))
+        assert shown.ask() == genomes[index]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -153,19 +153,29 @@ def test_outcomes_within_the_lag_are_not_asked_for_and_those_before_it_matter(al
     assert plain[:5] == turned[:5]  # nothing is visible yet
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_cost_of_asking_grows_with_the_log_and_not_with_its_square(algorithm: Algorithm) -> None:
-    """Counts the entries of the log that asks read: at most a few for each candidate."""
-    search = Search(algorithm=algorithm, candidates=1500, lag=16)
-    genomes, fitness = Counted[Genome](), Counted[float | None]()
-    asked = make_search(search, genes(3), STAGE)
-    outcomes: list[float | None] = []
+@pytest.mark.parametrize("algorithm", ["CMA-ES", "SepCMA-ES", "Random"])
+def test_what_was_told_is_let_go(algorithm: Algorithm) -> None:
+    """After 3,000 candidates an instance is no larger than after 300: it holds its state and what was not told."""
+    search = Search(algorithm=algorithm, candidates=3000, lag=16)
+    sizes: dict[int, int] = {}
+    asked = new_search(search, 20)
     for index in range(search.candidates):
-        fitness.extend(outcomes[len(fitness) : max(0, index - search.lag + 1)])
-        genome = asked.ask(index, genomes, fitness)
-        genomes.append(genome)
-        outcomes.append(quantised(genome))
-    assert genomes.reads + fitness.reads <= 4 * search.candidates
+        genome = asked.ask()
+        asked.tell(scored(quantised(genome)))
+        if index + 1 in (300, 3000):
+            sizes[index + 1] = len(pickle.dumps(asked))
+    assert sizes[3000] < 1.05 * sizes[300]
+
+
+def test_the_ga_keeps_sixteen_bytes_of_a_genome_that_is_not_among_the_best() -> None:
+    search = Search(candidates=1200, lag=4)
+    asked = new_search(search, 400)
+    sizes = []
+    for index in range(search.candidates):
+        asked.tell(scored(quantised(asked.ask())))
+        if index + 1 in (200, 1200):
+            sizes.append(len(pickle.dumps(asked)))
+    assert (sizes[1] - sizes[0]) / 1000 < 40  # pickled, a genome takes 1,600 bytes
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -182,10 +192,12 @@ def drive(
     search: Search, dimensions: int, *, sign: float = 1.0, stage: str = STAGE
 ) -> tuple[list[Genome], list[float | None]]:
     """The whole search, one candidate after the other."""
-    algorithm = make_search(search, genes(dimensions), stage)
+    algorithm = new_search(search, dimensions, stage)
     genomes: list[Genome] = []
     fitness: list[float | None] = []
     for index in range(search.candidates):
-        genomes.append(algorithm.ask(index, genomes, fitness[: max(0, index - search.lag + 1)]))
+        while algorithm.told < index - search.lag + 1:
+            algorithm.tell(scored(fitness[algorithm.told]))
+        genomes.append(algorithm.ask())
         fitness.append(sign * quantised(genomes[-1]))
     return genomes, fitness

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from evomerge_contract.manifest import Algorithm, Search
-from evomerge_operator.search.algorithm import Gene, SearchAlgorithm, SearchError
+from evomerge_contract.manifest import Algorithm, Objective, Search
+from evomerge_operator.search.algorithm import Gene, Outcome, SearchAlgorithm, SearchError
 from evomerge_operator.search.cma_es import CmaEs
 from evomerge_operator.search.ga import GeneticAlgorithm
 from evomerge_operator.search.random_search import RandomSearch
 
-__all__ = ["Gene", "SearchAlgorithm", "SearchError", "make_search"]
+__all__ = ["Gene", "Outcome", "SearchAlgorithm", "SearchError", "make_search"]
 
-ALGORITHMS: dict[Algorithm, Callable[[Search, Sequence[Gene], str], SearchAlgorithm]] = {
+ALGORITHMS: dict[Algorithm, Callable[[Search, Sequence[Gene], str, Sequence[Objective]], SearchAlgorithm]] = {
     "GA": GeneticAlgorithm,
     "CMA-ES": partial(CmaEs, separable=False),
     "SepCMA-ES": partial(CmaEs, separable=True),
@@ -19,7 +19,9 @@ ALGORITHMS: dict[Algorithm, Callable[[Search, Sequence[Gene], str], SearchAlgori
 }
 
 
-def make_search(search: Search, genes: Sequence[Gene], stage: str) -> SearchAlgorithm:
+def make_search(
+    search: Search, genes: Sequence[Gene], stage: str, objectives: Sequence[Objective]
+) -> SearchAlgorithm:
     """The algorithm that a stage's search names, ready to be asked.
 
     Raises:
@@ -29,4 +31,4 @@ def make_search(search: Search, genes: Sequence[Gene], stage: str) -> SearchAlgo
         raise SearchError("search: there is no gene to search; give at least one parameter min and max")
     if empty := [gene.name for gene in genes if not gene.low < gene.high]:
         raise SearchError(f"search: min must be below max, which it is not for {', '.join(empty)}")
-    return ALGORITHMS[search.algorithm](search, genes, stage)
+    return ALGORITHMS[search.algorithm](search, genes, stage, objectives)

@@ -1,13 +1,21 @@
-"""What a search algorithm is: a pure function from the outcomes so far to the next genome, by index."""
+"""What a search algorithm is: a pure function from the outcomes so far to the next genome, by index.
 
-from collections.abc import Sequence
+An algorithm streams: it is asked for one genome after the other, or shown those of a log, and told one outcome after
+the other. It keeps its state and what was not yet told, and lets go of the rest.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from evomerge_contract.candidate import Genome
+from evomerge_contract.manifest import Objective, Search
+from evomerge_contract.report import fitness_of
+from evomerge_operator.search.randomness import seed_of
 
-Outcomes = Sequence[float | None]
-"""Fitness by index, higher is better; None is a candidate that failed and ranks below every one that did not."""
+Outcome = Mapping[str, float] | None
+"""The scores of a candidate by objective, in the metrics' own directions; None: it failed."""
 
 
 class SearchError(ValueError):
@@ -24,8 +32,11 @@ class Gene:
     start: float
 
 
-class SearchAlgorithm(Protocol):
-    """Genome k depends only on the search's spec, its stage, the genomes before k and the outcomes up to k - lag."""
+class SearchAlgorithm(ABC):
+    """Genome k depends only on the search's settings, its stage, the genomes before k and the outcomes up to k - lag.
+
+    An instance can be pickled at any time, and goes on in another process.
+    """
 
     version: str
     """Stored with every candidate: it changes whenever the same outcomes would lead to other genomes."""
@@ -33,32 +44,71 @@ class SearchAlgorithm(Protocol):
     population: int
     """The generation of index k is k // population."""
 
-    def ask(self, index: int, genomes: Sequence[Genome], fitness: Outcomes) -> Genome:
-        """The genome of `index`, on the grid and within bounds.
+    def __init__(self, search: Search, genes: Sequence[Gene], stage: str, objectives: Sequence[Objective]) -> None:
+        self.asked = 0
+        """How many genomes there are: of the indices below."""
+        self.told = 0
+        """How many outcomes there are: of the indices below."""
+        self._search, self._genes, self._stage, self._objectives = search, tuple(genes), stage, list(objectives)
 
-        Args:
-            index: 0, 1, …; index 0 is the start genome, or a sample around it.
-            genomes: those of every index below `index`.
-            fitness: the outcomes of every index up to `index - lag`.
-
-        What earlier asks worked out is kept, as a speed-up only: a new instance gives the same genome. Genomes and
-        outcomes once shown to an instance must not change.
+    def ask(self) -> Genome:
+        """The genome of index `asked`, on the grid and within bounds; index 0 is the start, or a sample around it.
 
         Raises:
-            SearchError: genomes or outcomes are missing, or there are too many.
+            SearchError: an outcome that it depends on has not been told.
         """
-        ...
+        needed = self.asked - self._search.lag + 1
+        if self.told < needed:
+            raise SearchError(
+                f"candidate {self.asked} is chosen from {needed} outcomes (lag {self._search.lag}), and {self.told} "
+                "have been told"
+            )
+        genome = self._choose(self.asked)
+        self.replay(genome)
+        return genome
 
+    def replay(self, genome: Genome) -> None:
+        """Take the genome of index `asked` as it was chosen before; it is not computed again.
 
-def check_log(index: int, lag: int, genomes: Sequence[Genome], fitness: Outcomes) -> None:
-    """Refuse a log with a hole, and outcomes that genome `index` must not depend on.
+        Raises:
+            SearchError: it has another number of genes than the space.
+        """
+        if len(genome) != len(self._genes):
+            raise SearchError(f"candidate {self.asked} has {len(genome)} genes, the space {len(self._genes)}")
+        self._saw_genome(self.asked, genome)
+        self.asked += 1
 
-    Raises:
-        SearchError: not exactly `index` genomes, or not exactly the outcomes up to `index - lag`.
-    """
-    outcomes = max(0, index - lag + 1)
-    if len(genomes) != index or len(fitness) != outcomes:
-        raise SearchError(
-            f"candidate {index} is chosen from {index} genomes and {outcomes} outcomes (lag {lag}), "
-            f"not from {len(genomes)} and {len(fitness)}"
-        )
+    def tell(self, outcome: Outcome) -> None:
+        """Take the outcome of index `told`.
+
+        Raises:
+            SearchError: its genome is not known.
+        """
+        if self.told >= self.asked:
+            raise SearchError(f"candidate {self.told} has an outcome and no genome")
+        self._saw_loss(self.told, self._loss(outcome))
+        self.told += 1
+
+    def ranked(self, outcomes: Mapping[int, Outcome]) -> list[int]:
+        """The indices of those that succeeded, the best first; the lower index first among equals."""
+        losses = {index: self._loss(outcome) for index, outcome in outcomes.items() if outcome is not None}
+        return sorted(losses, key=lambda index: (losses[index], index))
+
+    @abstractmethod
+    def _choose(self, index: int) -> Genome:
+        """The genome of `index`, the next one."""
+
+    @abstractmethod
+    def _saw_genome(self, index: int, genome: Genome) -> None:
+        """Take the genome of the next index."""
+
+    @abstractmethod
+    def _saw_loss(self, index: int, loss: float) -> None:
+        """Take the loss of the next index that has none yet; infinite where the candidate failed."""
+
+    def _loss(self, outcome: Outcome) -> float:
+        """Lower is better, the weighted mean over the objectives; a failure ranks below all that did not fail."""
+        return math.inf if outcome is None else -fitness_of(self._objectives, dict(outcome))
+
+    def _seed(self, index: int, purpose: str) -> int:
+        return seed_of(self._search.seed, self._stage, index, purpose)

@@ -6,8 +6,8 @@ the outcomes of its block before are all visible. An island is told its own samp
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import cmaes
@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge_contract.candidate import Genome
-from evomerge_contract.manifest import Search
-from evomerge_operator.search.algorithm import Gene, Outcomes, SearchError, check_log
-from evomerge_operator.search.grid import on_grid, start_genome
-from evomerge_operator.search.randomness import seed_of
+from evomerge_contract.manifest import Objective, Search
+from evomerge_operator.search.algorithm import Gene, SearchAlgorithm, SearchError
+from evomerge_operator.search.grid import Packing, on_grid, start_genome
 
 FULL_DIMENSIONS = 512
 """A full covariance matrix costs n² numbers and n³ steps an update: above this, separable CMA-ES."""
@@ -29,59 +28,73 @@ RESAMPLINGS = 3  # then clipped: many more keep the samples away from optima on 
 _Vector = NDArray[np.float64]
 
 
-@dataclass
-class _Island:
-    optimizer: Any
-    blocks_told: int = 0
-
-
-class CmaEs:
+class CmaEs(SearchAlgorithm):
     """Genes are scaled to [0, 1]; the mean starts at the start genome."""
 
-    def __init__(self, search: Search, genes: Sequence[Gene], stage: str, *, separable: bool) -> None:
+    def __init__(
+        self,
+        search: Search,
+        genes: Sequence[Gene],
+        stage: str,
+        objectives: Sequence[Objective],
+        *,
+        separable: bool,
+    ) -> None:
+        super().__init__(search, genes, stage, objectives)
         self.version = "SepCMA-ES/1" if separable else "CMA-ES/1"
         self.population = search.population or usual_population(len(genes))
         _check_size(len(genes), self.population, separable=separable)
-        self._search, self._genes, self._stage = search, tuple(genes), stage
         # In one dimension the two are one algorithm, and the library's separable one asks for more.
         self._optimizer = cmaes.SepCMA if separable and len(genes) > 1 else cmaes.CMA
+        self._packing = Packing(genes)
         self._low = np.array([g.low for g in genes])
         self._width = np.array([g.high for g in genes]) - self._low
-        self._islands: dict[int, _Island] = {}
+        self._islands: dict[int, Any] = {}  # the library's optimizers, by the island's number
+        self._genomes: deque[bytes] = deque()  # of the first block that is not told, and those after it
+        self._losses: list[float] = []  # of that first block
 
     @property
     def islands(self) -> int:
         """How many searches run side by side."""
         return 1 + math.ceil(self._search.lag / self.population)
 
-    def ask(self, index: int, genomes: Sequence[Genome], fitness: Outcomes) -> Genome:
-        """See SearchAlgorithm."""
-        check_log(index, self._search.lag, genomes, fitness)
-        blocks_before, number = divmod(index // self.population, self.islands)
-        island = self._islands.get(number)
-        if island is None or island.blocks_told > blocks_before:
-            island = self._islands[number] = _Island(self._start(self._scaled([start_genome(self._genes)])[0]))
-        while island.blocks_told < blocks_before:
-            first = (island.blocks_told * self.islands + number) * self.population
-            self._tell(island, first, genomes, fitness)
-        island.optimizer.reseed_rng(self._seed(index, "sample"))
-        return on_grid(self._low + island.optimizer.ask() * self._width, self._genes)
+    def _choose(self, index: int) -> Genome:
+        island = self._island(index)
+        island.reseed_rng(self._seed(index, "sample") % 2**32)
+        return on_grid(self._low + island.ask() * self._width, self._genes)
 
-    def _tell(self, island: _Island, first: int, genomes: Sequence[Genome], fitness: Outcomes) -> None:
+    def _saw_genome(self, index: int, genome: Genome) -> None:
+        self._genomes.append(self._packing.pack(genome))
+
+    def _saw_loss(self, index: int, loss: float) -> None:
+        """Tell a block once its last outcome is known: no genome of its island is asked for in between."""
+        self._losses.append(loss)
+        if len(self._losses) == self.population:
+            self._tell(index + 1 - self.population)
+            self._losses.clear()
+
+    def _tell(self, first: int) -> None:
         """Tell the block that begins at index `first`, by ranks: failed ones last, the lower index first.
 
         A block whose outcomes are all the same says nothing of where to go (a plateau, or an end as fine as the
         metric's steps), so the island starts anew, anywhere, as it does once it has converged.
         """
-        block = range(first, first + self.population)
-        ranked = sorted(block, key=lambda k: (_loss(fitness[k]), k))
-        samples = self._scaled([genomes[k] for k in ranked])
-        island.optimizer.tell([(sample, float(rank)) for rank, sample in enumerate(samples)])
-        flat = len({fitness[k] for k in block}) == 1
-        if flat or island.optimizer.should_stop():
-            anywhere = np.random.RandomState(self._seed(first, "restart")).uniform(size=len(self._genes))
-            island.optimizer = self._start(anywhere)
-        island.blocks_told += 1
+        island = self._island(first)
+        samples = [self._scaled(self._packing.values(self._genomes.popleft())) for _ in range(self.population)]
+        order = sorted(range(self.population), key=lambda k: (self._losses[k], k))
+        island.tell([(samples[k], float(rank)) for rank, k in enumerate(order)])
+        if len(set(self._losses)) == 1 or island.should_stop():
+            anywhere = np.random.RandomState(self._seed(first, "restart") % 2**32).uniform(size=len(self._genes))
+            self._islands[self._number(first)] = self._start(anywhere)
+
+    def _island(self, index: int) -> Any:
+        number = self._number(index)
+        if number not in self._islands:
+            self._islands[number] = self._start(self._scaled(np.array(start_genome(self._genes))))
+        return self._islands[number]
+
+    def _number(self, index: int) -> int:
+        return index // self.population % self.islands
 
     def _start(self, mean: _Vector) -> Any:
         bounds = np.tile([0.0, 1.0], (len(self._genes), 1))
@@ -94,21 +107,14 @@ class CmaEs:
             population_size=self.population,
         )
 
-    def _scaled(self, genomes: Sequence[Genome]) -> _Vector:
-        scaled: _Vector = (np.array(genomes) - self._low) / self._width
+    def _scaled(self, genome: _Vector) -> _Vector:
+        scaled: _Vector = (genome - self._low) / self._width
         return scaled
-
-    def _seed(self, index: int, purpose: str) -> int:
-        return seed_of(self._search.seed, self._stage, index, purpose) % 2**32
 
 
 def usual_population(dimensions: int) -> int:
     """4 + floor(3 ln n) (arXiv 1604.00772, equation 48)."""
     return 4 + math.floor(3 * math.log(dimensions))
-
-
-def _loss(fitness: float | None) -> float:
-    return math.inf if fitness is None else -fitness
 
 
 def _check_size(dimensions: int, population: int, *, separable: bool) -> None:

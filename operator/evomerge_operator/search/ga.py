@@ -4,20 +4,23 @@ Every child is bred from the best `population` of all outcomes visible to its in
 no generation is waited for.
 """
 
+import math
+from array import array
 from bisect import insort
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from hashlib import blake2b
 from random import Random
 from typing import NamedTuple
 
 from deap import tools
 
 from evomerge_contract.candidate import Genome
-from evomerge_contract.manifest import Search
-from evomerge_operator.search.algorithm import Gene, Outcomes, check_log
-from evomerge_operator.search.grid import on_grid, start_genome
+from evomerge_contract.manifest import Objective, Search
+from evomerge_operator.search.algorithm import Gene, SearchAlgorithm
+from evomerge_operator.search.grid import Packing, on_grid, start_genome
 from evomerge_operator.search.random_search import uniform_genome
-from evomerge_operator.search.randomness import seed_of, seeded_global_random
+from evomerge_operator.search.randomness import seeded_global_random
 
 # Chosen by measurement at 120 to 1,000 candidates, 8 to 32 genes, lag 16, on smooth, ill-conditioned, multimodal and
 # accuracy-like functions. A small elite suits these budgets; the figures are flat around the other values.
@@ -29,61 +32,74 @@ MUTATION_TRIES = 20
 
 
 class _Standing(NamedTuple):
-    """A visible outcome; sorts best first, the lower index first among equals."""
+    """An outcome; sorts best first, the lower index first among equals."""
 
     loss: float
     candidate: int
-    genome: Genome
-
-
-@dataclass
-class _Memory:
-    """What was worked out from the first `genomes` genomes and the first `outcomes` outcomes."""
-
-    genomes: int = 0
-    outcomes: int = 0
-    elite: list[_Standing] = field(default_factory=list)
-    known: set[Genome] = field(default_factory=set)
+    packed: bytes
 
 
 class _Parent(NamedTuple):
     strength: int  # by rank alone, so that no two are equal
-    genome: Genome
+    packed: bytes
 
 
-class GeneticAlgorithm:
+class GeneticAlgorithm(SearchAlgorithm):
     """An initial design until `population` outcomes are visible, children of the best ones from then on."""
 
     version = "GA/1"
 
-    def __init__(self, search: Search, genes: Sequence[Gene], stage: str) -> None:
+    def __init__(self, search: Search, genes: Sequence[Gene], stage: str, objectives: Sequence[Objective]) -> None:
+        super().__init__(search, genes, stage, objectives)
         self.population = search.population or POPULATION
-        self._search, self._genes, self._stage = search, tuple(genes), stage
         self._low, self._high = [g.low for g in genes], [g.high for g in genes]
+        self._packing = Packing(genes)
         self._first_child = self.population + search.lag - 1
         self._strata = self._latin_hypercube(self._first_child - 1)
-        self._memory = _Memory()
+        self._elite: list[_Standing] = []
+        self._known: set[bytes] = set()  # digests of all genomes
+        self._genomes: deque[bytes] = deque()  # of the indices from `_seen` on
+        self._losses: deque[float] = deque()  # of the indices from `_seen` on
+        self._seen = 0  # outcomes that the elite was chosen from
 
-    def ask(self, index: int, genomes: Sequence[Genome], fitness: Outcomes) -> Genome:
-        """See SearchAlgorithm."""
-        check_log(index, self._search.lag, genomes, fitness)
+    def _choose(self, index: int) -> Genome:
         if index == 0:
             return start_genome(self._genes)
         if index < self._first_child:
             return self._designed(index)
-        self._catch_up(genomes, fitness)
-        if len(self._memory.elite) < 2:  # failures say nothing of where to go
+        self._see_until(index)
+        if len(self._elite) < 2:  # failures say nothing of where to go
             return uniform_genome(self._genes, Random(self._seed(index, "uniform")))
         with seeded_global_random(self._seed(index, "child")):
             return self._child()
 
-    def _latin_hypercube(self, samples: int) -> list[list[int]]:
+    def _saw_genome(self, index: int, genome: Genome) -> None:
+        packed = self._packing.pack(genome)
+        self._known.add(_digest(packed))
+        self._genomes.append(packed)
+        self._see_until(index)
+        if index + 1 >= self._first_child:
+            self._strata = []
+
+    def _saw_loss(self, index: int, loss: float) -> None:
+        self._losses.append(loss)
+
+    def _see_until(self, index: int) -> None:
+        """Let the outcomes that genome `index` may depend on into the elite."""
+        while self._losses and self._seen <= index - self._search.lag:
+            standing = _Standing(self._losses.popleft(), self._seen, self._genomes.popleft())
+            if standing.loss < math.inf:
+                insort(self._elite, standing)
+                del self._elite[self.population :]
+            self._seen += 1
+
+    def _latin_hypercube(self, samples: int) -> "list[array[int]]":
         """For each gene, which of `samples` equal parts of its range each sample falls in (McKay et al. 1979).
 
         So few samples leave gaps in a gene's range when drawn independently.
         """
         source = Random(self._seed(0, "strata"))
-        return [source.sample(range(samples), samples) for _ in self._genes]
+        return [array("I", source.sample(range(samples), samples)) for _ in self._genes]
 
     def _designed(self, index: int) -> Genome:
         source = Random(self._seed(index, "design"))
@@ -97,31 +113,20 @@ class GeneticAlgorithm:
 
     def _child(self) -> Genome:
         """Breed by the global `random`; a child that is known already is mutated again."""
-        parents = [_Parent(-rank, standing.genome) for rank, standing in enumerate(self._memory.elite)]
+        parents = [_Parent(-rank, standing.packed) for rank, standing in enumerate(self._elite)]
         [first] = tools.selTournament(parents, 1, TOURNAMENT, fit_attr="strength")
         others = [parent for parent in parents if parent is not first]
         [second] = tools.selTournament(others, 1, TOURNAMENT, fit_attr="strength")
-        values = list(first.genome)
-        tools.cxSimulatedBinaryBounded(values, list(second.genome), CROSSOVER_ETA, self._low, self._high)
+        values, partner = (self._packing.values(parent.packed).tolist() for parent in (first, second))
+        tools.cxSimulatedBinaryBounded(values, partner, CROSSOVER_ETA, self._low, self._high)
         for _ in range(MUTATION_TRIES):
             tools.mutPolynomialBounded(values, MUTATION_ETA, self._low, self._high, 1 / len(values))
             child = on_grid(values, self._genes)
-            if child not in self._memory.known:
+            if _digest(self._packing.pack(child)) not in self._known:
                 break
         return child
 
-    def _catch_up(self, genomes: Sequence[Genome], fitness: Outcomes) -> None:
-        """Take in what is new since the last ask, so that n asks cost n steps and not n squared."""
-        if len(genomes) < self._memory.genomes:
-            self._memory = _Memory()
-        memory = self._memory
-        memory.known.update(genomes[memory.genomes :])
-        for index in range(memory.outcomes, len(fitness)):
-            value = fitness[index]
-            if value is not None:
-                insort(memory.elite, _Standing(-value, index, genomes[index]))
-                del memory.elite[self.population :]
-        memory.genomes, memory.outcomes = len(genomes), len(fitness)
 
-    def _seed(self, index: int, purpose: str) -> int:
-        return seed_of(self._search.seed, self._stage, index, purpose)
+def _digest(packed: bytes) -> bytes:
+    """What a genome is known by: sixteen bytes, however many genes it has."""
+    return blake2b(packed, digest_size=16).digest()

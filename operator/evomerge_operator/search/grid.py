@@ -2,9 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge_contract.base import GRID_DECIMALS
 from evomerge_contract.candidate import Genome
 from evomerge_operator.search.algorithm import Gene
+
+_UNITS = 10**GRID_DECIMALS
 
 
 def on_grid(values: Iterable[float], genes: Sequence[Gene]) -> Genome:
@@ -15,6 +20,25 @@ def on_grid(values: Iterable[float], genes: Sequence[Gene]) -> Genome:
 def start_genome(genes: Sequence[Gene]) -> Genome:
     """The genome that the manifest starts from."""
     return on_grid((gene.start for gene in genes), genes)
+
+
+class Packing:
+    """Genomes as whole numbers of the grid above each gene's lower bound, in as few bytes as the ranges allow."""
+
+    def __init__(self, genes: Sequence[Gene]) -> None:
+        self._low = np.array([round(gene.low * _UNITS) for gene in genes], dtype=np.int64)
+        widest = max(round((gene.high - gene.low) * _UNITS) for gene in genes)
+        self._type = next(t for t in (np.uint16, np.uint32, np.uint64) if widest <= np.iinfo(t).max)
+
+    def pack(self, genome: Genome) -> bytes:
+        """The bytes of a genome within bounds on the grid."""
+        return (np.rint(np.array(genome) * _UNITS).astype(np.int64) - self._low).astype(self._type).tobytes()
+
+    def values(self, packed: bytes) -> NDArray[np.float64]:
+        """The genes, in physical units: the very numbers that were packed."""
+        units = np.frombuffer(packed, dtype=self._type).astype(np.int64) + self._low
+        values: NDArray[np.float64] = units / _UNITS
+        return values
 
 
 def _snap(value: float, gene: Gene) -> float:

@@ -4,27 +4,30 @@ from collections.abc import Sequence
 from random import Random
 
 from evomerge_contract.candidate import Genome
-from evomerge_contract.manifest import Search
-from evomerge_operator.search.algorithm import Gene, Outcomes, check_log
+from evomerge_contract.manifest import Objective, Search
+from evomerge_operator.search.algorithm import Gene, SearchAlgorithm
 from evomerge_operator.search.grid import on_grid, start_genome
-from evomerge_operator.search.randomness import seed_of
 
 
-class RandomSearch:
+class RandomSearch(SearchAlgorithm):
     """The start genome, then samples that depend on nothing but their index."""
 
     version = "Random/1"
 
-    def __init__(self, search: Search, genes: Sequence[Gene], stage: str) -> None:
+    def __init__(self, search: Search, genes: Sequence[Gene], stage: str, objectives: Sequence[Objective]) -> None:
+        super().__init__(search, genes, stage, objectives)
         self.population = search.population or 1
-        self._search, self._genes, self._stage = search, tuple(genes), stage
 
-    def ask(self, index: int, genomes: Sequence[Genome], fitness: Outcomes) -> Genome:
-        """See SearchAlgorithm."""
-        check_log(index, self._search.lag, genomes, fitness)
+    def _choose(self, index: int) -> Genome:
         if index == 0:
             return start_genome(self._genes)
-        return uniform_genome(self._genes, Random(seed_of(self._search.seed, self._stage, index, "uniform")))
+        return uniform_genome(self._genes, Random(self._seed(index, "uniform")))
+
+    def _saw_genome(self, index: int, genome: Genome) -> None:
+        pass
+
+    def _saw_loss(self, index: int, loss: float) -> None:
+        pass
 
 
 def uniform_genome(genes: Sequence[Gene], source: Random) -> Genome:
