@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, FiniteFloat
 
 from evomerge_contract.base import Contract, Digest
-from evomerge_contract.candidate import Candidate, FailureReason, Outcome
+from evomerge_contract.candidate import Candidate, FailureReason, Outcome, Role
 from evomerge_contract.manifest import Objective, SplitName
 from evomerge_contract.recipe import DTypeName, Recipe
 
@@ -82,7 +82,7 @@ class ScoreRow(Contract):
     """One row of the final table."""
 
     name: str = Field(description="The winner, a source, or another baseline.")
-    role: Literal["winner", "source", "average", "default", "base"] = Field(description="How the row may be read.")
+    role: Literal["winner"] | Role = Field(description="How the row may be read.")
     score: float = Field(description="The fitness on test items: the weighted mean over objectives, higher is better.")
     interval: Interval = Field(description="The 95 % interval of the score.")
     scores: dict[str, float] = Field(description="Per objective, in the metric's own direction.")
@@ -203,10 +203,12 @@ class Report(Contract):
 class RunReport(Contract):
     """Everything `report.html` shows. `conclusion` is None while the search still runs.
 
-    `identity` is what makes two runs the same, the log's first line."""
+    `identity` is what makes two runs the same; it and the names of the baselines are the log's first line. Runs begun
+    before baselines were pinned to a run have no names there."""
 
     run: str
     identity: dict[str, Any] = {}
+    baseline_names: list[str] | None = None
     manifest: dict[str, Any]
     prepared: PrepareResult
     genes: list[str]

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, FiniteFloat, StringConstraints
 
-from evomerge_contract.base import Contract, Digest, StageName
-from evomerge_contract.candidate import FailureReason, Outcome
+from evomerge_contract.base import Contract, StageName
+from evomerge_contract.candidate import AskedFields, EndedFields, Outcome
 from evomerge_contract.manifest import Uri
-from evomerge_contract.report import ConcludeResult
+from evomerge_contract.report import ConcludeResult, SelectResult
 
 Phase = Literal["Preparing", "Searching", "Waiting", "Suspended", "Concluding", "Exporting", "Succeeded", "Failed"]
 ConditionType = Literal["Accepted", "Prepared", "Progressing", "Complete"]
@@ -17,10 +17,11 @@ Message = Annotated[str, StringConstraints(max_length=4000)]
 GenomeText = Annotated[
     str,
     StringConstraints(
-        pattern=r"^-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?(,-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?)*$", max_length=1_000_000
+        pattern=r"^(-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?(,-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?)*|[36]:[A-Za-z0-9+/]+=*)$",
+        max_length=1_000_000,
     ),
 ]
-"""The genes in the space's order, decimals with commas between: "0.5,-0.25,1"."""
+"""The genes in the space's order, in one of the two forms of `genome_text`."""
 
 
 class Told(Contract):
@@ -42,7 +43,7 @@ class Condition(Told):
 
 
 class StepCounters(Told):
-    """The ended attempts of a step that is no candidate (prepare, conclude, export), by what ended them."""
+    """The ended attempts of a step that is no candidate (prepare, select, conclude, export), by what ended them."""
 
     succeeded: int = Field(0, ge=0, description="Attempts that ended well.")
     failures: int = Field(0, ge=0, description="Attempts that failed by themselves.")
@@ -68,6 +69,9 @@ class EvoMergeStatus(Told):
     best: str | None = Field(None, max_length=32, description="The best fitness so far, on search items.")
     best_source: str | None = Field(None, max_length=32, description="The best source's fitness, on search items.")
     conditions: list[Condition] = Field([], max_length=8, description="Accepted, Prepared, Progressing, Complete.")
+    selected: SelectResult | None = Field(
+        None, description="The finalists, ranked on select items; part of `conclusion` once that is there."
+    )
     conclusion: ConcludeResult | None = Field(None, description="The winner, and the figures that prove it.")
     exported: Uri | None = Field(None, description="Where the winner lies, once it is there whole.")
     active_seconds: FiniteFloat = Field(
@@ -75,38 +79,23 @@ class EvoMergeStatus(Told):
     )
     active_since: AwareDatetime | None = Field(None, description="Since when it works; absent while suspended.")
     finished_at: AwareDatetime | None = Field(None, description="When it succeeded or failed.")
-    steps: dict[str, StepCounters] = Field({}, max_length=8, description="The attempts of prepare, conclude, export.")
+    steps: dict[str, StepCounters] = Field({}, max_length=8, description="The attempts of prepare, select, conclude, export.")
 
 
-class CandidateSpec(Contract):
-    """A candidate as it was asked for. Never changes. A baseline has a `name` and no `genome`."""
+class CandidateSpec(AskedFields):
+    """A candidate as it was asked for. Never changes. A baseline has a `name` and a `role`, and no `genome`."""
 
-    stage: StageName = Field(description='The stage; "baselines" for the baselines.')
-    index: int = Field(ge=0, le=9_999_999, description="The place in the stage's sequence.")
-    generation: int = Field(0, ge=0, le=9_999_999, description="The generation of the algorithm.")
-    name: str | None = Field(None, max_length=63, description="A baseline's name.")
-    genome: GenomeText | None = Field(None, description="The genes in the space's order, decimals with commas between.")
-    algorithm: str = Field(max_length=63, description="The algorithm with its version.")
-    recipe_digest: Digest = Field(max_length=71, description="Of the recipe that the genome decodes to.")
+    genome: GenomeText | None = Field(
+        None, description="The genes in the space's order: decimals with commas between, or packed where they are many."
+    )
 
 
-class CandidateStatus(Told):
+class CandidateStatus(EndedFields, Told):
     """What has become of a candidate. Without an `outcome`, it is not finished."""
 
     outcome: Outcome | None = Field(None, description="Absent until the candidate is finished.")
-    fitness: FiniteFloat | None = Field(None, description="Higher is better. Absent when the candidate failed.")
-    scores: dict[str, FiniteFloat] = Field(
-        {}, max_length=8, description="Per objective, in the metric's own direction."
-    )
-    reason: FailureReason | None = Field(None, description="Why it failed, in a word.")
-    message: str | None = Field(None, max_length=1000, description="Why it failed, in a sentence.")
-    report: Digest | None = Field(None, description="The digest of the task that the report answers.")
     report_uri: Uri | None = Field(None, description="Where the full report lies, with every item's score.")
     attempts: int = Field(0, ge=0, description="Jobs made for it.")
     failures: int = Field(0, ge=0, description="Attempts that failed by themselves.")
     disruptions: int = Field(0, ge=0, description="Attempts whose pod was lost.")
     waits: int = Field(0, ge=0, description="Attempts that asked to be made again later.")
-    seconds: dict[str, FiniteFloat] = Field(
-        {}, max_length=16, description="Seconds of each phase of the last attempt: pull, load, merge, evaluate, total."
-    )
-    host: str | None = Field(None, max_length=253, description="The node that it ran on.")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from evomerge_contract.base import Contract, Digest, digest_of
+from evomerge_contract.candidate import Role
 from evomerge_contract.manifest import Groups, Objective, SplitName, Storage
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, SelectResult
@@ -108,7 +109,7 @@ class Baseline(Contract):
     """What the winner is compared with. `role` says how it may be read."""
 
     name: str
-    role: Literal["source", "average", "default", "base"]
+    role: Role
     recipe: Recipe
 
 

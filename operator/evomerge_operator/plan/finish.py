@@ -1,0 +1,144 @@
+"""After a stage's search: its finalists, the tasks that choose and export the winner, and the report of the run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from evomerge_contract.candidate import Candidate
+from evomerge_contract.methods import METHODS
+from evomerge_contract.recipe import Recipe
+from evomerge_contract.report import ConcludeResult, RunReport, SelectResult
+from evomerge_contract.task import (
+    MASKS,
+    CardFacts,
+    ConcludeTask,
+    ExportTask,
+    Finalist,
+    SelectTask,
+    mask_seeds,
+)
+from evomerge_operator.errors import RunError
+from evomerge_operator.plan.proposer import Proposer
+from evomerge_operator.plan.run import LONG_SECONDS, Run, identity
+
+FINALISTS = 5
+
+
+def finalists(proposer: Proposer, finished: Mapping[int, Candidate]) -> list[int]:
+    """The indices of the best five, as the search ranks them, of different recipes.
+
+    Raises:
+        RunError: no candidate succeeded.
+    """
+    best: dict[str, int] = {}
+    for index in proposer.search.ranked({i: candidate.told for i, candidate in finished.items()}):
+        best.setdefault(finished[index].recipe_digest, index)
+    if not best:
+        raise RunError("no candidate succeeded, so there is nothing to choose from; the log names the reasons")
+    return list(best.values())[:FINALISTS]
+
+
+def select_task(proposer: Proposer, chosen: Sequence[Candidate]) -> SelectTask:
+    """Rank the finalists on select items."""
+    return SelectTask(
+        **proposer.scoring_fields() | _limit(proposer, len(chosen) * len(_mask_seeds(proposer) or [0])),
+        finalists=[_finalist(proposer, candidate) for candidate in chosen],
+        mask_seeds=_mask_seeds(proposer),
+    )
+
+
+def conclude_task(
+    proposer: Proposer, chosen: Sequence[Candidate], selected: SelectResult | None, compared: Sequence[str]
+) -> ConcludeTask:
+    """Score the test items, for the winner among `chosen` and the baselines named in `compared`.
+
+    `chosen` are the finalists as `selected` ranks them. Without it (a run that was begun before there was a task of
+    its own for that), the task ranks them itself.
+    """
+    seeds = _mask_seeds(proposer) if selected is None else None
+    # Each evaluation may take as long as a candidate.
+    evaluations = len(chosen) * (MASKS if seeds else 1) + 1 + len(proposer.baselines)
+    return ConcludeTask(
+        **proposer.scoring_fields() | _limit(proposer, evaluations),
+        finalists=[_finalist(proposer, candidate) for candidate in chosen],
+        selected=selected,
+        baselines=[baseline for baseline in proposer.baselines if baseline.name in compared],
+        mask_seeds=seeds,
+        bootstrap_seed=proposer.stage.search.seed,
+    )
+
+
+def winner_recipe(proposer: Proposer, winner: Candidate) -> Recipe:
+    """The recipe of the candidate that the conclusion chose."""
+    return proposer.space.decode(winner.genome or ())
+
+
+def export_task(
+    proposer: Proposer,
+    winner: Candidate,
+    conclusion: ConcludeResult,
+    out: str,
+    *,
+    facts: str | None = None,
+    recipe_text: str | None = None,
+) -> ExportTask:
+    """Write the winner to the folder `out`; with `facts` and `recipe_text` the log, report and recipe as well."""
+    stage, scoring = proposer.stage, proposer.scoring_fields()
+    return ExportTask(
+        **proposer.shared_fields() | {"timeout_seconds": LONG_SECONDS},
+        out=out,
+        facts=facts,
+        recipe_text=recipe_text,
+        recipe=winner_recipe(proposer, winner),
+        mask_seed=stage.search.seed,
+        card=CardFacts(
+            run=proposer.manifest.metadata.name,
+            method=stage.parameter_space.method,
+            algorithm=proposer.search.version,
+            candidates=stage.search.candidates,
+            seed=stage.search.seed,
+            objectives=scoring["objectives"],
+            data=scoring["data"],
+            conclusion=conclusion,
+        ),
+    )
+
+
+def run_report(
+    run: Run,
+    candidates: Iterable[Candidate],
+    conclusion: ConcludeResult | None = None,
+    recipe: Recipe | None = None,
+) -> RunReport:
+    """Everything that the report page and the log show; `candidates` are those of the stage, with their genomes."""
+    return RunReport(
+        run=run.manifest.metadata.name,
+        identity=identity(run.manifest, run.prepared),
+        baseline_names=None if run.pinned is None else list(run.pinned),
+        manifest=run.manifest.wire(),
+        prepared=run.prepared,
+        genes=[gene.label for gene in run.stage.genes],
+        baselines=[candidate for _, candidate in sorted(run.compared.finished.items())],
+        candidates=list(candidates),
+        conclusion=conclusion,
+        recipe=recipe,
+    )
+
+
+def scored_baselines(run: Run) -> list[str]:
+    """The baselines that the winner can be compared with, by name."""
+    finished = run.compared.finished
+    return [b.name for i, b in enumerate(run.baselines) if i in finished and finished[i].outcome == "Succeeded"]
+
+
+def _finalist(proposer: Proposer, candidate: Candidate) -> Finalist:
+    recipe = proposer.space.decode(candidate.genome or ())
+    return Finalist(index=candidate.index, fitness=candidate.fitness or 0.0, recipe=recipe)
+
+
+def _mask_seeds(proposer: Proposer) -> list[int] | None:
+    """The seeds that finalists are scored with, where the method draws masks."""
+    random = METHODS[proposer.stage.parameter_space.method].random
+    return mask_seeds(proposer.stage.search.seed) if random else None
+
+
+def _limit(proposer: Proposer, evaluations: int) -> dict[str, int]:
+    return {"timeout_seconds": proposer.manifest.spec.worker.timeout_seconds * evaluations}

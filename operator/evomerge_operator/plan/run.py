@@ -1,0 +1,176 @@
+"""A run: what is fixed once it is prepared, and its stages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evomerge_contract.manifest import BASE, EvoMerge, Stage
+from evomerge_contract.recipe import DTypeName
+from evomerge_contract.report import PrepareResult
+from evomerge_contract.task import Baseline, DataDigests, PrepareTask, Source
+from evomerge_operator.plan.progress import Progress
+from evomerge_operator.rules import RESERVED_STAGE
+from evomerge_operator.search import Gene
+from evomerge_operator.spaces import baselines, default_baselines
+
+BASELINES = RESERVED_STAGE
+"""The name of the baselines' own sequence."""
+LONG_SECONDS = 86_400
+"""The limit of tasks that pull and write whole models; a candidate's limit says nothing about them."""
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Which candidate: a stage (or the baselines) and an index in it."""
+
+    stage: str
+    index: int
+
+
+@dataclass
+class StageRun:
+    """A stage of a run: its space over a pool of models, its search, and how far that is."""
+
+    stage: Stage
+    pool: tuple[str, ...]
+    """The models that it merges, by name."""
+    genes: tuple[Gene, ...]
+    version: str
+    """Of the search algorithm, as candidates hold it."""
+    population: int
+    """The generation of index k is k // population."""
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.stage.name
+
+    @property
+    def candidates(self) -> int:
+        """The budget of the search, in candidates."""
+        return self.stage.search.candidates
+
+    @property
+    def complete(self) -> bool:
+        """Whether every candidate is finished."""
+        return self.progress.leading == self.candidates
+
+
+@dataclass
+class Run:
+    """A prepared run."""
+
+    manifest: EvoMerge
+    prepared: PrepareResult
+    report_dir: str
+    baselines: tuple[Baseline, ...]
+    pinned: tuple[str, ...] | None
+    """The names of the baselines as the run was begun with; None: it was begun before they were pinned.
+
+    Such a run is also concluded in its own way: by one task, which ranks the finalists itself."""
+    stages: list[StageRun]
+    """Those that were begun, in the manifest's order."""
+    compared: Progress = field(default_factory=Progress)
+    """Of the baselines."""
+
+    @property
+    def stage(self) -> StageRun:
+        """The stage that is searched now, or was last."""
+        return self.stages[-1]
+
+    def progress(self, stage: str) -> Progress:
+        """The progress of a stage, or of the baselines.
+
+        Raises:
+            KeyError: there is no such stage.
+        """
+        if stage == BASELINES:
+            return self.compared
+        return {one.name: one.progress for one in self.stages}[stage]
+
+    def has(self, stage: str) -> bool:
+        """Whether candidates of this name belong to the run."""
+        return stage == BASELINES or any(one.name == stage for one in self.stages)
+
+    @property
+    def searched(self) -> bool:
+        """Whether every candidate of the current stage and every baseline is finished."""
+        return self.stage.complete and self.compared.leading == len(self.baselines)
+
+    def best_source(self) -> float | None:
+        """The best fitness of a source alone."""
+        found = [c.fitness for c in self.compared.finished.values() if self.baselines[c.index].role == "source"]
+        return max((fitness for fitness in found if fitness is not None), default=None)
+
+
+def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str, pinned: Sequence[str] | None) -> Run:
+    """A run before its first stage.
+
+    Raises:
+        ValueError: it is pinned to a baseline that this version does not know.
+    """
+    names = None if pinned is None else tuple(pinned)
+    known = tuple(baselines(manifest.spec, dtype_of(prepared), names))
+    return Run(manifest, prepared, report_dir, known, names, [])
+
+
+def default_names(manifest: EvoMerge) -> tuple[str, ...]:
+    """The baselines that a run which begins now is pinned to."""
+    return tuple(default_baselines(manifest.spec))
+
+
+def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | None = None) -> PrepareTask:
+    """The first task of a run; with what is `known` of an earlier one, a look whether all is as it was."""
+    spec = manifest.spec
+    return PrepareTask(
+        sources=sources_of(manifest, {s.name: s.digest for s in known.sources} if known else {}),
+        data=data_digests(known) if known else None,
+        storage=spec.storage,
+        trust_remote_code=spec.trust_remote_code,
+        threads=spec.evaluation.threads,
+        timeout_seconds=LONG_SECONDS,
+        report_dir=report_dir,
+        objectives=spec.evaluation.objectives,
+        methods=[s.parameter_space.method for s in spec.stages],
+        groups=[s.parameter_space.groups for s in spec.stages],
+        tokenizer_source=spec.tokenizer_source,
+    )
+
+
+def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
+    """What makes two runs the same: contents, evaluation, stages and vocabulary.
+
+    URIs, parallelism and worker settings are never part of it. The order of the models counts: it is that of genes and
+    baselines.
+    """
+    spec = manifest.spec
+    evaluation = spec.evaluation.wire()
+    for objective in evaluation["objectives"]:
+        objective["jsonl"] = {k: v.digest for k, v in prepared.data[objective["name"]].items()}
+    vocabulary = {} if spec.tokenizer_source is None else {"tokenizerSource": spec.tokenizer_source}
+    return vocabulary | {
+        "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
+        "evaluation": evaluation,
+        "stages": [s.wire() for s in spec.stages],
+        "trustRemoteCode": spec.trust_remote_code,
+    }
+
+
+def sources_of(manifest: EvoMerge, digests: Mapping[str, str]) -> list[Source]:
+    """The models of a manifest as tasks name them, the base included."""
+    spec = manifest.spec
+    named = [(m.name, m) for m in spec.models] + ([(BASE, spec.base)] if spec.base else [])
+    return [Source(name=n, uri=m.uri, adapter=m.adapter, license=m.license, digest=digests.get(n)) for n, m in named]
+
+
+def data_digests(prepared: PrepareResult) -> dict[str, DataDigests]:
+    """Every objective's splits by the digests of their content."""
+    return {
+        name: DataDigests(search=splits["search"].digest, select=splits["select"].digest, test=splits["test"].digest)
+        for name, splits in prepared.data.items()
+    }
+
+
+def dtype_of(prepared: PrepareResult) -> DTypeName:
+    """Merges are written in the first source's dtype."""
+    return prepared.sources[0].dtype
