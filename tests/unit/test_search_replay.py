@@ -29,7 +29,7 @@ class Counted(list[T]):
 
 
 def genes(count: int) -> list[Gene]:
-    return [Gene(f"weight/{i}", low=-0.5, high=1.0 + i, start=0.25) for i in range(count)]
+    return [Gene("weight", str(i), None, low=-0.5, high=1.0 + i, start=0.25) for i in range(count)]
 
 
 def quantised(genome: Genome) -> float:

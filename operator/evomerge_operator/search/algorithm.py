@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from evomerge_contract.candidate import Genome
+from evomerge_contract.candidate import GeneLabel, Genome
 
 Outcomes = Sequence[float | None]
 """Fitness by index, higher is better; None is a candidate that failed and ranks below every one that did not."""
@@ -16,12 +16,29 @@ class SearchError(ValueError):
 
 @dataclass(frozen=True)
 class Gene:
-    """One searched number, in physical units; `low` and `high` lie on the grid and belong to the range."""
+    """One searched number: a parameter of a group of tensors, for one model or (None) the same for all.
 
-    name: str
+    In physical units; `low` and `high` lie on the grid and belong to the range. `kind` says which numbers of the range
+    are meant: of a real gene, all on the grid.
+    """
+
+    parameter: str
+    group: str
+    model: str | None
     low: float
     high: float
     start: float
+    kind: Literal["real"] = "real"
+
+    @property
+    def label(self) -> GeneLabel:
+        """What the gene is of, as reports hold it."""
+        return GeneLabel(parameter=self.parameter, group=self.group, model=self.model)
+
+    @property
+    def name(self) -> str:
+        """The gene's name for people: parameter/group/model, or parameter/group."""
+        return "/".join(filter(None, (self.parameter, self.group, self.model)))
 
 
 class SearchAlgorithm(Protocol):
