@@ -22,7 +22,7 @@ from evomerge_contract.report import (
 )
 from evomerge_contract.task import MASKS, Baseline, CardFacts, DataDigests, Source, mask_seeds
 from evomerge_operator.search import make_search
-from evomerge_operator.space import Space, baselines, make_space
+from evomerge_operator.spaces import Space, baselines, make_space
 
 ITEMS = 500
 _LAYER_TENSORS = [
@@ -129,14 +129,14 @@ def finished_run(
     """A run of `made`; with `done` it is unfinished after so many candidates. Every `fail_every`-th candidate fails."""
     spec = made.spec
     found = prepared(spec, layers)
-    space = make_space(spec, spec.stages[0].parameter_space, found.layout, "bfloat16")
+    space = make_space(spec.stages[0], [m.name for m in spec.models], spec, found.layout, "bfloat16")
     candidates = _search(spec, space, fail_every, spec.stages[0].search.candidates if done is None else done)
     compared = baselines(spec, "bfloat16")
     run = RunReport(
         run=made.metadata.name,
         manifest=made.wire(),
         prepared=found,
-        genes=[g.name for g in space.genes],
+        genes=[g.label for g in space.genes],
         baselines=[_baseline(b, i) for i, b in enumerate(compared)],
         candidates=candidates,
     )

@@ -17,6 +17,14 @@ FailureReason = Literal[
 ]
 
 
+class GeneLabel(Contract):
+    """What a gene is of: a parameter of a group of tensors, for one model or (None) the same for all."""
+
+    parameter: str
+    group: str
+    model: str | None = None
+
+
 class AskedFields(Contract):
     """What is fixed when a candidate is asked for."""
 

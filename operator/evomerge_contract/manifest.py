@@ -191,6 +191,11 @@ class Stage(Contract):
     parameter_space: ParameterSpace
     search: Search
 
+    @property
+    def space(self) -> ParameterSpace:
+        """The stage's space, whichever it is."""
+        return self.parameter_space
+
 
 class Budget(Contract):
     """What a run may cost."""

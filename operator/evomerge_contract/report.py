@@ -1,11 +1,11 @@
 """Reports, the answers to tasks, and what they are made of."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat
 
 from evomerge_contract.base import Contract, Digest
-from evomerge_contract.candidate import Candidate, FailureReason, Outcome, Role
+from evomerge_contract.candidate import Candidate, FailureReason, GeneLabel, Outcome, Role
 from evomerge_contract.manifest import Objective, SplitName
 from evomerge_contract.recipe import DTypeName, Recipe
 
@@ -200,6 +200,14 @@ class Report(Contract):
         return short.model_dump_json(exclude_none=True, by_alias=True)
 
 
+def _from_name(gene: Any) -> Any:
+    """Reports used to hold a gene's name, "parameter/group/model" or "parameter/group", none of which has a slash."""
+    if not isinstance(gene, str):
+        return gene
+    parameter, group, model = (*gene.split("/", 2), None, None)[:3]
+    return {"parameter": parameter, "group": group, "model": model}
+
+
 class RunReport(Contract):
     """Everything `report.html` shows. `conclusion` is None while the search still runs.
 
@@ -211,7 +219,7 @@ class RunReport(Contract):
     baseline_names: list[str] | None = None
     manifest: dict[str, Any]
     prepared: PrepareResult
-    genes: list[str]
+    genes: list[Annotated[GeneLabel, BeforeValidator(_from_name)]]
     baselines: list[Candidate]
     candidates: list[Candidate]
     conclusion: ConcludeResult | None = None

@@ -278,7 +278,7 @@ def run_report(
         identity=identity(run.manifest, run.prepared),
         manifest=run.manifest.wire(),
         prepared=run.prepared,
-        genes=[g.name for g in run.space.genes],
+        genes=[g.label for g in run.space.genes],
         baselines=[c for k, c in sorted(finished.items()) if k.stage == BASELINES],
         candidates=[c for k, c in sorted(finished.items()) if k.stage == run.stage],
         conclusion=conclusion,

@@ -11,7 +11,7 @@ from evomerge_contract.report import PrepareResult
 from evomerge_contract.task import Baseline, DataDigests, PrepareTask, Source
 from evomerge_operator.errors import InputError
 from evomerge_operator.search import SearchAlgorithm, make_search
-from evomerge_operator.space import Space, baselines, make_space
+from evomerge_operator.spaces import Space, baselines, make_space
 
 LONG_SECONDS = 86_400
 """The limit of tasks that pull and write whole models; a candidate's limit says nothing about them."""
@@ -66,14 +66,14 @@ def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str) -> Ru
     spec, stage = manifest.spec, manifest.spec.stages[0]
     field = "spec.stages[0].parameterSpace.groups"
     try:
-        space = make_space(spec, stage.parameter_space, prepared.layout, _dtype(prepared))
+        space = make_space(stage, [m.name for m in spec.models], spec, prepared.layout, _dtype(prepared))
         # A recipe in which every gene has a value of its own needs the most filters.
         space.decode(tuple(round(gene.low + k * GRID, GRID_DECIMALS) for k, gene in enumerate(space.genes)))
         field = "spec.stages[0].search"
         search = make_search(stage.search, space.genes, stage.name)
     except ValueError as error:
         raise InputError.at(manifest.metadata.name, field, str(error)) from error
-    return Run(manifest, prepared, space, search, tuple(baselines(spec, space.dtype)), report_dir)
+    return Run(manifest, prepared, space, search, tuple(baselines(spec, _dtype(prepared))), report_dir)
 
 
 def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:

@@ -8,7 +8,7 @@ import pytest
 
 from evomerge_contract.manifest import EvoMergeSpec, ParameterSpace
 from evomerge_contract.recipe import Recipe
-from evomerge_operator.space import make_space
+from evomerge_operator.spaces.parameter_space import make_parameter_space
 from evomerge_worker.merge import TensorPlan, plan_merge
 from evomerge_worker.shards import Checkpoint
 from merge_corpus import CORPUS
@@ -152,7 +152,7 @@ def test_a_decoded_genome_means_what_it_means_to_mergekit(
     space = ParameterSpace.model_validate(
         {"method": method, "groups": GROUPS[groups], "parameters": SPACES[method]}, by_alias=True
     )
-    genes = make_space(_spec(), space, sources["a"].layout, "bfloat16")
+    genes = make_parameter_space(space, ["a", "b"], _spec(), sources["a"].layout, "bfloat16")
     chance = random.Random(f"{method} {groups}")
     for draw in (
         lambda gene: chance.uniform(gene.low, gene.high),

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge_contract.candidate import Candidate
+from evomerge_contract.candidate import Candidate, GeneLabel
 from evomerge_contract.manifest import EvoMerge, Parameter
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, Interval, RunReport, SelectRow
 from evomerge_contract.report import ScoreRow as Row
-from evomerge_operator.space import make_space
+from evomerge_operator.spaces import make_space
 from evomerge_worker.report import render
 from evomerge_worker.report.accounts import failures, phases
 from evomerge_worker.report.axes import spread
@@ -31,7 +31,7 @@ from evomerge_worker.report.scale import fitting
 from evomerge_worker.report.score_table import score_table
 from evomerge_worker.report.text import listing, score, seconds, signed, size
 from evomerge_worker.report.verdict import concluded, verdict
-from evomerge_worker.report.winner_values import places
+from evomerge_worker.report.winner_values import SHARED, places
 from example_runs import DARE_TIES, finished_run, manifest, prepared
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -137,6 +137,17 @@ def test_equal_runs_give_equal_pages(run: RunReport, html: str) -> None:
     assert render(RunReport.model_validate_json(run.model_dump_json(by_alias=True))) == html
 
 
+def test_a_report_whose_genes_are_names_is_still_read() -> None:
+    """Run files of the first version hold names, which are taken apart once, on reading."""
+    wire = finished_run(manifest(candidates=20)).wire()
+    wire["genes"] = ["weight/layers-0-1/reader", "t/all"]
+    genes = RunReport.model_validate(wire).genes
+    assert genes == [
+        GeneLabel(parameter="weight", group="layers-0-1", model="reader"),
+        GeneLabel(parameter="t", group="all"),
+    ]
+
+
 def test_names_are_text_not_markup(run: RunReport) -> None:
     """HTML in names, skills, genes, messages and licences is shown, never obeyed."""
     evil = "<script>alert('x')</script>&\""
@@ -149,7 +160,7 @@ def test_names_are_text_not_markup(run: RunReport) -> None:
         run.model_copy(
             update={
                 "run": evil,
-                "genes": [f"weight/{evil}-{i}/reader" for i in range(len(run.genes))],
+                "genes": [g.model_copy(update={"group": f"{evil}-{i}"}) for i, g in enumerate(run.genes)],
                 "candidates": [*run.candidates[:79], failed, *run.candidates[80:]],
                 "conclusion": run.conclusion.model_copy(update={"test": rows, "unscored": {evil: evil}}),
                 "manifest": run.manifest | {"spec": spec | {"models": models}},
@@ -224,7 +235,7 @@ def test_single_gene() -> None:
     """One gene, one group: the winner's grid is one row for the whole model."""
     space = {"method": "slerp", "groups": {"layers": 1}, "parameters": {"t": {"min": "0", "max": "1"}}}
     run = finished_run(manifest(parameter_space=space, candidates=20))
-    assert run.genes == ["t/all"]
+    assert run.genes == [GeneLabel(parameter="t", group="all")]
     assert "whole model" in Page(render(run)).text
 
 
@@ -498,7 +509,7 @@ def test_winner_grid_covers_every_tensor_with_the_genes_values(space: dict[str, 
     """Each tensor is in one place of the grid, and every gene's value is there under its model."""
     spec = manifest(parameter_space=space).spec
     found = prepared(spec)
-    made = make_space(spec, spec.stages[0].parameter_space, found.layout, "bfloat16")
+    made = make_space(spec.stages[0], [m.name for m in spec.models], spec, found.layout, "bfloat16")
     rng = random.Random(4)
     genome = tuple(round(rng.uniform(g.low, g.high), 6) for g in made.genes)
     shown = places(made.decode(genome), found.layout)
@@ -507,8 +518,7 @@ def test_winner_grid_covers_every_tensor_with_the_genes_values(space: dict[str, 
         len(layout.before) + layout.layers * len(layout.layer_tensors) + len(layout.after)
     )
     for gene, value in zip(made.genes, genome, strict=True):
-        parameter, _, model = (*gene.name.split("/"), "")[:3]
-        assert value in {p.values[parameter, model] for p in shown}, gene.name
+        assert value in {p.values[gene.parameter, gene.model or SHARED] for p in shown}, gene.name
 
 
 def test_winner_grid_has_the_source_without_a_gene() -> None:

@@ -22,7 +22,11 @@ Outcome = Callable[[int, Genome], float | None]
 
 
 def unit_genes(count: int, start: float = 0.5) -> list[Gene]:
-    return [Gene(f"weight/{i}", 0.0, 1.0, start) for i in range(count)]
+    return [gene(str(i), 0.0, 1.0, start) for i in range(count)]
+
+
+def gene(group: str, low: float, high: float, start: float) -> Gene:
+    return Gene("weight", group, None, low, high, start)
 
 
 def drive(search: Search, genes: list[Gene], outcome: Outcome) -> tuple[list[Genome], list[float | None]]:
@@ -59,7 +63,7 @@ def any_genes(draw: st.DrawFn) -> list[Gene]:
         low = draw(st.integers(-(10**9), 10**9))
         width = draw(st.sampled_from([1, 2, 1000, 10**6, 2 * 10**9]))
         start = draw(st.integers(low, low + width))
-        genes.append(Gene(str(i), micro(low), micro(low + width), micro(start)))
+        genes.append(gene(str(i), micro(low), micro(low + width), micro(start)))
     return genes
 
 
@@ -93,7 +97,7 @@ def test_whatever_the_outcomes_genomes_stay_on_the_grid_and_within_bounds(
 
 @pytest.mark.parametrize("algorithm", ["GA", "Random"])
 def test_the_first_candidate_is_the_start_genome(algorithm: Algorithm) -> None:
-    genes = [Gene("a", 0, 1, 0.1234567), Gene("b", -1, 1, -0.0), Gene("c", 0, 1, 7.0)]
+    genes = [gene("a", 0, 1, 0.1234567), gene("b", -1, 1, -0.0), gene("c", 0, 1, 7.0)]
     [first], _ = drive(Search(algorithm=algorithm, candidates=1), genes, lambda *_: None)
     assert str(first) == "(0.123457, 0.0, 1.0)"
 
@@ -127,8 +131,8 @@ def test_nothing_to_search_is_refused_in_words() -> None:
     search = Search(candidates=1)
     with pytest.raises(SearchError, match="no gene to search"):
         make_search(search, [], "ps", OBJECTIVES)
-    with pytest.raises(SearchError, match="min must be below max, which it is not for same, turned"):
-        make_search(search, [Gene("same", 1, 1, 1), Gene("right", 0, 1, 0), Gene("turned", 2, 1, 1)], "ps", OBJECTIVES)
+    with pytest.raises(SearchError, match="min must be below max, which it is not for weight/same, weight/turned"):
+        make_search(search, [gene("same", 1, 1, 1), gene("right", 0, 1, 0), gene("turned", 2, 1, 1)], "ps", OBJECTIVES)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +254,7 @@ def test_islands_learn_from_their_own_samples_only(lag: int, islands: int) -> No
 
 
 def test_cma_es_starts_around_the_start_with_a_sixth_of_each_range() -> None:
-    genes = [Gene(str(i), low=-2.0, high=4.0, start=0.4) for i in range(20)]
+    genes = [gene(str(i), low=-2.0, high=4.0, start=0.4) for i in range(20)]
     genomes, _ = drive(Search(algorithm="CMA-ES", candidates=200, population=100, lag=1), genes, lambda *_: None)
     assert abs(np.mean(genomes) - 0.4) < 0.1
     assert abs(np.std(genomes) - 1.0) < 0.1

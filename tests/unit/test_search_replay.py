@@ -18,7 +18,7 @@ OBJECTIVES = [Objective(name="o", jsonl=Jsonl(search="1", select="2", test="3"),
 
 
 def genes(count: int) -> list[Gene]:
-    return [Gene(f"weight/{i}", low=-0.5, high=1.0 + i, start=0.25) for i in range(count)]
+    return [Gene("weight", str(i), None, low=-0.5, high=1.0 + i, start=0.25) for i in range(count)]
 
 
 def new_search(search: Search, dimensions: int, stage: str = STAGE) -> SearchAlgorithm:

@@ -1,19 +1,27 @@
 """Groups, genes, and the recipe that a genome means."""
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from documents import LAYOUT, document, prepared, stage
-from evomerge_contract.manifest import EvoMerge, Groups, Parameter
+from evomerge_contract.manifest import EvoMerge, EvoMergeSpec, Groups, Parameter
 from evomerge_contract.recipe import Filtered, Recipe, Setting
-from evomerge_operator.groups import group_names, slice_tensors
-from evomerge_operator.space import Space, baselines, make_space, setting, sum_to_one
+from evomerge_contract.report import Layout
+from evomerge_operator.spaces import Space, baselines, make_space
+from evomerge_operator.spaces.groups import group_names, slice_tensors
+from evomerge_operator.spaces.parameter_space import setting, sum_to_one
+
+
+def first_space(spec: EvoMergeSpec, layout: Layout = LAYOUT) -> Space:
+    return make_space(spec.stages[0], [m.name for m in spec.models], spec, layout, "bfloat16")
 
 
 def space_of(**spec: object) -> Space:
     manifest = EvoMerge.model_validate(document(**spec))
-    return make_space(manifest.spec, manifest.spec.stages[0].parameter_space, LAYOUT, "bfloat16")
+    return first_space(manifest.spec)
 
 
 def value_for(tensor: str, given_setting: Setting) -> float | bool:
@@ -178,10 +186,25 @@ def test_baselines_are_the_sources_their_average_and_with_a_base_dare_ties_and_t
     assert [b.role for b in baselines(with_base, "bfloat16")][3:] == ["default", "base"]
 
 
+def test_a_list_of_names_chooses_the_baselines() -> None:
+    spec = EvoMerge.model_validate(document(base={"uri": "base"})).spec
+    every = baselines(spec, "bfloat16")
+    assert baselines(spec, "bfloat16", ["base", "b"]) == [every[4], every[1]]
+    with pytest.raises(ValueError, match='there is no baseline "best of three"; known: a, b, plain average, default'):
+        baselines(spec, "bfloat16", ["best of three"])
+
+
+def test_a_space_can_be_sent_to_another_process() -> None:
+    space = space_of()
+    sent = pickle.loads(pickle.dumps(space))
+    assert sent.genes == space.genes
+    assert sent.decode((0.25, 0.5)) == space.decode((0.25, 0.5))
+
+
 def test_every_merge_has_the_vocabulary_of_the_search_and_a_model_alone_its_own() -> None:
     """In mergekit's words, which also say it for a recipe that takes no base_model."""
     spec = EvoMerge.model_validate(document(base={"uri": "base"}, tokenizerSource="union")).spec
-    space = make_space(spec, spec.stages[0].parameter_space, LAYOUT, "bfloat16")
+    space = first_space(spec)
     assert space.decode((0.5, 0.5)).tokenizer_source == "union"
     assert [b.recipe.tokenizer_source for b in baselines(spec, "bfloat16")] == [None, None, "union", "union", None]
     assert "tokenizer_source" not in space_of().decode((0.5, 0.5)).plain()
@@ -190,9 +213,7 @@ def test_every_merge_has_the_vocabulary_of_the_search_and_a_model_alone_its_own(
 def test_the_space_needs_only_what_prepare_found() -> None:
     manifest = EvoMerge.model_validate(document())
     found = prepared(manifest)
-    assert (
-        make_space(manifest.spec, manifest.spec.stages[0].parameter_space, found.layout, "float32").dtype == "float32"
-    )
+    assert [g.name for g in first_space(manifest.spec, found.layout).genes] == ["weight/all/a", "weight/all/b"]
 
 
 def test_the_order_of_a_manifests_parameters_has_no_meaning() -> None:

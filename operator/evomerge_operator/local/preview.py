@@ -49,7 +49,7 @@ def _start_of_average(run: Run) -> Start:
 
 def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float, each: float) -> list[str]:
     spec, stage = run.manifest.spec, run.manifest.spec.stages[0]
-    groups = list(dict.fromkeys(gene.name.split("/")[1] for gene in run.space.genes))
+    groups = list(dict.fromkeys(gene.group for gene in run.space.genes))
     busy = min(workers, stage.search.lag)
     total = start_seconds + each * (stage.search.candidates + len(run.baselines)) / busy
     lines = [f"{run.manifest.metadata.name}: stage {stage.name}, {stage.parameter_space.method}"]

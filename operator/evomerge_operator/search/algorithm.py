@@ -8,8 +8,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from evomerge_contract.candidate import Genome
+from evomerge_contract.candidate import GeneLabel, Genome
 from evomerge_contract.manifest import Objective, Search
 from evomerge_contract.report import fitness_of
 from evomerge_operator.search.randomness import seed_of
@@ -24,12 +25,29 @@ class SearchError(ValueError):
 
 @dataclass(frozen=True)
 class Gene:
-    """One searched number, in physical units; `low` and `high` lie on the grid and belong to the range."""
+    """One searched number: a parameter of a group of tensors, for one model or (None) the same for all.
 
-    name: str
+    In physical units; `low` and `high` lie on the grid and belong to the range. `kind` says which numbers of the range
+    are meant: of a real gene, all on the grid.
+    """
+
+    parameter: str
+    group: str
+    model: str | None
     low: float
     high: float
     start: float
+    kind: Literal["real"] = "real"
+
+    @property
+    def label(self) -> GeneLabel:
+        """What the gene is of, as reports hold it."""
+        return GeneLabel(parameter=self.parameter, group=self.group, model=self.model)
+
+    @property
+    def name(self) -> str:
+        """The gene's name for people: parameter/group/model, or parameter/group."""
+        return "/".join(filter(None, (self.parameter, self.group, self.model)))
 
 
 class SearchAlgorithm(ABC):

@@ -1,12 +1,11 @@
 """Genomes over time: how the genes settled. A row is a gene, a column the best candidate of a stretch of the search."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import groupby
 
 from markupsafe import Markup
 
-from evomerge_contract.candidate import Candidate, Genome
+from evomerge_contract.candidate import Candidate, GeneLabel, Genome
 from evomerge_worker.report.axes import text
 from evomerge_worker.report.colour import Shade
 from evomerge_worker.report.svg import element, number, picture
@@ -26,27 +25,6 @@ OVERLAP = 0.6
 """Neighbouring cells overlap a little, or the page would shine through between them."""
 
 
-@dataclass(frozen=True)
-class Gene:
-    """A gene's place in the genome and its name in parts (`model` is empty for a shared parameter)."""
-
-    position: int
-    parameter: str
-    group: str
-    model: str
-
-    @property
-    def block(self) -> str:
-        """What the rows of one block have in common."""
-        return f"{self.parameter} of {self.model}" if self.model else self.parameter
-
-
-def parse_genes(names: list[str]) -> list[Gene]:
-    """Genes from their names: `parameter/group/model`, or `parameter/group` for a shared parameter."""
-    parts = ((*name.split("/", 2), "", "")[:3] for name in names)
-    return [Gene(i, parameter, group, model) for i, (parameter, group, model) in enumerate(parts)]
-
-
 def stretches(candidates: list[Candidate], genes: int) -> list[tuple[int, Candidate | None]]:
     """Cut the search into even stretches; for each its first index and its best candidate (None: all failed)."""
     end = max((c.index for c in candidates), default=-1) + 1
@@ -61,17 +39,16 @@ def stretches(candidates: list[Candidate], genes: int) -> list[tuple[int, Candid
 
 
 def genome_chart(
-    genes: list[Gene],
+    genes: list[GeneLabel],
     shades: Mapping[str, Shade],
     columns: list[tuple[int, Candidate | None]],
     last: tuple[str, Genome],
 ) -> Markup:
     """The chart of at least one gene. `last` is a wider column of its own, such as the winner, with its heading."""
-    parameters, models = (
-        list(dict.fromkeys(names)) for names in zip(*((g.parameter, g.model) for g in genes), strict=True)
-    )
-    ordered = sorted(genes, key=lambda g: (parameters.index(g.parameter), models.index(g.model), g.position))
-    blocks = [(name, list(members)) for name, members in groupby(ordered, key=lambda g: g.block)]
+    parameters = list(dict.fromkeys(g.parameter for g in genes))
+    models = list(dict.fromkeys(g.model for g in genes))
+    rows = sorted(enumerate(genes), key=lambda r: (parameters.index(r[1].parameter), models.index(r[1].model), r[0]))
+    blocks = [(name, list(members)) for name, members in groupby(rows, key=lambda r: _block(r[1]))]
     height = min(TALLEST, max(SHORTEST, WANTED_HEIGHT / len(genes)))
     cells: dict[str, list[str]] = {}
     words: list[Markup] = []
@@ -79,9 +56,9 @@ def genome_chart(
     for name, members in blocks:
         words.append(text(LEFT, top + 15, name, "label strong"))
         top += HEADER
-        words += _row_labels(members, top, height)
-        for row, gene in enumerate(members):
-            _add_row(cells, gene, shades[gene.parameter], columns, last[1], top + (row + 0.5) * height)
+        words += _row_labels([gene.group for _, gene in members], top, height)
+        for row, (position, gene) in enumerate(members):
+            _add_row(cells, position, shades[gene.parameter], columns, last[1], top + (row + 0.5) * height)
         top += len(members) * height + 4
     stroke = height - 1 if height > 8 else height
     drawn = [
@@ -91,17 +68,22 @@ def genome_chart(
     return picture(WIDTH, top + 44, label, *drawn, *words, _time_axis(columns, last[0], top + 16))
 
 
+def _block(gene: GeneLabel) -> str:
+    """What the rows of one block have in common."""
+    return gene.parameter if gene.model is None else f"{gene.parameter} of {gene.model}"
+
+
 def _add_row(
     cells: dict[str, list[str]],
-    gene: Gene,
+    position: int,
     shade: Shade,
     columns: list[tuple[int, Candidate | None]],
     last: Genome,
     y: float,
 ) -> None:
-    """Add a row's cells to the paths of their colours, neighbours of one colour as one stroke."""
+    """Add the cells of the gene at `position` to the paths of their colours, neighbours of one colour as one stroke."""
     width = (RIGHT - LEFT) / len(columns)
-    colours = [shade.css(c.genome[gene.position]) if c is not None and c.genome else None for _, c in columns]
+    colours = [shade.css(c.genome[position]) if c is not None and c.genome else None for _, c in columns]
     at = 0
     for css, same in groupby(colours):
         length = len(list(same))
@@ -110,15 +92,15 @@ def _add_row(
                 f"M{number(LEFT + at * width)} {number(y)}h{number(length * width + OVERLAP)}"
             )
         at += length
-    cells.setdefault(shade.css(last[gene.position]), []).append(f"M{number(LAST)} {number(y)}h{number(LAST_WIDTH)}")
+    cells.setdefault(shade.css(last[position]), []).append(f"M{number(LAST)} {number(y)}h{number(LAST_WIDTH)}")
 
 
-def _row_labels(members: list[Gene], top: float, height: float) -> list[Markup]:
+def _row_labels(groups: list[str], top: float, height: float) -> list[Markup]:
     """Every row's group where rows are tall enough, else the first's and the last's, else none."""
-    rows = list(range(len(members)))
+    rows = list(range(len(groups)))
     if height < 11:
-        rows = [0, len(members) - 1] if len(members) * height >= 26 else []
-    return [text(LEFT - 10, top + (r + 0.5) * height + 4, _short(members[r].group), "tick end") for r in rows]
+        rows = [0, len(groups) - 1] if len(groups) * height >= 26 else []
+    return [text(LEFT - 10, top + (r + 0.5) * height + 4, _short(groups[r]), "tick end") for r in rows]
 
 
 def _time_axis(columns: list[tuple[int, Candidate | None]], heading: str, y: float) -> Markup:

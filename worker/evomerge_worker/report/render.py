@@ -14,7 +14,7 @@ from evomerge_worker.report.accounts import failures, phases
 from evomerge_worker.report.colour import shade
 from evomerge_worker.report.finalists_chart import finalists_chart
 from evomerge_worker.report.fitness_chart import Line, fitness_chart, thinned
-from evomerge_worker.report.genome_chart import genome_chart, parse_genes, stretches
+from evomerge_worker.report.genome_chart import genome_chart, stretches
 from evomerge_worker.report.score_table import score_table
 from evomerge_worker.report.verdict import verdict
 from evomerge_worker.report.winner_grid import winner_grid
@@ -90,26 +90,25 @@ def _outcome(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
 
 
 def _genomes(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
-    genes = parse_genes(run.genes)
     chosen = _best(run.candidates)
     heading = "best"
     if run.conclusion:
         chosen = next(c for c in run.candidates if c.index == run.conclusion.winner)
         heading = "winner"
-    if not genes or chosen is None or chosen.genome is None:
+    if not run.genes or chosen is None or chosen.genome is None:
         return {"genome_chart": None, "stretch": 0, "shades": {}, "sums": []}
     space = spec.stages[0].parameter_space
     shades = {
         name: shade(
             space.parameters.get(name),
             len(spec.models),
-            (c.genome[g.position] for g in genes if g.parameter == name for c in run.candidates if c.genome),
+            (c.genome[i] for i, g in enumerate(run.genes) if g.parameter == name for c in run.candidates if c.genome),
         )
-        for name in dict.fromkeys(g.parameter for g in genes)
+        for name in dict.fromkeys(g.parameter for g in run.genes)
     }
     sums = [name for name in shades if name in space.parameters and space.parameters[name].sums_to_one]
-    columns = stretches(run.candidates, len(genes))
-    chart = genome_chart(genes, shades, columns, (heading, chosen.genome))
+    columns = stretches(run.candidates, len(run.genes))
+    chart = genome_chart(run.genes, shades, columns, (heading, chosen.genome))
     return {"genome_chart": chart, "stretch": len(run.candidates) / len(columns), "shades": shades, "sums": sums}
 
 

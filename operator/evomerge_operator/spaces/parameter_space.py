@@ -12,28 +12,17 @@ from evomerge_contract.base import GRID_DECIMALS
 from evomerge_contract.candidate import Genome
 from evomerge_contract.manifest import BASE, EvoMergeSpec, Parameter, ParameterSpace
 from evomerge_contract.methods import METHODS, Method
-from evomerge_contract.recipe import (
-    DTypeName,
-    Filtered,
-    Recipe,
-    RecipeModel,
-    Scalar,
-    Setting,
-    Settings,
-    Slice,
-    SliceSource,
-)
+from evomerge_contract.recipe import DTypeName, Filtered, Recipe, Scalar, Setting, Settings, Slice, SliceSource
 from evomerge_contract.report import Layout
-from evomerge_contract.task import Baseline
-from evomerge_operator.groups import SliceTensors, group_names, slice_tensors
 from evomerge_operator.search import Gene
+from evomerge_operator.spaces.groups import SliceTensors, group_names, slice_tensors
 
 _Values = dict[str, dict[str, dict[str, float]]]  # parameter -> group -> model ("" when shared) -> value
 
 
 @dataclass(frozen=True)
-class Space:
-    """A stage's space over the pool `models`; `genes` are named parameter/group/model (or parameter/group)."""
+class ResolvedParameterSpace:
+    """A manifest's parameter space over the pool `models`, its groups resolved to tensors."""
 
     method: str
     models: tuple[str, ...]
@@ -45,7 +34,7 @@ class Space:
     vocabulary: str | None = None
 
     def decode(self, genome: Genome) -> Recipe:
-        """The recipe of a genome (genes in the order of `genes`, in physical units)."""
+        """The recipe of a genome, with a slice for each layer."""
         values = self._values(genome)
         return Recipe(
             merge_method=self.method,
@@ -62,8 +51,7 @@ class Space:
             raise ValueError(f"a genome of {len(genome)} genes for a space of {len(self.genes)}")
         values: _Values = {}
         for gene, value in zip(self.genes, genome, strict=True):
-            parameter, group, model = (*gene.name.split("/"), "")[:3]
-            values.setdefault(parameter, {}).setdefault(group, {})[model] = value
+            values.setdefault(gene.parameter, {}).setdefault(gene.group, {})[gene.model or ""] = value
         for name, parameter_groups in values.items():
             if self.parameters[name].sums_to_one:
                 for group, by_model in parameter_groups.items():
@@ -99,13 +87,15 @@ class Space:
         return {name: _scalar(p.value) for name, p in self.parameters.items() if p.value is not None}
 
 
-def make_space(spec: EvoMergeSpec, space: ParameterSpace, layout: Layout, dtype: DTypeName) -> Space:
-    """The space of a stage, once the models' layout is known.
+def make_parameter_space(
+    space: ParameterSpace, pool: Sequence[str], spec: EvoMergeSpec, layout: Layout, dtype: DTypeName
+) -> ResolvedParameterSpace:
+    """The space over the models of `pool`, once their layout is known.
 
     Raises:
         ValueError: the groups do not fit the layout.
     """
-    models = tuple(m.name for m in spec.models)
+    models = tuple(pool)
     slices = tuple(slice_tensors(space.groups, layout))
     groups = group_names(list(slices))
     method = METHODS[space.method]
@@ -114,10 +104,12 @@ def make_space(spec: EvoMergeSpec, space: ParameterSpace, layout: Layout, dtype:
         for name in method.real  # the method's order: that of the manifest's keys has no meaning
         if name in space.parameters and (parameter := space.parameters[name]).value is None
         for group in groups
-        for model in (_genes_of(parameter, models) if name in method.per_model else ("",))
+        for model in (_genes_of(parameter, models) if name in method.per_model else (None,))
     ]
     base = _base_model(method, models, has_base=spec.base is not None)
-    return Space(space.method, models, base, dtype, space.parameters, slices, tuple(genes), spec.tokenizer_source)
+    return ResolvedParameterSpace(
+        space.method, models, base, dtype, space.parameters, slices, tuple(genes), spec.tokenizer_source
+    )
 
 
 def _base_model(method: Method, models: tuple[str, ...], *, has_base: bool) -> str | None:
@@ -131,11 +123,11 @@ def _genes_of(parameter: Parameter, models: tuple[str, ...]) -> tuple[str, ...]:
     return models[:-1] if parameter.sums_to_one else models
 
 
-def _gene(name: str, group: str, model: str, parameter: Parameter, models: int) -> Gene:
+def _gene(name: str, group: str, model: str | None, parameter: Parameter, models: int) -> Gene:
     low, high = float(parameter.min or 0), float(parameter.max or 0)
     middle = 1 / models if parameter.sums_to_one else (low + high) / 2
     start = middle if parameter.start is None else float(parameter.start)
-    return Gene("/".join(filter(None, (name, group, model))), low, high, round(start, GRID_DECIMALS))
+    return Gene(name, group, model, low, high, round(start, GRID_DECIMALS))
 
 
 def sum_to_one(parameter: Parameter, models: Sequence[str], genes: Mapping[str, float]) -> dict[str, float]:
@@ -180,42 +172,3 @@ def _filter_for(tensor: str, value: float, needed: Mapping[str, float]) -> str:
         if all(v == value for t, v in needed.items() if candidate in t):
             return candidate
     raise ValueError(f"tensor {tensor} cannot be told from others by a filter: its name is part of theirs")
-
-
-def alone(model: str, dtype: DTypeName) -> Recipe:
-    """A recipe that is one model as it is."""
-    return Recipe(
-        merge_method="linear",
-        models=[RecipeModel(model=model, parameters={"weight": 1.0})],
-        dtype="float32",
-        out_dtype=dtype,
-    )
-
-
-def baselines(spec: EvoMergeSpec, dtype: DTypeName) -> list[Baseline]:
-    """Each source alone, their plain average and, where there is a base, a default DARE-TIES and the base itself.
-
-    What is merged has the vocabulary of the search; a model alone is itself, and keeps its own.
-    """
-    names = [m.name for m in spec.models]
-    average = Recipe(
-        merge_method="linear",
-        models=[RecipeModel(model=n, parameters={"weight": 1.0}) for n in names],
-        dtype="float32",
-        out_dtype=dtype,
-        tokenizer_source=spec.tokenizer_source,
-    )
-    found = [Baseline(name=n, role="source", recipe=alone(n, dtype)) for n in names]
-    found.append(Baseline(name="plain average", role="average", recipe=average))
-    if spec.base is not None:
-        dare_ties = Recipe(
-            merge_method="dare_ties",
-            models=[RecipeModel(model=n, parameters={"weight": 0.5, "density": 0.5}) for n in names],
-            base_model=BASE,
-            dtype="float32",
-            out_dtype=dtype,
-            tokenizer_source=spec.tokenizer_source,
-        )
-        found.append(Baseline(name="default DARE-TIES", role="default", recipe=dare_ties))
-        found.append(Baseline(name=BASE, role="base", recipe=alone(BASE, dtype)))
-    return found
