@@ -3,8 +3,8 @@
 KWOK plays the nodes, but a stage of KWOK's cannot say what a worker says: a note on the very tasks of its pod, with a
 checksum. So this process watches the pods, and writes their status as a kubelet would: Running when they are bound,
 Succeeded with a note (by the contract's own `write_note`) when their time is over. Candidates take `--seconds`, with
-made-up scores; prepare, select, conclude and export end at once; pods without tasks (a bare loop's) take `--seconds` too.
-`--seconds inf`: candidates never end.
+made-up scores; prepare, select, conclude and export end at once; pods without tasks (a bare loop's) take `--seconds`
+too. `--seconds inf`: candidates never end.
 """
 
 import argparse
