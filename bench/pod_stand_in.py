@@ -3,8 +3,8 @@
 KWOK plays the nodes, but a stage of KWOK's cannot say what a worker says: a note on the very tasks of its pod, with a
 checksum. So this process watches the pods, and writes their status as a kubelet would: Running when they are bound,
 Succeeded with a note (by the contract's own `write_note`) when their time is over. Candidates take `--seconds`, with
-made-up scores; prepare, conclude and export end at once; pods without tasks (a bare loop's) take `--seconds` too.
-`--seconds inf`: candidates never end.
+made-up scores; prepare, select, conclude and export end at once; pods without tasks (a bare loop's) take `--seconds`
+too. `--seconds inf`: candidates never end.
 """
 
 import argparse
@@ -22,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/cluster/light"))
 from light_answers import prepare, score
 
 from evomerge_contract.note import write_note
-from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, Report
+from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, Report, SelectResult, SelectRow
 from evomerge_contract.task import (
     ConcludeTask,
     EvaluateTask,
     ExportTask,
     PrepareTask,
+    SelectTask,
     Task,
     task_adapter,
 )
@@ -80,6 +81,9 @@ def _report(task: Task) -> Report:
         case EvaluateTask():
             scores = {o.name: aggregate(o.metric, score(task.recipe, o, task.split)) for o in task.objectives}
             return Report(**fields, evaluate=EvaluateResult(scores=scores))
+        case SelectTask():
+            ranked = [SelectRow(index=f.index, fitness=f.fitness, score=f.fitness) for f in task.finalists]
+            return Report(**fields, select=SelectResult(ranked=ranked))
         case ConcludeTask():
             winner = task.finalists[0].index
             source = task.baselines[0].name

@@ -1,8 +1,8 @@
 """Tasks, the worker's unit of work.
 
-A task is one of five kinds: prepare, evaluate, select, conclude, export. A session takes tasks as NDJSON and prints one line
-per report once that report is durable. The worker knows nothing of generations or genomes: what it should copy into
-its report rides in `trace`.
+A task is one of five kinds: prepare, evaluate, select, conclude, export. A session takes tasks as NDJSON and prints
+one line per report once that report is durable. The worker knows nothing of generations or genomes: what it should
+copy into its report rides in `trace`.
 """
 
 from typing import Annotated, Any, Literal

@@ -1,61 +1,17 @@
 """The end of a run: who wins, what it is compared with, and what happens to what cannot be scored."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 
-from evomerge_contract.manifest import Jsonl, MetricName, Objective, SplitName
-from evomerge_contract.recipe import Recipe, RecipeModel
+from evomerge_contract.manifest import SplitName
+from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ItemScore
-from evomerge_contract.task import Baseline, ConcludeTask, Finalist
+from evomerge_contract.task import Baseline, ConcludeTask, SelectTask
 from evomerge_worker.conclude import conclude
 from evomerge_worker.errors import CandidateError, InputError, StorageError
-
-ITEMS = 200
-Score = Callable[[Recipe, SplitName, int], dict[str, list[ItemScore]]]
-
-
-def recipe(name: str) -> Recipe:
-    return Recipe(merge_method="linear", models=[RecipeModel(model=name)])
-
-
-def objective(name: str = "o", metric: MetricName = "exact_match", weight: str = "1") -> Objective:
-    return Objective(name=name, jsonl=Jsonl(search="a", select="b", test="c"), metric=metric, weight=weight)
-
-
-def share(right: float, skills: tuple[str, ...] = ()) -> list[ItemScore]:
-    """Item scores of which the given share is right: the first ones."""
-    skill = [skills[i * len(skills) // ITEMS] if skills else None for i in range(ITEMS)]
-    return [ItemScore(value=float(i < right * ITEMS), skill=skill[i]) for i in range(ITEMS)]
-
-
-def task(finalists: list[tuple[int, float]], baselines: list[Baseline] | None = None, **fields: object) -> ConcludeTask:
-    """Finalists are (index, search fitness); the recipe of finalist 3 names the model "f3"."""
-    sources = [Baseline(name=name, role="source", recipe=recipe(name)) for name in ("red", "blue")]
-    average = Baseline(name="plain average", role="average", recipe=recipe("average"))
-    values = {"sources": [], "report_dir": "file:///tmp", "objectives": [objective()], "data": {}} | fields
-    return ConcludeTask(
-        finalists=[Finalist(index=i, fitness=f, recipe=recipe(f"f{i}")) for i, f in finalists],
-        baselines=[*sources, average] if baselines is None else baselines,
-        **values,
-    )
-
-
-def table(figures: dict[str, float | Exception]) -> tuple[Score, list[tuple[str, str]]]:
-    """A score function that looks up "model/split", and the list of its calls."""
-    calls: list[tuple[str, str]] = []
-
-    def score(asked: Recipe, split: SplitName, seed: int) -> dict[str, list[ItemScore]]:
-        assert asked.models
-        calls.append((asked.models[0].model, split))
-        figure = figures[f"{asked.models[0].model}/{split}"]
-        if isinstance(figure, Exception):
-            raise figure
-        return {"o": share(figure)}
-
-    return score, calls
-
+from evomerge_worker.select import select
+from finalists import ITEMS, SEEDS, Score, drawn, objective, random_task, recipe, share, table, task
 
 BASELINES: dict[str, float | Exception] = {"red/test": 0.3, "blue/test": 0.4, "average/test": 0.35}
 
@@ -230,30 +186,7 @@ def test_the_same_task_gives_the_same_result() -> None:
     assert one != other
 
 
-SEEDS = [7, 8, 9, 10, 11]
-
-
-def drawn(figures: dict[str, list[float | Exception]]) -> tuple[Score, list[tuple[str, str, int]]]:
-    """A score function that looks up "model/split" and there the place of the mask seed, and the list of its calls."""
-    calls: list[tuple[str, str, int]] = []
-
-    def score(asked: Recipe, split: SplitName, seed: int) -> dict[str, list[ItemScore]]:
-        assert asked.models
-        calls.append((asked.models[0].model, split, seed))
-        figure = figures[f"{asked.models[0].model}/{split}"][SEEDS.index(seed)]
-        if isinstance(figure, Exception):
-            raise figure
-        return {"o": share(figure)}
-
-    return score, calls
-
-
 ON_TEST: dict[str, list[float | Exception]] = {"red/test": [0.3], "blue/test": [0.4], "average/test": [0.35]}
-
-
-def random_task(finalists: list[tuple[int, float]]) -> ConcludeTask:
-    """As `task`, for a method that draws masks, in a run of seed 7."""
-    return task(finalists, mask_seed=7, mask_seeds=SEEDS)
 
 
 def test_the_best_mean_over_the_masks_wins_and_not_the_luckiest_draw() -> None:
@@ -308,3 +241,64 @@ def test_without_masks_a_conclusion_says_nothing_of_them() -> None:
     assert not result.within_luck
     assert "maskSeeds" not in result.wire()
     assert result.wire()["select"] == [{"index": 0, "fitness": 0.6, "score": 0.6}]
+
+
+BROKEN = CandidateError("NotFinite", "NaN")
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"f1/select": [0.7], "f2/select": [0.8], "f3/select": [0.6], "f2/test": [0.6]},
+        {"f1/select": [BROKEN], "f2/select": [0.8], "f3/select": [0.8], "f2/test": [BROKEN], "f3/test": [0.3]},
+        {"f1/select": [0.5], "f2/select": [0.5], "f3/select": [0.5], "f1/test": [0.2], "red/test": [BROKEN]},
+    ],
+    ids=["all can be scored", "the winner fails on test items", "ties, and a source fails"],
+)
+@pytest.mark.parametrize("masks", [False, True], ids=["no masks", "masks"])
+def test_select_and_then_conclude_give_what_one_task_gives(
+    figures: dict[str, list[float | Exception]], masks: bool
+) -> None:
+    """Wire forms are compared: every figure, every row and the order of all."""
+    entries = ON_TEST | figures
+    if masks:  # other figures with the four further seeds
+        further = {name: [*of, 0.9, 0.1, 0.4, 0.5] for name, of in figures.items() if name.endswith("/select")}
+        entries |= further
+    finalists = [(3, 0.7), (1, 0.9), (2, 0.8)]
+    whole = task(finalists, mask_seed=7, mask_seeds=SEEDS if masks else None)
+    assert (
+        conclude(in_two(whole, drawn(entries)[0]), drawn(entries)[0]).wire()
+        == conclude(whole, drawn(entries)[0]).wire()
+    )
+
+
+def in_two(whole: ConcludeTask, score: Score) -> ConcludeTask:
+    """The conclusion of what a selection of its own has ranked."""
+    fields = {name: getattr(whole, name) for name in SelectTask.model_fields if name != "kind"}
+    selected = select(SelectTask(**fields), score)
+    return whole.model_copy(update={"selected": selected, "mask_seeds": None})
+
+
+def test_selected_finalists_are_not_scored_on_select_items_again() -> None:
+    figures = BASELINES | {"f5/select": 0.7, "f9/select": 0.8, "f9/test": 0.6}
+    concluded = in_two(task([(5, 0.9), (9, 0.85)]), table(figures)[0])
+    score, calls = table(figures)
+    conclude(concluded, score)
+    assert calls == [("f9", "test"), ("red", "test"), ("blue", "test"), ("average", "test")]
+
+
+def test_no_selected_finalist_left_is_a_failure_with_every_reason() -> None:
+    figures = BASELINES | {"f1/select": BROKEN, "f2/select": 0.8, "f2/test": CandidateError("OutOfMemory", "no room")}
+    score, _ = table(figures)
+    with pytest.raises(CandidateError, match=r"no finalist .*NotFinite on select items: NaN.*OutOfMemory on test") as e:
+        conclude(in_two(task([(1, 0.9), (2, 0.8)]), score), score)
+    assert e.value.reason == "OutOfMemory"
+
+
+def test_a_ranking_of_what_is_no_finalist_is_refused() -> None:
+    figures = BASELINES | {"f1/select": 0.7, "f2/select": 0.8}
+    concluded = in_two(task([(1, 0.9), (2, 0.8)]), table(figures)[0])
+    score, calls = table(figures)
+    with pytest.raises(InputError, match="selected: ranks candidate 2, which is no finalist"):
+        conclude(concluded.model_copy(update={"finalists": concluded.finalists[:1]}), score)
+    assert calls == []

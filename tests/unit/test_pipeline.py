@@ -11,7 +11,7 @@ import pytest
 from conftest import Tiny
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import RunReport
-from evomerge_contract.task import Baseline, ConcludeTask, DataDigests, EvaluateTask, Finalist, mask_seeds
+from evomerge_contract.task import Baseline, ConcludeTask, DataDigests, EvaluateTask, Finalist, SelectTask, mask_seeds
 from evomerge_operator.local.log import read_log
 from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.merge import known
@@ -67,6 +67,11 @@ def test_a_conclusion_scores_each_mask_seed_as_an_evaluation_with_it_does(bench:
     )
     conclusion = bench.done(task).conclude
     assert conclusion is not None
+    selection = SelectTask(**bench.common, finalists=task.finalists, mask_seed=7, mask_seeds=mask_seeds(7))  # type: ignore[arg-type]
+    selected = bench.done(selection).select
+    assert selected is not None
+    assert selected.ranked == conclusion.select
+    assert bench.done(task.model_copy(update={"selected": selected})).conclude == conclusion
     scores = {}
     for split, seed in [*(("select", seed) for seed in mask_seeds(7)), ("test", 7)]:
         evaluated = bench.done(
@@ -77,6 +82,16 @@ def test_a_conclusion_scores_each_mask_seed_as_an_evaluation_with_it_does(bench:
     assert conclusion.select[0].mask_scores == [scores["select", seed] for seed in mask_seeds(7)]
     assert len(set(conclusion.select[0].mask_scores)) == 5
     assert conclusion.test[0].score == scores["test", 7]
+
+
+def test_a_selection_that_was_reported_is_not_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = SelectTask(**bench.common, finalists=[Finalist(index=3, fitness=0.5, recipe=mix(0.5))])  # type: ignore[arg-type]
+    first = bench.done(task)
+    session = Pipeline(bench.folder / "cache")
+    monkeypatch.setattr(session, "_merge_and_score", None)
+    assert session.carry_out(task.model_copy(update={"trace": {"attempt": 2}})) == first.model_copy(
+        update={"trace": {"attempt": 2}}
+    )
 
 
 @pytest.mark.parametrize("changed", ["model", "data"])

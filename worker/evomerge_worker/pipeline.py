@@ -1,4 +1,4 @@
-"""task -> pull -> merge -> evaluate -> report: what a session does with each of the four kinds of task."""
+"""task -> pull -> merge -> evaluate -> report: what a session does with each of the five kinds of task."""
 
 import os
 import time
@@ -11,7 +11,7 @@ import torch
 from evomerge_contract.manifest import Objective, SplitName
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
-from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, Source, Task
+from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, SelectTask, Source, Task
 from evomerge_worker import progress
 from evomerge_worker.conclude import conclude
 from evomerge_worker.errors import CandidateError, out_of_memory
@@ -22,11 +22,15 @@ from evomerge_worker.evaluate.prompts import context_of
 from evomerge_worker.export import export
 from evomerge_worker.families.live import LiveModel
 from evomerge_worker.prepare import prepare
+from evomerge_worker.select import select
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.sources import source_folder
 from evomerge_worker.store import Store
 from evomerge_worker.store.pinned import pinned_file
 from evomerge_worker.store.reports import earlier_report, keep_report
+
+ScoringTask = EvaluateTask | SelectTask | ConcludeTask
+"""A task that scores recipes."""
 
 
 class Pipeline:
@@ -72,16 +76,17 @@ class Pipeline:
                 items = self._score(task, task.recipe, task.split, task.mask_seed)
                 scores = {o.name: aggregate(o.metric, items[o.name]) for o in task.objectives}
                 return report.model_copy(update={"evaluate": EvaluateResult(scores=scores, items=items)})
+            case SelectTask():
+                selected = select(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
+                return report.model_copy(update={"select": selected})
             case ConcludeTask():
-                result = conclude(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
-                return report.model_copy(update={"conclude": result})
+                concluded = conclude(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
+                return report.model_copy(update={"conclude": concluded})
             case ExportTask():
                 files = export(task, self._store(task), lambda: self._open(task), self._device)
                 return report.model_copy(update={"export": ExportResult(out=task.out, files=files)})
 
-    def _score(
-        self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName, mask_seed: int
-    ) -> dict[str, list[ItemScore]]:
+    def _score(self, task: ScoringTask, recipe: Recipe, split: SplitName, mask_seed: int) -> dict[str, list[ItemScore]]:
         """Merge `recipe`, its masks drawn from `mask_seed`, into the live model and score it on a split, item by item.
 
         Raises:
@@ -95,7 +100,7 @@ class Pipeline:
             raise
 
     def _merge_and_score(
-        self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName, mask_seed: int
+        self, task: ScoringTask, recipe: Recipe, split: SplitName, mask_seed: int
     ) -> dict[str, list[ItemScore]]:
         checkpoints = self._open(task)
         with self._phase("load"):
@@ -117,9 +122,7 @@ class Pipeline:
             self._live = LiveModel(self._device, trust_remote_code=task.trust_remote_code, cache=self._cache)
         return self._live
 
-    def _scorer(
-        self, task: EvaluateTask | ConcludeTask, objective: Objective, split: SplitName, live: LiveModel
-    ) -> Scorer:
+    def _scorer(self, task: ScoringTask, objective: Objective, split: SplitName, live: LiveModel) -> Scorer:
         """The items of a split, read, checked and tokenised once for as long as the tokenizer stays."""
         if self._tokenizer is not live.tokenizer:
             self._scorers.clear()

@@ -18,10 +18,11 @@ import light_pull
 from evomerge_contract.manifest import SplitName
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
-from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, Task
+from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, SelectTask, Task
 from evomerge_worker import progress, session, supervisor
 from evomerge_worker.conclude import conclude
 from evomerge_worker.evaluate.metrics import aggregate
+from evomerge_worker.select import select
 from evomerge_worker.store import Store, default_cache
 from evomerge_worker.store.reports import earlier_report, keep_report
 
@@ -66,15 +67,20 @@ class LightPipeline:
                 items = self._score(task, task.recipe, task.split)
                 scores = {o.name: aggregate(o.metric, items[o.name]) for o in task.objectives}
                 return report.model_copy(update={"evaluate": EvaluateResult(scores=scores, items=items)})
+            case SelectTask():
+                selected = select(task, lambda recipe, split, _: self._score(task, recipe, split))
+                return report.model_copy(update={"select": selected})
             case ConcludeTask():
-                result = conclude(task, lambda recipe, split, _: self._score(task, recipe, split))
-                return report.model_copy(update={"conclude": result})
+                concluded = conclude(task, lambda recipe, split, _: self._score(task, recipe, split))
+                return report.model_copy(update={"conclude": concluded})
             case ExportTask():
                 return report.model_copy(
                     update={"export": ExportResult(out=task.out, files=light_export.export(task, store))}
                 )
 
-    def _score(self, task: EvaluateTask | ConcludeTask, recipe: Recipe, split: SplitName) -> dict[str, list[ItemScore]]:
+    def _score(
+        self, task: EvaluateTask | SelectTask | ConcludeTask, recipe: Recipe, split: SplitName
+    ) -> dict[str, list[ItemScore]]:
         scores = {}
         with self._phase("evaluate"):
             for objective in task.objectives:
