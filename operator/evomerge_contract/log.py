@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from evomerge_contract.base import canonical_json
@@ -11,8 +12,13 @@ BEGINNING = b'{"crc32":"'
 """How every line begins, a torn one too."""
 
 
+def first_entry(identity: dict[str, Any], baselines: Sequence[str] | None) -> dict[str, Any]:
+    """The entry that names a run, and the baselines that it is pinned to; runs begun before that have none."""
+    return {"run": identity} | ({} if baselines is None else {"baselines": list(baselines)})
+
+
 def log_line(entry: dict[str, Any]) -> bytes:
-    """The line of `{"run": identity}` or `{"candidate": …}`, line feed included."""
+    """The line of a first entry or of `{"candidate": …}`, line feed included."""
     text = canonical_json(entry)
     return f'{{"crc32":"{zlib.crc32(text.encode()):08x}","entry":{text}}}\n'.encode()
 

@@ -79,7 +79,9 @@ class EvoMergeStatus(Told):
     )
     active_since: AwareDatetime | None = Field(None, description="Since when it works; absent while suspended.")
     finished_at: AwareDatetime | None = Field(None, description="When it succeeded or failed.")
-    steps: dict[str, StepCounters] = Field({}, max_length=8, description="The attempts of prepare, select, conclude, export.")
+    steps: dict[str, StepCounters] = Field(
+        {}, max_length=8, description="The attempts of prepare, select, conclude, export."
+    )
 
 
 class CandidateSpec(AskedFields):

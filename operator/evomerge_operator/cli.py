@@ -43,8 +43,9 @@ def run(file: Path, out: Path | None, workers: int | None) -> None:
     The run's directory receives the log, best/ (the winner, a Hugging Face checkpoint), recipe.yaml and report.html.
     Interrupted, by Ctrl-C or by a reboot, the same command goes on where it was.
     """
-    from evomerge_operator.local.run import default_workers, run_manifest
+    from evomerge_operator.local.run import run_manifest
     from evomerge_operator.local.terminal import Terminal, stdout_console
+    from evomerge_operator.local.workers import default_workers
     from evomerge_operator.manifest import load_manifest
 
     manifest = load_manifest(file)
@@ -83,7 +84,7 @@ def plan(file: Path, workers: int | None) -> None:
     Dimensions, candidates, bytes, and how long it would take: the plain average is evaluated to measure that.
     """
     from evomerge_operator.local.preview import preview
-    from evomerge_operator.local.run import default_workers
+    from evomerge_operator.local.workers import default_workers
     from evomerge_operator.manifest import load_manifest
 
     manifest = load_manifest(file)

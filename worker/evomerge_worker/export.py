@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from evomerge_contract.base import canonical_json
-from evomerge_contract.log import LOG_NAME, log_line
+from evomerge_contract.log import LOG_NAME, first_entry, log_line
 from evomerge_contract.report import RunReport
 from evomerge_contract.task import ExportTask
 from evomerge_worker.digests import file_digest
@@ -92,7 +92,8 @@ def _records(task: ExportTask) -> dict[str, str]:
     from evomerge_worker.report import render
 
     facts = read_facts(Path(task.facts))
-    entries = [{"run": facts.identity}, *({"candidate": c.wire()} for c in [*facts.baselines, *facts.candidates])]
+    begun = first_entry(facts.identity, facts.baseline_names)
+    entries = [begun, *({"candidate": c.wire()} for c in [*facts.baselines, *facts.candidates])]
     log = b"".join(log_line(entry) for entry in entries).decode()
     return texts | {"run.json": canonical_json(facts.wire()), LOG_NAME: log, "report.html": render(facts)}
 

@@ -7,12 +7,13 @@ report lies durably in the run's directory and is found again.)
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate
-from evomerge_contract.log import BEGINNING, LOG_NAME, log_line, parse_line
+from evomerge_contract.log import BEGINNING, LOG_NAME, first_entry, log_line, parse_line
 from evomerge_operator.errors import RunError
 
 __all__ = ["LOG_NAME", "RunLog", "read_log"]
@@ -21,29 +22,32 @@ __all__ = ["LOG_NAME", "RunLog", "read_log"]
 class RunLog:
     """An open log; one process at a time may hold it (the run's lock sees to that)."""
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
-        """Open the log of the run `identity`, or begin it.
+    def __init__(self, path: Path, identity: dict[str, Any], baselines: Sequence[str]) -> None:
+        """Open the log of the run `identity`, or begin it, pinned to the baselines of these names.
 
         Raises:
             RunError: the log is another run's, or damaged before its end.
         """
-        self._path = path
-        self.candidates: list[Candidate] = []
+        self.path = path
+        self.found: list[Candidate] = []
+        """What was in it when it was opened."""
+        self.baselines: list[str] | None = list(baselines)
+        """The names that it is pinned to; None: it was begun before there were any."""
         entries, good_bytes = _read(path)
         if entries:
             _refuse_other_run(path, entries[0].get("run"), identity)
-            self.candidates = [Candidate.model_validate(e["candidate"]) for e in entries[1:]]
+            self.baselines = entries[0].get("baselines")
+            self.found = _candidates(entries)
         # A line torn by a kill is cut off: it was never believed.
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(good_bytes)
         self._file.seek(good_bytes)
         if not entries:
-            self._write({"run": identity})
+            self._write(first_entry(identity, self.baselines))
 
     def append(self, candidate: Candidate) -> None:
         """Add a candidate; on return it survives a power cut."""
         self._write({"candidate": candidate.wire()})
-        self.candidates.append(candidate)
 
     def close(self) -> None:
         """Close the file."""
@@ -55,8 +59,8 @@ class RunLog:
         os.fsync(self._file.fileno())
 
 
-def read_log(path: Path) -> tuple[dict[str, Any], list[Candidate]]:
-    """The identity and the candidates of a log, without opening it for writing.
+def read_log(path: Path) -> list[Candidate]:
+    """The candidates of a log, without opening it for writing.
 
     Raises:
         RunError: there is no log, or it is damaged before its end.
@@ -64,7 +68,11 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[Candidate]]:
     entries, _ = _read(path)
     if not entries:
         raise RunError(f"{path}: there is no log of a run here; give the folder that `evomerge run` wrote")
-    return entries[0]["run"], [Candidate.model_validate(e["candidate"]) for e in entries[1:]]
+    return _candidates(entries)
+
+
+def _candidates(entries: list[dict[str, Any]]) -> list[Candidate]:
+    return [Candidate.model_validate(entry["candidate"]) for entry in entries[1:]]
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:

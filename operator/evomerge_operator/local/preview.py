@@ -5,12 +5,12 @@ from pathlib import Path
 
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import PrepareResult
-from evomerge_operator import plan
 from evomerge_operator.errors import RunError
+from evomerge_operator.local.carry_out import carry_out, prepare
 from evomerge_operator.local.executor import LocalExecutor
-from evomerge_operator.local.run import carry_out, prepare, worker_environments
-from evomerge_operator.plan import Key, Start, State
-from evomerge_operator.prepared import Run, make_run
+from evomerge_operator.local.workers import worker_environments
+from evomerge_operator.plan.proposer import Proposer, Start, begin_stage
+from evomerge_operator.plan.run import BASELINES, Key, Run, default_names, make_run
 
 
 def check(manifest: EvoMerge, source: str, folder: Path) -> None:
@@ -22,7 +22,7 @@ def check(manifest: EvoMerge, source: str, folder: Path) -> None:
     """
     with LocalExecutor(1, folder / "worker.log", worker_environments(1)) as executor:
         prepared = prepare(executor, manifest, source, folder)
-        make_run(manifest, prepared, folder.as_uri())
+        _begun(manifest, prepared, folder)
 
 
 def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list[str]:
@@ -30,8 +30,8 @@ def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list
     with LocalExecutor(1, folder / "worker.log", worker_environments(1)) as executor:
         began = time.monotonic()
         prepared = prepare(executor, manifest, source, folder)
-        run = make_run(manifest, prepared, folder.as_uri())
-        average = _start_of_average(run)
+        run, proposer = _begun(manifest, prepared, folder)
+        average = _start_of_average(run, proposer)
         first = carry_out(executor, average.task)
         started = time.monotonic() - began
         if first.evaluate is None:
@@ -41,15 +41,20 @@ def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list
     return _lines(run, prepared, workers, started, again.seconds["total"])
 
 
-def _start_of_average(run: Run) -> Start:
-    starts = plan.next_starts(run, State({}, [], [], {}, set()), slots=len(run.baselines))
+def _begun(manifest: EvoMerge, prepared: PrepareResult, folder: Path) -> tuple[Run, Proposer]:
+    run = make_run(manifest, prepared, folder.as_uri(), default_names(manifest))
+    return run, begin_stage(run, 0)
+
+
+def _start_of_average(run: Run, proposer: Proposer) -> Start:
     index = next(i for i, b in enumerate(run.baselines) if b.role == "average")
-    return next(s for s in starts if s.key == Key(plan.BASELINES, index))
+    [start] = proposer.starts([Key(BASELINES, index)], {})
+    return start
 
 
 def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float, each: float) -> list[str]:
-    spec, stage = run.manifest.spec, run.manifest.spec.stages[0]
-    groups = list(dict.fromkeys(gene.group for gene in run.space.genes))
+    spec, stage = run.manifest.spec, run.stage.stage
+    groups = list(dict.fromkeys(gene.group for gene in run.stage.genes))
     busy = min(workers, stage.search.lag)
     total = start_seconds + each * (stage.search.candidates + len(run.baselines)) / busy
     lines = [f"{run.manifest.metadata.name}: stage {stage.name}, {stage.parameter_space.method}"]
@@ -62,7 +67,7 @@ def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float
         lines.append(f"  objective   {name}: {counts} items")
     shown = ", ".join(groups[:12]) + (", …" if len(groups) > 12 else "")
     lines += [
-        f"  space       {len(run.space.genes)} dimensions over {len(groups)} groups: {shown}",
+        f"  space       {len(run.stage.genes)} dimensions over {len(groups)} groups: {shown}",
         f"  search      {stage.search.algorithm}, {stage.search.candidates} candidates and "
         f"{len(run.baselines)} baselines, seed {stage.search.seed}, lag {stage.search.lag}",
         f"  to read     {_bytes(sum(s.bytes for s in prepared.sources))} of weights, once a worker",

@@ -6,11 +6,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from evomerge_contract.report import RunReport
-from evomerge_operator import plan
 from evomerge_operator.errors import RunError
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.log import read_log
 from evomerge_operator.local.worker_command import render_report
+from evomerge_operator.plan.run import BASELINES
 
 
 def redraw(path: Path) -> Path:
@@ -20,7 +20,7 @@ def redraw(path: Path) -> Path:
         RunError: the directory holds no run.
     """
     directory = RunDirectory(path)
-    _, candidates = read_log(directory.log)
+    candidates = read_log(directory.log)
     try:
         facts = RunReport.model_validate(json.loads(directory.facts.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
@@ -28,8 +28,8 @@ def redraw(path: Path) -> Path:
     if facts.conclusion is None:
         facts = facts.model_copy(
             update={
-                "baselines": [c for c in candidates if c.stage == plan.BASELINES],
-                "candidates": [c for c in candidates if c.stage != plan.BASELINES],
+                "baselines": [c for c in candidates if c.stage == BASELINES],
+                "candidates": [c for c in candidates if c.stage != BASELINES],
             }
         )
     render_report(facts, directory.report)

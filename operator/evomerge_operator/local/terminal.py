@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,8 +12,7 @@ from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import ConcludeResult, Interval, ScoreRow
 from evomerge_operator.local.directory import RunDirectory
-from evomerge_operator.plan import BASELINES, Key
-from evomerge_operator.prepared import Run
+from evomerge_operator.plan.run import Run
 
 _BAR_WIDTH = 24
 _LINE_EVERY_SECONDS = 10.0
@@ -49,10 +47,10 @@ class Terminal:
             soft_wrap=True,
         )
 
-    def searching(self, run: Run, finished: Mapping[Key, Candidate]) -> None:
+    def searching(self, run: Run) -> None:
         """Begin the live picture."""
         self._began = time.monotonic()
-        self._found_at_start = len(_searched(run, finished))
+        self._found_at_start = len(run.stage.progress.finished)
         if self._found_at_start:
             self._console.print(f"going on after {self._found_at_start} candidates found in the log", highlight=False)
         if self._console.is_terminal:
@@ -61,27 +59,31 @@ class Terminal:
         else:
             self._console.print(headline(run), highlight=False)
 
-    def moved(self, run: Run, finished: Mapping[Key, Candidate], running: int) -> None:
+    def moved(self, run: Run) -> None:
         """Show how far the search is."""
+        running = len(run.stage.progress.running) + len(run.compared.running)
         now = time.monotonic()
         if self._live is not None:
             if not running or now - self._last_picture >= _PICTURE_EVERY_SECONDS:
                 self._last_picture = now
-                self._live.update(self._picture(run, finished, running))
+                self._live.update(self._picture(run, running))
             return
-        done = len(_searched(run, finished))
-        ended = done == run.candidates and done != self._seen
+        done = len(run.stage.progress.finished)
+        ended = done == run.stage.candidates and done != self._seen
         if ended or (now - self._last_line >= _LINE_EVERY_SECONDS and done != self._seen):
             self._seen, self._last_line = done, now
-            self._console.print(f"{self._counts(run, finished, running)}  {_scores(run, finished)}", highlight=False)
+            self._console.print(f"{self._counts(run, running)}  {_scores(run)}", highlight=False)
 
-    def concluding(self, finalists: int, baselines: int, masks: int) -> None:
+    def selecting(self, finalists: int, masks: int) -> None:
         """Say that the search is over; finalists are scored with so many masks."""
         self.close()
         each = f" with {masks} mask seeds each" if masks > 1 else ""
-        text = (
-            f"scoring {finalists} finalists on select items{each}, the winner and {baselines} baselines on test items"
-        )
+        self._console.print(f"scoring {finalists} finalists on select items{each}", style="dim", highlight=False)
+
+    def concluding(self, baselines: int) -> None:
+        """Say that test items are scored."""
+        self.close()
+        text = f"scoring the winner and {baselines} baselines on test items"
         self._console.print(text, style="dim", highlight=False)
 
     def done(self, run: Run, conclusion: ConcludeResult, directory: RunDirectory) -> None:
@@ -99,27 +101,27 @@ class Terminal:
             self._live.stop()
             self._live = None
 
-    def _picture(self, run: Run, finished: Mapping[Key, Candidate], running: int) -> RenderableType:
-        searched = _searched(run, finished)
-        filled = round(_BAR_WIDTH * len(searched) / run.candidates)
+    def _picture(self, run: Run, running: int) -> RenderableType:
+        searched = _searched(run)
+        filled = round(_BAR_WIDTH * len(searched) / run.stage.candidates)
         bar = Text("█" * filled, style="green") + Text("░" * (_BAR_WIDTH - filled), style="dim")
         return Group(
             Text(headline(run)),
-            bar + Text("  " + self._counts(run, finished, running)),
-            Text(f"{_scores(run, finished)}   {_sparkline(searched)}"),
+            bar + Text("  " + self._counts(run, running)),
+            Text(f"{_scores(run)}   {_sparkline(searched)}"),
         )
 
-    def _counts(self, run: Run, finished: Mapping[Key, Candidate], running: int) -> str:
-        searched = _searched(run, finished)
+    def _counts(self, run: Run, running: int) -> str:
+        searched = _searched(run)
         failed = sum(c.outcome == "Failed" for c in searched)
-        parts = [f"{len(searched)}/{run.candidates}", f"{running} running"]
+        parts = [f"{len(searched)}/{run.stage.candidates}", f"{running} running"]
         if failed:
             parts.append(f"{failed} failed")
         timed = [c.seconds["total"] for c in searched if "total" in c.seconds]
         if timed:
             parts.append(f"{sum(timed) / len(timed):.2g} s each")
         new = len(searched) - self._found_at_start
-        left = run.candidates - len(searched)
+        left = run.stage.candidates - len(searched)
         if new > self._workers and left:
             parts.append(f"{_duration((time.monotonic() - self._began) / new * left)} left")
         return "   ".join(parts)
@@ -127,24 +129,24 @@ class Terminal:
 
 def headline(run: Run) -> str:
     """Name, stage, method, dimensions and algorithm in one line."""
-    stage = run.manifest.spec.stages[0]
+    stage = run.stage.stage
     return (
         f"{run.manifest.metadata.name} · stage {stage.name} · {stage.parameter_space.method} · "
-        f"{len(run.space.genes)} dimensions · {stage.search.algorithm}"
+        f"{len(run.stage.genes)} dimensions · {stage.search.algorithm}"
     )
 
 
-def _searched(run: Run, finished: Mapping[Key, Candidate]) -> list[Candidate]:
-    return [candidate for key, candidate in finished.items() if key.stage == run.stage]
+def _searched(run: Run) -> list[Candidate]:
+    return list(run.stage.progress.finished.values())
 
 
-def _scores(run: Run, finished: Mapping[Key, Candidate]) -> str:
-    fitness = [c.fitness for c in _searched(run, finished) if c.fitness is not None]
+def _scores(run: Run) -> str:
+    fitness = [c.fitness for c in _searched(run) if c.fitness is not None]
     parts = [f"best {max(fitness):.3f}"] if fitness else []
     sources: list[tuple[float, str]] = []
     average = ""
     for index, baseline in enumerate(run.baselines):
-        candidate = finished.get(Key(BASELINES, index))
+        candidate = run.compared.finished.get(index)
         if candidate is None or candidate.fitness is None:
             continue
         if baseline.role == "source":

@@ -50,9 +50,7 @@ class Proposer:
             spread = enumerate(self.space.genes)
             self.space.decode(tuple(round(gene.low + k * GRID, GRID_DECIMALS) for k, gene in spread))
             field = f"spec.stages[{number}].search"
-            self.search = make_search(
-                self.stage.search, self.space.genes, self.stage.name, spec.evaluation.objectives
-            )
+            self.search = make_search(self.stage.search, self.space.genes, self.stage.name, spec.evaluation.objectives)
         except ValueError as error:
             raise InputError.at(run.manifest.metadata.name, field, str(error)) from error
         self._outcomes: dict[int, Outcome] = {}  # of indices after one whose outcome is not known

@@ -19,9 +19,7 @@ ALGORITHMS: dict[Algorithm, Callable[[Search, Sequence[Gene], str, Sequence[Obje
 }
 
 
-def make_search(
-    search: Search, genes: Sequence[Gene], stage: str, objectives: Sequence[Objective]
-) -> SearchAlgorithm:
+def make_search(search: Search, genes: Sequence[Gene], stage: str, objectives: Sequence[Objective]) -> SearchAlgorithm:
     """The algorithm that a stage's search names, ready to be asked.
 
     Raises:

@@ -32,7 +32,8 @@ class Packing:
 
     def pack(self, genome: Genome) -> bytes:
         """The bytes of a genome within bounds on the grid."""
-        return (np.rint(np.array(genome) * _UNITS).astype(np.int64) - self._low).astype(self._type).tobytes()
+        units = np.rint(np.array(genome) * _UNITS).astype(np.int64) - self._low
+        return bytes(units.astype(self._type).tobytes())
 
     def values(self, packed: bytes) -> NDArray[np.float64]:
         """The genes, in physical units: the very numbers that were packed."""

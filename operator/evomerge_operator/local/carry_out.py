@@ -1,0 +1,75 @@
+"""Single tasks on this machine, and what their failures mean for the run."""
+
+from pathlib import Path
+from typing import Protocol
+
+from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
+from evomerge_contract.report import PrepareResult, Problem, Report
+from evomerge_contract.task import Task
+from evomerge_operator.errors import EvoMergeError, InputError, RunError, TryAgainError
+from evomerge_operator.plan.run import prepare_task
+
+
+class Executor(Protocol):
+    """Who carries tasks out: worker processes here, Jobs elsewhere."""
+
+    @property
+    def idle(self) -> int:
+        """How many tasks could be started now."""
+
+    def start(self, task: Task) -> None:
+        """Begin a task."""
+
+    def wait(self) -> list[tuple[Task, Report]]:
+        """Block until tasks have ended."""
+
+    def last_words(self) -> str:
+        """What a worker last said of its own trouble."""
+
+
+def prepare(executor: Executor, manifest: EvoMerge, source: str, reports: Path) -> PrepareResult:
+    """Carry out the prepare task.
+
+    Raises:
+        InputError: with every problem found, by field of the manifest.
+        TryAgainError: storage did not answer.
+    """
+    report = carry_out(executor, prepare_task(manifest, reports.resolve().as_uri()))
+    if report.prepare is not None:
+        return report.prepare
+    raise error_of(report, f"preparing the sources{executor.last_words()}", manifest, source)
+
+
+def carry_out(executor: Executor, task: Task) -> Report:
+    """Hand one task to an idle worker and wait for its report."""
+    executor.start(task)
+    while True:
+        for done, report in executor.wait():
+            if done is task:
+                return report
+
+
+def error_of(report: Report, doing: str, manifest: EvoMerge, source: str | None = None) -> EvoMergeError:
+    """What a report that no further attempt can mend means for the run; `source` is the manifest's file."""
+    problems = [Problem(path=field_of(p.path, manifest.spec), message=p.message) for p in report.problems]
+    if report.reason == "InvalidInput":
+        return InputError(source or manifest.metadata.name, problems)
+    if report.reason == "TryAgain":
+        told = "; ".join(f"{p.path}: {p.message}" for p in problems) or report.message
+        return TryAgainError(f"{doing}: {told}; mend that, and the same command goes on later")
+    return RunError(f"{doing}: {report.message} ({report.reason})")
+
+
+def field_of(path: str, spec: EvoMergeSpec) -> str:
+    """The manifest's field for a worker's `models.<name>…`, `base…` or `objectives.<name>.<split>…`."""
+    kind, _, rest = path.partition(".")
+    name, _, further = rest.partition(".")
+    if kind == BASE:
+        return f"spec.base.uri{'.' + rest if rest else ''}"
+    if kind == "models":
+        index = next((i for i, m in enumerate(spec.models) if m.name == name), None)
+        return path if index is None else f"spec.models[{index}].uri{'.' + further if further else ''}"
+    if kind == "objectives":
+        index = next((i for i, o in enumerate(spec.evaluation.objectives) if o.name == name), None)
+        return path if index is None else f"spec.evaluation.objectives[{index}].jsonl.{further}"
+    return path
