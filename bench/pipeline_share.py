@@ -29,7 +29,7 @@ from evomerge_worker.evaluate.clock import forward_time
 from evomerge_worker.families import live
 from evomerge_worker.merge import plan_merge
 from evomerge_worker.pipeline import Pipeline
-from evomerge_worker.session import carry_out
+from evomerge_worker.process.session import carry_out
 
 LARGE_ITEMS = 50
 

@@ -77,7 +77,7 @@ def test_an_image_runs_restricted_and_holds_what_it_needs_only(
 
 @pytest.mark.timeout(2400)
 def test_the_worker_imports_what_a_session_imports(cluster: Cluster, images: Images, namespace: str) -> None:
-    program = "import torch, transformers, evomerge_worker.session; print(torch.ones(2).sum().item())"
+    program = "import torch, transformers, evomerge_worker.process.session; print(torch.ones(2).sum().item())"
     pod = restricted_pod("import", namespace, images.worker, ["python", "-c", program])
     assert run_to_end(cluster, pod, seconds=120) == "2.0\n"
 

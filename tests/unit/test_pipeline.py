@@ -16,8 +16,8 @@ from evomerge_operator.local.log import read_log
 from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.merge import known
 from evomerge_worker.pipeline import Pipeline
+from evomerge_worker.process.session import carry_out
 from evomerge_worker.report import render
-from evomerge_worker.session import carry_out
 from example_runs import finished_run, manifest
 from pipeline_bench import Bench, mix
 

@@ -14,13 +14,13 @@ from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import Report
 from evomerge_contract.task import EvaluateTask
 from evomerge_operator.local.executor import LocalExecutor
-from evomerge_worker.serving import serve
+from evomerge_worker.process.serving import serve
 
 BAD_SESSION = [sys.executable, str(Path(__file__).parent / "bad_session.py")]
 SUPERVISOR = [
     sys.executable,
     "-c",
-    "import sys; from evomerge_worker.serving import serve;"
+    "import sys; from evomerge_worker.process.serving import serve;"
     f"sys.exit(serve(iter(sys.stdin.buffer.readline, b''), sys.stdout.buffer, {BAD_SESSION!r}))",
 ]
 

@@ -12,7 +12,6 @@ from evomerge_contract.manifest import Objective, SplitName
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
 from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, SelectTask, Source, Task
-from evomerge_worker import progress
 from evomerge_worker.conclude import conclude
 from evomerge_worker.errors import CandidateError, out_of_memory
 from evomerge_worker.evaluate.evaluators import prepare_items
@@ -22,6 +21,7 @@ from evomerge_worker.evaluate.prompts import context_of
 from evomerge_worker.export import export
 from evomerge_worker.families.live import LiveModel
 from evomerge_worker.prepare import prepare
+from evomerge_worker.process import progress
 from evomerge_worker.select import select
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.sources import source_folder

@@ -19,7 +19,7 @@ from evomerge_contract.task import Task
 from evomerge_operator.errors import RunError
 
 _DEATHS_IN_A_ROW = 10
-WORKER = (sys.executable, "-m", "evomerge_worker.supervisor", "serve")
+WORKER = (sys.executable, "-m", "evomerge_worker.process.supervisor", "serve")
 
 
 class _Said(NamedTuple):

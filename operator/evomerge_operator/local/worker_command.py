@@ -7,7 +7,7 @@ from pathlib import Path
 from evomerge_contract.report import RunReport
 from evomerge_operator.errors import RunError
 
-_WORKER = [sys.executable, "-m", "evomerge_worker.supervisor"]
+_WORKER = [sys.executable, "-m", "evomerge_worker.process.supervisor"]
 
 
 def render_report(facts: RunReport, out: Path) -> None:

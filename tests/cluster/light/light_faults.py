@@ -21,8 +21,8 @@ from typing import cast
 
 from evomerge_contract.candidate import FailureReason
 from evomerge_contract.task import Task, task_adapter
-from evomerge_worker import progress
 from evomerge_worker.errors import CandidateError
+from evomerge_worker.process import progress
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _MOST_BYTES = 4 << 30

@@ -19,9 +19,9 @@ from evomerge_contract.manifest import SplitName
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
 from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, SelectTask, Task
-from evomerge_worker import progress, session, supervisor
 from evomerge_worker.conclude import conclude
 from evomerge_worker.evaluate.metrics import aggregate
+from evomerge_worker.process import progress, session, supervisor
 from evomerge_worker.select import select
 from evomerge_worker.store import Store, default_cache
 from evomerge_worker.store.reports import earlier_report, keep_report

@@ -7,7 +7,6 @@ from typing import Any
 
 from evomerge_contract.manifest import Objective
 from evomerge_contract.report import ItemScore
-from evomerge_worker import progress
 from evomerge_worker.errors import InputError
 from evomerge_worker.evaluate.greedy import end_tokens, greedy, prompt_batch
 from evomerge_worker.evaluate.items import Item
@@ -22,6 +21,7 @@ from evomerge_worker.evaluate.prompts import (
     leading_tokens,
     refuse,
 )
+from evomerge_worker.process import progress
 
 
 def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: Setup) -> Scorer:

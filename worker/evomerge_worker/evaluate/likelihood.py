@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
-from evomerge_worker import progress
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.evaluate.prompts import batched
+from evomerge_worker.process import progress
 
 _CHUNK = 1 << 24
 """So many logits are widened to fp32 at a time."""

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from evomerge_contract.note import NoteTooLongError, write_note
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
-from evomerge_worker.child import failure
-from evomerge_worker.endings import EXIT_FAILURE, EXIT_INVALID_INPUT, Ended, finish_first
-from evomerge_worker.serving import SESSION, exit_code, session
+from evomerge_worker.process.child import failure
+from evomerge_worker.process.serving import SESSION, exit_code, session
+from evomerge_worker.process.signals import EXIT_FAILURE, EXIT_INVALID_INPUT, Ended, finish_first
 
 
 class _RefusedError(Exception):

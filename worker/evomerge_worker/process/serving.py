@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
-from evomerge_worker.child import Child
-from evomerge_worker.endings import EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
-from evomerge_worker.tally import PORT_VARIABLE, Tally
+from evomerge_worker.process.child import Child
+from evomerge_worker.process.signals import EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
+from evomerge_worker.process.tally import PORT_VARIABLE, Tally
 
-SESSION = (sys.executable, "-m", "evomerge_worker.session")
+SESSION = (sys.executable, "-m", "evomerge_worker.process.session")
 _EXIT_CODES = {"InvalidInput": EXIT_INVALID_INPUT, "TryAgain": EXIT_TRY_AGAIN}
 
 
@@ -47,7 +47,7 @@ def session(out: BinaryIO, command: Sequence[str], tasks: int = 0) -> Iterator[C
     """
     tally = Tally(tasks)
     if port := os.environ.get(PORT_VARIABLE):
-        from evomerge_worker.metrics import serve_metrics  # not wanted outside pods
+        from evomerge_worker.process.prometheus import serve_metrics  # not wanted outside pods
 
         serve_metrics(tally, port)
     with closing(Child(command, tally.hear)) as child:

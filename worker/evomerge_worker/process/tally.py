@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from evomerge_contract.report import Report
-from evomerge_worker.progress import Progress
+from evomerge_worker.process.progress import Progress
 
 PORT_VARIABLE = "EVOMERGE_WORKER_PORT"
 """The environment variable that names the port of the metrics; without it nothing is served."""

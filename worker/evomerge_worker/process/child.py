@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from evomerge_contract.candidate import FailureReason
 from evomerge_contract.report import Report
 from evomerge_contract.task import EvaluateTask, Task
-from evomerge_worker.endings import EXIT_TRY_AGAIN
-from evomerge_worker.oom import oom_kills
-from evomerge_worker.progress import Progress, parse
+from evomerge_worker.process.oom import oom_kills
+from evomerge_worker.process.progress import Progress, parse
+from evomerge_worker.process.signals import EXIT_TRY_AGAIN
 
 START_SECONDS = 600
 READY = b"ready"

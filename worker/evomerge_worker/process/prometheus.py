@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from evomerge_contract.candidate import Outcome
-from evomerge_worker.tally import Tally
+from evomerge_worker.process.tally import Tally
 
 PHASES = ("pull", "load", "merge", "evaluate")
 """Every series is there from the beginning, at 0."""

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from evomerge_worker.endings import end_at_signals
+from evomerge_worker.process.signals import end_at_signals
 
 _USAGE = """\
 evomerge-worker: carries out tasks (prepare, evaluate, conclude, export).
@@ -41,7 +41,7 @@ def main(session: Sequence[str] | None = None) -> None:
 
 def _serve(arguments: list[str], session: Sequence[str] | None) -> int:
     end_at_signals()
-    from evomerge_worker import pod, serving  # slow, and not before signals are heard
+    from evomerge_worker.process import pod, serving  # slow, and not before signals are heard
 
     command = serving.SESSION if session is None else session
     match arguments:

@@ -16,10 +16,10 @@ from typing import BinaryIO, Protocol
 from evomerge_contract.candidate import FailureReason
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
-from evomerge_worker import progress
-from evomerge_worker.child import READY
 from evomerge_worker.errors import WorkerError
-from evomerge_worker.tally import PORT_VARIABLE
+from evomerge_worker.process import progress
+from evomerge_worker.process.child import READY
+from evomerge_worker.process.tally import PORT_VARIABLE
 
 _PARENT_CHECK_SECONDS = 2.0
 
