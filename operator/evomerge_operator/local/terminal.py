@@ -129,7 +129,7 @@ def headline(run: Run) -> str:
     """Name, stage, method, dimensions and algorithm in one line."""
     stage = run.manifest.spec.stages[0]
     return (
-        f"{run.manifest.metadata.name} · stage {stage.name} · {stage.parameter_space.method} · "
+        f"{run.manifest.metadata.name} · stage {stage.name} · {stage.space.method} · "
         f"{len(run.space.genes)} dimensions · {stage.search.algorithm}"
     )
 
