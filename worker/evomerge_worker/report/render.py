@@ -80,7 +80,7 @@ def _course(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
 def _outcome(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
     """What came out?"""
     space, models = spec.stages[0].space, len(spec.models)
-    grid = winner_grid(run.recipe, run.prepared.layout, space, models) if run.recipe else None
+    grid = winner_grid(run.recipe, run.prepared.layout, space.parameters, models) if run.recipe else None
     recipe = None
     if run.recipe:
         recipe = yaml.safe_dump(
