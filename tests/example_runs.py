@@ -162,7 +162,7 @@ def conclude(
         )
         for c in best
     ]
-    drawn = METHODS[spec.stages[0].parameter_space.method].random
+    drawn = METHODS[spec.stages[0].space.method].random
     if drawn:
         select = [_with_masks(row, random.Random(row.index)) for row in select]
     chosen = max(select, key=lambda r: r.score)
@@ -217,7 +217,7 @@ def card_of(run: RunReport) -> tuple[CardFacts, list[Source], Recipe]:
     given = {m.name: m for m in spec.models} | {BASE: spec.base}
     facts = CardFacts(
         run=run.run,
-        method=stage.parameter_space.method,
+        method=stage.space.method,
         algorithm=run.candidates[0].algorithm,
         candidates=stage.search.candidates,
         seed=stage.search.seed,

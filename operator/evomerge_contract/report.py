@@ -2,16 +2,32 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
 from evomerge_contract.base import Contract, Digest
 from evomerge_contract.candidate import Candidate, FailureReason, GeneLabel, Outcome, Role
 from evomerge_contract.manifest import Objective, SplitName
+from evomerge_contract.name_pattern import compress, expand
 from evomerge_contract.recipe import DTypeName, Recipe
+
+_MOST_LISTED = 64
+
+
+def _compact(names: list[str]) -> list[str] | str:
+    """On the wire, many names are a pattern; few are a list, and so are names that a pattern would not give back."""
+    pattern = compress(names) if len(names) > _MOST_LISTED else None
+    return pattern if pattern is not None and expand(pattern) == names else names
+
+
+TensorNames = Annotated[
+    list[str],
+    BeforeValidator(lambda names: expand(names) if isinstance(names, str) else names),
+    PlainSerializer(_compact, when_used="json"),
+]
 
 
 class Layout(Contract):
-    """The tensors of the models, compactly: `{layer_prefix}{i}.{t}` for layers i and t in `layer_tensors`.
+    """The tensors of the models: `{layer_prefix}{i}.{t}` for layers i and t in `layer_tensors`, and those outside.
 
     `layer_tensors` is the union over the layers (some families' first layers differ from the rest); `before`
     and `after` are the tensors outside the layers: embeddings, and final norm with head.
@@ -19,9 +35,9 @@ class Layout(Contract):
 
     layer_prefix: str
     layers: int = Field(ge=1)
-    layer_tensors: list[str]
-    before: list[str]
-    after: list[str]
+    layer_tensors: TensorNames
+    before: TensorNames
+    after: TensorNames
 
 
 class PreparedSource(Contract):

@@ -1,8 +1,18 @@
 """Telling a model's layers from its tensors' names."""
 
+import hashlib
+import json
+
 import pytest
 
+from documents import LAYOUT, document, prepared
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.note import read_note, write_note
+from evomerge_contract.report import Layout, PreparedSplit, PrepareResult, Report
+from evomerge_contract.task import PrepareTask
+from evomerge_operator.prepared import prepare_task
 from evomerge_worker.shards import Checkpoint, layout_of
+from published_names import llava, mixtral, sdxl_unet
 from tiny_models import Tiny
 
 
@@ -90,3 +100,64 @@ def test_a_model_without_layers_is_refused() -> None:
 def test_a_gap_between_layers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no tensor of layer model\.layers\.1, though there are later layers"):
         layout_of(_shapes("model.layers.0.w", "model.layers.2.w"))
+
+
+@pytest.mark.parametrize(
+    "names", [sdxl_unet(), mixtral(8), mixtral(256, layers=4), llava()], ids=["sdxl", "mixtral", "256 experts", "llava"]
+)
+def test_what_prepare_found_fits_its_note_at_any_size(names: list[str]) -> None:
+    layout = layout_of(_shapes(*names))
+    task, result = _found(layout)
+    report = Report(task=task.digest, kind="prepare", outcome="Succeeded", prepare=result)
+    note = write_note([task], [report])
+    assert len(note.encode()) < 3000
+    [read] = read_note(note, [task]) or []
+    assert read.prepare == result
+    assert read.prepare.layout.before == layout.before
+
+
+def _found(layout: Layout) -> tuple[PrepareTask, PrepareResult]:
+    """What prepare says of eight sources and a base, with content as random as digests are."""
+    models = [{"name": f"model-{i}", "uri": f"s3://models/{i}"} for i in range(8)]
+    manifest = EvoMerge.model_validate(document(models=models, base={"uri": "s3://models/base"}))
+    result = prepared(manifest, layout)
+    sources = [s.model_copy(update={"digest": _digest(s.name), "bytes": 13_000_000_000}) for s in result.sources]
+    splits = {s: PreparedSplit(digest=_digest(s), items=500) for s in ("search", "select", "test")}
+    found = dict.fromkeys(result.data, splits)
+    return prepare_task(manifest, "s3://x/r"), result.model_copy(update={"sources": sources, "data": found})
+
+
+def _digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_layout_of_a_small_model_is_written_as_lists_of_names() -> None:
+    """As it always was, so locks and notes stay as they are."""
+    assert LAYOUT.wire() == {
+        "layerPrefix": "model.layers.",
+        "layers": 4,
+        "layerTensors": LAYOUT.layer_tensors,
+        "before": LAYOUT.before,
+        "after": LAYOUT.after,
+    }
+
+
+def test_a_large_layout_is_read_from_patterns_and_from_the_lists_of_the_first_version() -> None:
+    layout = layout_of(_shapes(*sdxl_unet()))
+    patterns = layout.wire()
+    lists = layout.model_dump(by_alias=True)
+    assert isinstance(patterns["before"], str)
+    assert isinstance(lists["before"], list)
+    assert Layout.model_validate_json(json.dumps(patterns)) == Layout.model_validate_json(json.dumps(lists)) == layout
+
+
+@pytest.mark.parametrize("names", [[f"z.{i}" for i in range(200)], ["a"] * 100, [f"a.{{{i}" for i in range(100, 300)]])
+def test_names_that_a_pattern_would_not_give_back_stay_a_list(names: list[str]) -> None:
+    layout = LAYOUT.model_copy(update={"before": names})
+    assert layout.wire()["before"] == names
+    assert Layout.model_validate(layout.wire()) == layout
+
+
+def test_a_hostile_layout_is_refused() -> None:
+    with pytest.raises(ValueError, match="more names than any model has tensors"):
+        Layout.model_validate(LAYOUT.wire() | {"before": "{0..9}" * 30})

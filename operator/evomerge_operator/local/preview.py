@@ -57,7 +57,7 @@ def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float
     groups = list(dict.fromkeys(gene.group for gene in run.stage.genes))
     busy = min(workers, stage.search.lag)
     total = start_seconds + each * (stage.search.candidates + len(run.baselines)) / busy
-    lines = [f"{run.manifest.metadata.name}: stage {stage.name}, {stage.parameter_space.method}"]
+    lines = [f"{run.manifest.metadata.name}: stage {stage.name}, {stage.space.method}"]
     for model in prepared.sources:
         lines.append(
             f"  source      {model.name}: {model.parameters:,} parameters, {_bytes(model.bytes)}, {model.dtype}"

@@ -131,7 +131,7 @@ def headline(run: Run) -> str:
     """Name, stage, method, dimensions and algorithm in one line."""
     stage = run.stage.stage
     return (
-        f"{run.manifest.metadata.name} · stage {stage.name} · {stage.parameter_space.method} · "
+        f"{run.manifest.metadata.name} · stage {stage.name} · {stage.space.method} · "
         f"{len(run.stage.genes)} dimensions · {stage.search.algorithm}"
     )
 

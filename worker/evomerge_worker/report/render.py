@@ -79,8 +79,8 @@ def _course(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
 
 def _outcome(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
     """What came out?"""
-    space, models = spec.stages[0].parameter_space, len(spec.models)
-    grid = winner_grid(run.recipe, run.prepared.layout, space, models) if run.recipe else None
+    space, models = spec.stages[0].space, len(spec.models)
+    grid = winner_grid(run.recipe, run.prepared.layout, space.parameters, models) if run.recipe else None
     recipe = None
     if run.recipe:
         recipe = yaml.safe_dump(
@@ -97,7 +97,7 @@ def _genomes(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
         heading = "winner"
     if not run.genes or chosen is None or chosen.genome is None:
         return {"genome_chart": None, "stretch": 0, "shades": {}, "sums": []}
-    space = spec.stages[0].parameter_space
+    space = spec.stages[0].space
     shades = {
         name: shade(
             space.parameters.get(name),

@@ -1,8 +1,9 @@
 """The winner's parameters as a grid: parts of the model down, parameters and models across."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evomerge_contract.manifest import ParameterSpace
+from evomerge_contract.manifest import Parameter
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import Layout
 from evomerge_worker.report.colour import Shade, shade
@@ -27,15 +28,13 @@ class Grid:
     rows: list[tuple[str, list[Cell | None]]]
 
 
-def winner_grid(recipe: Recipe, layout: Layout, space: ParameterSpace, models: int) -> Grid:
-    """The grid of a recipe; `models` is how many there are in the pool."""
+def winner_grid(recipe: Recipe, layout: Layout, searched: Mapping[str, Parameter], models: int) -> Grid:
+    """The grid of a recipe; `searched` are the parameters of its space, and there are `models` in the pool."""
     found = places(recipe, layout)
     columns = parameters(found)
     keys = [(parameter, model) for parameter, names in columns.items() for model in names]
     shades = {
-        name: shade(
-            space.parameters.get(name), models, [v for p in found for (n, _), v in p.values.items() if n == name]
-        )
+        name: shade(searched.get(name), models, [v for p in found for (n, _), v in p.values.items() if n == name])
         for name in columns
     }
 
