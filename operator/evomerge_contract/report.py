@@ -7,6 +7,7 @@ from pydantic import Field, FiniteFloat
 from evomerge_contract.base import Contract, Digest
 from evomerge_contract.candidate import Candidate, FailureReason, Outcome
 from evomerge_contract.manifest import Objective, SplitName
+from evomerge_contract.metrics import METRICS
 from evomerge_contract.recipe import DTypeName, Recipe
 
 
@@ -53,11 +54,7 @@ class PrepareResult(Contract):
 
 
 class ItemScore(Contract):
-    """One item: an aggregate is sum(value) / sum(count), for perplexity exp of that.
-
-    value: 1.0 or 0.0 with count 1 (exact_match, acc, acc_norm); negative log-likelihood in nats and tokens
-    (perplexity).
-    """
+    """One item. What value and count are, and how items make a score, is the metric's to say (`METRICS`)."""
 
     value: FiniteFloat
     count: FiniteFloat = 1.0
@@ -203,9 +200,6 @@ class RunReport(Contract):
     recipe: Recipe | None = None
 
 
-LOWER_IS_BETTER = frozenset({"perplexity"})
-
-
 def fitness_of(objectives: list[Objective], scores: dict[str, float]) -> float:
     """Weighted mean of the scores, those where lower is better negated, so that higher is better.
 
@@ -214,6 +208,6 @@ def fitness_of(objectives: list[Objective], scores: dict[str, float]) -> float:
     """
     total = sum(float(o.weight) for o in objectives)
     signed = (
-        float(o.weight) * (-scores[o.name] if o.metric in LOWER_IS_BETTER else scores[o.name]) for o in objectives
+        float(o.weight) * (-scores[o.name] if METRICS[o.metric].lower_is_better else scores[o.name]) for o in objectives
     )
     return sum(signed) / total

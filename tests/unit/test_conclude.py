@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from evomerge_contract.manifest import Jsonl, MetricName, Objective, SplitName
+from evomerge_contract.manifest import Jsonl, Objective, SplitName
+from evomerge_contract.metrics import MetricName
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import ItemScore
 from evomerge_contract.task import Baseline, ConcludeTask, Finalist
