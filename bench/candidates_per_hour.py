@@ -166,7 +166,7 @@ def write_their_configuration(manifest: EvoMerge, layers: int, folder: Path) -> 
     task = {
         "task": "bench_items",
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": _path(objective.jsonl.search)}},
+        "dataset_kwargs": {"data_files": {"test": _path(objective.evaluator.uris["search"])}},
         "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": "{{prompt}}",

@@ -3,11 +3,13 @@
 It reads from top to bottom as a sentence: these models, judged this way, searched like this, the winner goes there.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints
 
 from evomerge_contract.base import Contract, Name, Real, StageName
+from evomerge_contract.metrics import EVALUATORS, EvaluatorName, MetricName
 
 Uri = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
 Value = Annotated[
@@ -22,7 +24,6 @@ Quantity = Annotated[
 Duration = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[smhd]$", max_length=7)]
 """A time span with one unit: "90s", "30m", "72h", "7d"."""
 Algorithm = Literal["GA", "CMA-ES", "SepCMA-ES", "Random"]
-MetricName = Literal["exact_match", "acc", "acc_norm", "perplexity"]
 SplitName = Literal["search", "select", "test"]
 SPLITS: tuple[SplitName, ...] = ("search", "select", "test")
 BASE = "base"
@@ -91,17 +92,26 @@ class Storage(Contract):
     hugging_face: HuggingFace = HuggingFace()
 
 
-class Jsonl(Contract):
+class Evaluator(Contract):
+    """What every evaluator has: three disjoint splits, a file each, and perhaps settings of its own."""
+
+    search: Uri = Field(description="Gives the fitness.")
+    select: Uri = Field(description="Chooses the winner among the finalists.")
+    test: Uri = Field(description="Scored once, at the very end.")
+
+    @property
+    def uris(self) -> dict[SplitName, str]:
+        """Where the items of each split lie."""
+        return {"search": self.search, "select": self.select, "test": self.test}
+
+
+class Jsonl(Evaluator):
     """The three disjoint splits of a data set, JSON Lines each.
 
     Items: `{"prompt", "answer"}` for exact_match (answer: text or a list of accepted texts),
     `{"prompt", "choices", "answer"}` for acc and acc_norm (answer: the index of the right choice),
     `{"text"}` for perplexity; each may name a `skill`.
     """
-
-    search: Uri = Field(description="Gives the fitness.")
-    select: Uri = Field(description="Chooses the winner among the finalists.")
-    test: Uri = Field(description="Scored once, at the very end.")
 
 
 class Objective(Contract):
@@ -116,6 +126,40 @@ class Objective(Contract):
         None, max_length=500, description="exact_match: a regular expression; its last match is the answer."
     )
     chat_template: bool = Field(True, description="Wrap prompts in the model's chat template where it has one.")
+
+    @property
+    def evaluators(self) -> dict[EvaluatorName, Evaluator]:
+        """The evaluators that are given, by their fields; in a valid manifest exactly one."""
+        return {name: given for name in EVALUATORS if (given := getattr(self, name)) is not None}
+
+    @property
+    def evaluator_name(self) -> EvaluatorName:
+        """The evaluator's field."""
+        return next(iter(self.evaluators))
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """The one evaluator."""
+        return self.evaluators[self.evaluator_name]
+
+    def with_uris(self, uris: Mapping[SplitName, str]) -> Self:
+        """The same objective with its items at other places."""
+        update: dict[str, str] = {split: uris[split] for split in SPLITS}
+        return self.model_copy(update={self.evaluator_name: self.evaluator.model_copy(update=update)})
+
+
+def without_uris(objective: dict[str, Any]) -> dict[str, Any]:
+    """An objective's wire form for a digest, where items count by their content, not by where they lie.
+
+    Of an evaluator its settings are left. jsonl, which has none, leaves no key: digests are older than the others.
+    """
+    kept = dict(objective)
+    for name in EVALUATORS:
+        if name in kept:
+            kept[name] = {key: value for key, value in kept[name].items() if key not in SPLITS}
+    if kept.get("jsonl") == {}:
+        del kept["jsonl"]
+    return kept
 
 
 class Evaluation(Contract):

@@ -1,5 +1,6 @@
 """The merge methods a recipe may name, with mergekit's parameters: what a manifest may search and a recipe may set."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -167,5 +168,10 @@ def _models(count: int) -> str:
 
 def without_base() -> str:
     """The methods that a manifest may name without giving a base, as a text."""
-    *names, last = [name for name, method in SEARCHABLE.items() if not method.needs_base]
-    return f"{', '.join(names)} or {last}"
+    return any_of([name for name, method in SEARCHABLE.items() if not method.needs_base])
+
+
+def any_of(names: Sequence[str]) -> str:
+    """Names to choose from: a, b or c."""
+    others, comma, last = ", ".join(names).rpartition(", ")
+    return f"{others} or {last}" if comma else last

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 from evomerge_contract.base import Contract, Digest
 from evomerge_contract.candidate import Candidate, FailureReason, GeneLabel, Outcome, Role
 from evomerge_contract.manifest import Objective, SplitName
+from evomerge_contract.metrics import METRICS
 from evomerge_contract.name_pattern import compress, expand
 from evomerge_contract.recipe import DTypeName, Recipe
 
@@ -69,11 +70,7 @@ class PrepareResult(Contract):
 
 
 class ItemScore(Contract):
-    """One item: an aggregate is sum(value) / sum(count), for perplexity exp of that.
-
-    value: 1.0 or 0.0 with count 1 (exact_match, acc, acc_norm); negative log-likelihood in nats and tokens
-    (perplexity).
-    """
+    """One item. What value and count are, and how items make a score, is the metric's to say (`METRICS`)."""
 
     value: FiniteFloat
     count: FiniteFloat = 1.0
@@ -242,9 +239,6 @@ class RunReport(Contract):
     recipe: Recipe | None = None
 
 
-LOWER_IS_BETTER = frozenset({"perplexity"})
-
-
 def fitness_of(objectives: list[Objective], scores: dict[str, float]) -> float:
     """Weighted mean of the scores, those where lower is better negated, so that higher is better.
 
@@ -253,6 +247,6 @@ def fitness_of(objectives: list[Objective], scores: dict[str, float]) -> float:
     """
     total = sum(float(o.weight) for o in objectives)
     signed = (
-        float(o.weight) * (-scores[o.name] if o.metric in LOWER_IS_BETTER else scores[o.name]) for o in objectives
+        float(o.weight) * (-scores[o.name] if METRICS[o.metric].lower_is_better else scores[o.name]) for o in objectives
     )
     return sum(signed) / total

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from evomerge_contract.base import Contract, Digest, digest_of
 from evomerge_contract.candidate import Role
-from evomerge_contract.manifest import Groups, Objective, SplitName, Storage
+from evomerge_contract.manifest import Groups, Objective, SplitName, Storage, without_uris
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, SelectResult
 
@@ -63,8 +63,7 @@ class TaskBase(Contract):
             for key in {"license"} | ({"uri", "adapter"} if "digest" in source else set()):
                 source.pop(key, None)
         if "data" in wire:
-            for objective in wire["objectives"]:
-                del objective["jsonl"]
+            wire["objectives"] = [without_uris(objective) for objective in wire["objectives"]]
         return digest_of(wire)
 
 

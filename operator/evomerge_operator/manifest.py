@@ -92,11 +92,10 @@ def _with_absolute_uris(manifest: EvoMerge, folder: Path) -> EvoMerge:
     spec = manifest.spec
     models = [m.model_copy(update=_absolute(m, folder)) for m in spec.models]
     base = spec.base and spec.base.model_copy(update=_absolute(spec.base, folder))
-    objectives = []
-    for objective in spec.evaluation.objectives:
-        splits = {k: absolute_uri(v, folder) for k, v in objective.jsonl.model_dump().items()}
-        jsonl = objective.jsonl.model_copy(update=splits)
-        objectives.append(objective.model_copy(update={"jsonl": jsonl}))
+    objectives = [
+        objective.with_uris({split: absolute_uri(uri, folder) for split, uri in objective.evaluator.uris.items()})
+        for objective in spec.evaluation.objectives
+    ]
     evaluation = spec.evaluation.model_copy(update={"objectives": objectives})
     update = {"models": models, "base": base, "evaluation": evaluation}
     return manifest.model_copy(update={"spec": spec.model_copy(update=update)})

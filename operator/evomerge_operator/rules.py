@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 
-from evomerge_contract.manifest import BASE, SPLITS, Cache, EvoMergeSpec, Groups, Parameter, ParameterSpace
-from evomerge_contract.methods import METHODS, SEARCHABLE, Method, so_many_models, without_base
+from evomerge_contract.manifest import BASE, SPLITS, Cache, EvoMergeSpec, Groups, Objective, Parameter, ParameterSpace
+from evomerge_contract.methods import METHODS, SEARCHABLE, Method, any_of, so_many_models, without_base
+from evomerge_contract.metrics import EVALUATORS, METRICS, metrics_of
 from evomerge_contract.recipe import UNION
 from evomerge_contract.report import Problem
 
@@ -62,17 +63,30 @@ def _evaluation(spec: EvoMergeSpec) -> _Found:
         names.add(objective.name)
         if float(objective.weight) <= 0:
             yield f"{path}.weight", f'"{objective.weight}" must be above 0'
-        if objective.metric == "perplexity" and spec.tokenizer_source is not None:
-            yield (
-                f"{path}.metric",
-                "perplexity is a figure per token, and beside tokenizerSource the sources keep their own tokens: "
-                "nothing could be compared with them; choose exact_match, acc or acc_norm",
-            )
+        given = objective.evaluators
+        if len(given) != 1:
+            yield path, f"names {len(given)} evaluators; exactly one is allowed: {', '.join(EVALUATORS)}"
+        else:
+            yield from _metric(f"{path}.metric", objective, own_tokens=spec.tokenizer_source is not None)
         if objective.extract is not None:
             yield from _regex(f"{path}.extract", objective.extract)
-        for a, b in combinations(SPLITS, 2):
-            if getattr(objective.jsonl, a) == getattr(objective.jsonl, b):
-                yield f"{path}.jsonl.{b}", f"is the file of {a} too; the three splits must be disjoint"
+        for name, evaluator in given.items():
+            for a, b in combinations(SPLITS, 2):
+                if evaluator.uris[a] == evaluator.uris[b]:
+                    yield f"{path}.{name}.{b}", f"is the file of {a} too; the three splits must be disjoint"
+
+
+def _metric(path: str, objective: Objective, *, own_tokens: bool) -> _Found:
+    """`own_tokens`: each source keeps the tokens it has, so that figures per token cannot be compared."""
+    metric, evaluator = METRICS[objective.metric], objective.evaluator_name
+    if evaluator not in metric.evaluators:
+        yield path, f"{objective.metric} is no metric of {evaluator}; choose {any_of(metrics_of(evaluator))}"
+    elif metric.per_token and own_tokens:
+        yield (
+            path,
+            f"{objective.metric} is a figure per token, and beside tokenizerSource the sources keep their own tokens: "
+            f"nothing could be compared with them; choose {any_of(metrics_of(evaluator, per_token=False))}",
+        )
 
 
 def _cache(cache: Cache) -> _Found:

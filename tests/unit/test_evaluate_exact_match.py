@@ -12,8 +12,8 @@ from evomerge_contract.manifest import Jsonl, Objective
 from evomerge_worker.errors import CandidateError, InputError
 from evomerge_worker.evaluate.clock import forward_time
 from evomerge_worker.evaluate.evaluators import prepare_items
+from evomerge_worker.evaluate.exact_match import Question
 from evomerge_worker.evaluate.greedy import end_tokens, greedy, prompt_batch
-from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.prompts import context_of
 from scoring import score_items
 from tiny_models import write_tokenizer
@@ -60,7 +60,7 @@ def texts(model: Any, tokenizer: Any, prompts: list[str] = PROMPTS) -> list[str]
 
 
 def right(model: Any, tokenizer: Any, answers: list[tuple[str, ...]], batch_size: int, **fields: Any) -> list[float]:
-    items = [Item(line, p, answers=a) for line, (p, a) in enumerate(zip(PROMPTS, answers, strict=True), start=1)]
+    items = [Question(line, p, answers=a) for line, (p, a) in enumerate(zip(PROMPTS, answers, strict=True), start=1)]
     return [score.value for score in score_items(model, tokenizer, objective(**fields), items, batch_size)]
 
 
@@ -179,7 +179,11 @@ def test_logits_that_are_not_finite_fail_the_candidate(tiny: Tiny) -> None:
 def test_prompts_longer_than_the_model_reads_are_all_named(llama: tuple[Any, Any]) -> None:
     model, tokenizer = llama
     assert context_of(model) == 64
-    items = [Item(1, "a" * 20, answers=("b",)), Item(2, "c" * 58, answers=("b",)), Item(3, "d" * 90, answers=("b",))]
+    items = [
+        Question(1, "a" * 20, answers=("b",)),
+        Question(2, "c" * 58, answers=("b",)),
+        Question(3, "d" * 90, answers=("b",)),
+    ]
     with pytest.raises(InputError) as caught:
         prepare_items(tokenizer, objective(), items, 4, context=context_of(model), where="objectives.o.test")
     assert [(p.path, p.message[:17]) for p in caught.value.problems] == [
@@ -191,7 +195,7 @@ def test_prompts_longer_than_the_model_reads_are_all_named(llama: tuple[Any, Any
 def test_items_are_prepared_once_and_scored_often(tiny: Tiny) -> None:
     """A scorer outlives changes of the weights, and the same weights give the same scores."""
     model, tokenizer = opened(tiny("llama", seed=1))
-    items = [Item(1, p, answers=(a,), skill="s") for p, a in zip(PROMPTS, texts(model, tokenizer), strict=True)]
+    items = [Question(1, p, answers=(a,), skill="s") for p, a in zip(PROMPTS, texts(model, tokenizer), strict=True)]
     score = prepare_items(tokenizer, objective(), items, 4)
     first = score(model)
     assert [s.value for s in first] == [1.0] * len(items)

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge_contract.manifest import Jsonl, MetricName, Objective
+from evomerge_contract.manifest import Jsonl, Objective
+from evomerge_contract.metrics import MetricName
 from evomerge_contract.report import ItemScore
 from evomerge_worker.errors import CandidateError, InputError
-from evomerge_worker.evaluate.choices import _targets
+from evomerge_worker.evaluate.choices import MultipleChoice, _targets
 from evomerge_worker.evaluate.evaluators import prepare_items
-from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.likelihood import Target, batches_of, log_likelihoods
 from evomerge_worker.evaluate.metrics import aggregate
+from evomerge_worker.evaluate.perplexity import Text
 from evomerge_worker.evaluate.prompts import Setup
 from scoring import score_items
 
@@ -24,14 +25,14 @@ Tiny = Callable[..., Path]
 FAMILIES = ["llama", "gpt_neox", "gemma", "gemma2", "gpt2"]
 SETUP = Setup(4, None, "objectives.o.test")
 ITEMS = [
-    Item(1, "12+34=", choices=("46", "47", "4", "1234567"), right=0),
-    Item(2, "a long prompt, then:", choices=(" yes", " no"), right=1, skill="words"),
-    Item(3, "7*8=", choices=("5", "6", "7"), right=2),
-    Item(4, "", choices=("abc", "def gh"), right=0),
-    Item(5, "x ", choices=("y", "z z z"), right=1),
-    Item(6, "9-1=", choices=("8", "eight", "nine", "10"), right=1),
+    MultipleChoice(1, "12+34=", ("46", "47", "4", "1234567"), right=0),
+    MultipleChoice(2, "a long prompt, then:", (" yes", " no"), right=1, skill="words"),
+    MultipleChoice(3, "7*8=", ("5", "6", "7"), right=2),
+    MultipleChoice(4, "", ("abc", "def gh"), right=0),
+    MultipleChoice(5, "x ", ("y", "z z z"), right=1),
+    MultipleChoice(6, "9-1=", ("8", "eight", "nine", "10"), right=1),
 ]
-TEXTS = [Item(1, "a"), Item(2, "hello world", skill="words"), Item(3, "12+34=46, 7*8=56"), Item(4, "z" * 40)]
+TEXTS = [Text(1, "a"), Text(2, "hello world", skill="words"), Text(3, "12+34=46, 7*8=56"), Text(4, "z" * 40)]
 
 
 def objective(metric: MetricName, **fields: Any) -> Objective:
@@ -64,7 +65,7 @@ def naive(model: Any, tokens: list[int], start: int) -> float:
     return total
 
 
-def naive_choices(model: Any, tokenizer: Any, item: Item) -> list[float]:
+def naive_choices(model: Any, tokenizer: Any, item: MultipleChoice) -> list[float]:
     bare = item.prompt.rstrip()
     prompt = tokenizer(bare).input_ids
     spaces = item.prompt[len(bare) :]
@@ -75,7 +76,7 @@ def naive_choices(model: Any, tokenizer: Any, item: Item) -> list[float]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_likelihoods_equal_a_naive_loop(tiny: Tiny, family: str) -> None:
     model, tokenizer = opened(tiny(family, seed=1))
-    sequences = [(tokenizer(item.prompt).input_ids, 1) for item in TEXTS] + [(tokenizer("abc").input_ids, 3)]
+    sequences = [(tokenizer(item.text).input_ids, 1) for item in TEXTS] + [(tokenizer("abc").input_ids, 3)]
     targets = [Target(tuple(tokens), start) for tokens, start in sequences]
     expected = [naive(model, tokens, start) for tokens, start in sequences]
     found = log_likelihoods(model, batches_of(targets, 2), len(targets), len(targets))
@@ -102,7 +103,7 @@ def test_equally_likely_choices_go_to_the_lowest_index(tiny: Tiny) -> None:
     model, tokenizer = opened(tiny("llama", seed=1))
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    items = [Item(1, "a", choices=("b", "c"), right=0), Item(2, "a", choices=("c", "b"), right=1)]
+    items = [MultipleChoice(1, "a", ("b", "c"), right=0), MultipleChoice(2, "a", ("c", "b"), right=1)]
     assert [s.value for s in score_items(model, tokenizer, objective("acc"), items, 4)] == [1.0, 0.0]
 
 
@@ -115,7 +116,7 @@ def test_choices_of_one_token_share_one_row_of_input(llama: tuple[Any, Any]) -> 
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def targets_of(tokenizer: Any, item: Item, **fields: Any) -> list[Target]:
+def targets_of(tokenizer: Any, item: MultipleChoice, **fields: Any) -> list[Target]:
     return _targets(tokenizer, objective("acc", **fields), [item], SETUP)[0]
 
 
@@ -123,10 +124,10 @@ def test_spaces_between_prompt_and_choice_belong_to_the_choice_wherever_they_are
     llama: tuple[Any, Any],
 ) -> None:
     tokenizer = llama[1]
-    assert targets_of(tokenizer, Item(1, "ab ", choices=("c", "d"))) == targets_of(
-        tokenizer, Item(1, "ab", choices=(" c", " d"))
+    assert targets_of(tokenizer, MultipleChoice(1, "ab ", ("c", "d"), right=0)) == targets_of(
+        tokenizer, MultipleChoice(1, "ab", (" c", " d"), right=0)
     )
-    (first, _) = targets_of(tokenizer, Item(1, "ab ", choices=("c", "d")))
+    (first, _) = targets_of(tokenizer, MultipleChoice(1, "ab ", ("c", "d"), right=0))
     assert first.tokens[first.start :] == tuple(tokenizer(" c", add_special_tokens=False).input_ids)
 
 
@@ -142,28 +143,31 @@ def bpe() -> Any:
 
 def test_a_choice_that_melts_into_the_prompt_is_compared_over_the_same_text() -> None:
     """After "d" + "ab" the choices "c" and "d" are the tokens (abc) and (ab, d): both are scored from there."""
-    targets = targets_of(bpe(), Item(1, "dab", choices=("c", "d")))
+    targets = targets_of(bpe(), MultipleChoice(1, "dab", ("c", "d"), right=0))
     assert targets == [Target((4, 6), 1), Target((4, 5, 4), 1)]
-    assert targets_of(bpe(), Item(1, "dab", choices=("d", "a"))) == [Target((4, 5, 4), 2), Target((4, 5, 1), 2)]
+    assert targets_of(bpe(), MultipleChoice(1, "dab", ("d", "a"), right=0)) == [
+        Target((4, 5, 4), 2),
+        Target((4, 5, 1), 2),
+    ]
 
 
 def test_a_first_token_is_predicted_from_the_end_of_sequence_where_there_is_no_beginning() -> None:
-    assert targets_of(bpe(), Item(1, "ab", choices=("c", "d"))) == [Target((0, 6), 1), Target((0, 5, 4), 1)]
-    assert targets_of(bpe(), Item(1, "", choices=("c", "d"))) == [Target((0, 3), 1), Target((0, 4), 1)]
+    assert targets_of(bpe(), MultipleChoice(1, "ab", ("c", "d"), right=0)) == [Target((0, 6), 1), Target((0, 5, 4), 1)]
+    assert targets_of(bpe(), MultipleChoice(1, "", ("c", "d"), right=0)) == [Target((0, 3), 1), Target((0, 4), 1)]
     bare = bpe()
     bare.eos_token = None
     with pytest.raises(InputError, match="line 1: nothing precedes the first token"):
-        targets_of(bare, Item(1, "", choices=("c", "d")))
+        targets_of(bare, MultipleChoice(1, "", ("c", "d"), right=0))
 
 
 def test_a_choice_without_tokens_is_refused() -> None:
     with pytest.raises(InputError, match="line 7: choice 1 has no tokens"):
-        targets_of(bpe(), Item(7, "ab", choices=("d", "!")))
+        targets_of(bpe(), MultipleChoice(7, "ab", ("d", "!"), right=0))
 
 
 def test_in_a_chat_the_choice_is_the_models_message(tiny: Tiny) -> None:
     _, tokenizer = opened(tiny("llama", seed=1, chat_template=True))
-    item = Item(1, "a b", choices=(" c", "d"))
+    item = MultipleChoice(1, "a b", (" c", "d"), right=0)
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": "a b"}], add_generation_prompt=True, tokenize=True, return_dict=False
     )
@@ -176,13 +180,12 @@ def test_in_a_chat_the_choice_is_the_models_message(tiny: Tiny) -> None:
 def test_perplexity_is_the_naive_definition(tiny: Tiny, family: str) -> None:
     model, tokenizer = opened(tiny(family, seed=1))
     expected = [
-        ItemScore(value=-naive(model, tokenizer(i.prompt).input_ids, 1), count=len(i.prompt), skill=i.skill)
-        for i in TEXTS
+        ItemScore(value=-naive(model, tokenizer(i.text).input_ids, 1), count=len(i.text), skill=i.skill) for i in TEXTS
     ]
     found = score_items(model, tokenizer, objective("perplexity"), TEXTS, 2)
     assert [(s.count, s.skill) for s in found] == [(s.count, s.skill) for s in expected]
     assert [s.value for s in found] == pytest.approx([s.value for s in expected], rel=1e-5)
-    whole = sum(s.value for s in expected) / sum(len(i.prompt) for i in TEXTS)
+    whole = sum(s.value for s in expected) / sum(len(i.text) for i in TEXTS)
     assert aggregate("perplexity", found) == pytest.approx(math.exp(whole), rel=1e-5)
 
 
@@ -192,11 +195,11 @@ def test_without_a_beginning_token_the_first_token_is_only_read() -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=7, initializer_range=0.5, **sizes)).eval()
-    (score,) = score_items(model, bpe(), objective("perplexity"), [Item(1, "dabcb")], 2)
+    (score,) = score_items(model, bpe(), objective("perplexity"), [Text(1, "dabcb")], 2)
     assert score.count == 2
     assert score.value == pytest.approx(-naive(model, [4, 6, 2], 1), rel=1e-5)
     with pytest.raises(InputError, match="line 3: too short"):
-        score_items(model, bpe(), objective("perplexity"), [Item(1, "dab"), Item(3, "abc")], 2)
+        score_items(model, bpe(), objective("perplexity"), [Text(1, "dab"), Text(3, "abc")], 2)
 
 
 def test_logits_are_made_batch_by_batch_and_only_where_they_are_needed(llama: tuple[Any, Any]) -> None:
@@ -204,7 +207,7 @@ def test_logits_are_made_batch_by_batch_and_only_where_they_are_needed(llama: tu
     shapes = []
     hook = model.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.logits.shape)))
     try:
-        items = [Item(i, f"{i}, a fairly long prompt", choices=("71", "72", "81")) for i in range(1, 6)]
+        items = [MultipleChoice(i, f"{i}, a fairly long prompt", ("71", "72", "81"), right=0) for i in range(1, 6)]
         score_items(model, tokenizer, objective("acc"), items, 4)
     finally:
         hook.remove()
@@ -249,9 +252,9 @@ def test_a_figure_that_is_not_finite_fails_the_candidate(values: list[float]) ->
 
 def test_texts_longer_than_the_model_reads_are_refused_by_line(llama: tuple[Any, Any]) -> None:
     model, tokenizer = llama
-    fits = Item(1, "a" * 64)  # with its beginning token one more, but the last token is never read
+    fits = Text(1, "a" * 64)  # with its beginning token one more, but the last token is never read
     score_items(model, tokenizer, objective("perplexity"), [fits], 4)
     with pytest.raises(InputError, match="line 2: 65 tokens, and the model reads 64"):
-        score_items(model, tokenizer, objective("perplexity"), [fits, Item(2, "a" * 65)], 4)
+        score_items(model, tokenizer, objective("perplexity"), [fits, Text(2, "a" * 65)], 4)
     with pytest.raises(InputError, match="line 3: 65 tokens with its longest choice"):
-        score_items(model, tokenizer, objective("acc"), [Item(3, "a" * 60, choices=("b", "c" * 5))], 4)
+        score_items(model, tokenizer, objective("acc"), [MultipleChoice(3, "a" * 60, ("b", "c" * 5), right=0)], 4)

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from evomerge_contract.manifest import Jsonl, MetricName, Objective, SplitName
+from evomerge_contract.manifest import Jsonl, Objective, SplitName
+from evomerge_contract.metrics import MetricName
 from evomerge_worker.errors import InputError
-from evomerge_worker.evaluate.items import Item, load_items, overlap
+from evomerge_worker.evaluate.choices import MultipleChoice
+from evomerge_worker.evaluate.evaluators import load_items
+from evomerge_worker.evaluate.exact_match import Question
+from evomerge_worker.evaluate.items import Item, overlap
+from evomerge_worker.evaluate.perplexity import Text
 
 WHERE = "objectives.o.search"
 
@@ -31,21 +36,21 @@ def messages(folder: Path, metric: MetricName, content: str | bytes) -> list[str
 
 def test_every_metric_reads_its_own_fields(tmp_path: Path) -> None:
     assert load(tmp_path, "exact_match", '{"prompt": "1+1=", "answer": " 2 ", "skill": "sums"}\n') == [
-        Item(1, "1+1=", answers=("2",), skill="sums")
+        Question(1, "1+1=", ("2",), "sums")
     ]
     assert load(tmp_path, "exact_match", '{"prompt": "1+1=", "answer": ["2", "two"]}') == [
-        Item(1, "1+1=", answers=("2", "two"))
+        Question(1, "1+1=", ("2", "two"))
     ]
     for metric in ("acc", "acc_norm"):
         assert load(tmp_path, metric, '{"prompt": "", "choices": ["a", " b"], "answer": 1, "id": 7}') == [
-            Item(1, "", choices=("a", " b"), right=1)
+            MultipleChoice(1, "", ("a", " b"), 1)
         ]
-    assert load(tmp_path, "perplexity", '{"text": "abc", "skill": null}') == [Item(1, "abc")]
+    assert load(tmp_path, "perplexity", '{"text": "abc", "skill": null}') == [Text(1, "abc")]
 
 
 def test_lines_end_at_newlines_only_and_blank_ones_are_skipped(tmp_path: Path) -> None:
     content = '\ufeff{"text": "a\u2028b"}\r\n\n  \n{"text": "c"}'
-    assert load(tmp_path, "perplexity", content) == [Item(1, "a\u2028b"), Item(4, "c")]
+    assert load(tmp_path, "perplexity", content) == [Text(1, "a\u2028b"), Text(4, "c")]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +116,9 @@ def test_an_item_twice_in_a_split_is_refused_with_both_lines(tmp_path: Path) -> 
 
 def test_overlap_names_the_lines_of_every_pair_of_splits() -> None:
     splits: dict[SplitName, list[Item]] = {
-        "search": [Item(1, "a"), Item(2, "b")],
-        "select": [Item(1, "c"), Item(5, "b ")],
-        "test": [Item(1, "d"), Item(2, "c"), Item(3, "a")],
+        "search": [Text(1, "a"), Text(2, "b")],
+        "select": [Text(1, "c"), Text(5, "b ")],
+        "test": [Text(1, "d"), Text(2, "c"), Text(3, "a")],
     }
     problems = overlap({"o": splits})
     assert [problem.path for problem in problems] == ["objectives.o.select", "objectives.o.test", "objectives.o.test"]
@@ -122,13 +127,13 @@ def test_overlap_names_the_lines_of_every_pair_of_splits() -> None:
     assert "line 3 (line 1 there)" in problems[1].message
     assert "select" in problems[2].message
     assert "line 2 (line 1 there)" in problems[2].message
-    assert overlap({"o": {"search": [Item(1, "a")], "select": [Item(1, "b")]}}) == []
+    assert overlap({"o": {"search": [Text(1, "a")], "select": [Text(1, "b")]}}) == []
 
 
 def test_overlap_is_told_between_objectives_where_the_splits_differ() -> None:
     """Two objectives may judge the same items of one split, by two metrics for one."""
-    one: dict[SplitName, list[Item]] = {"search": [Item(1, "a")], "test": [Item(1, "b")]}
-    other: dict[SplitName, list[Item]] = {"search": [Item(1, "a")], "test": [Item(1, "b"), Item(4, "a")]}
+    one: dict[SplitName, list[Item]] = {"search": [Text(1, "a")], "test": [Text(1, "b")]}
+    other: dict[SplitName, list[Item]] = {"search": [Text(1, "a")], "test": [Text(1, "b"), Text(4, "a")]}
     assert [(p.path, p.message.partition(";")[0]) for p in overlap({"one": one, "other": other})] == [
         ("objectives.other.test", "also in the search split of objective one: line 4 (line 1 there)"),
         ("objectives.other.test", "also in the search split: line 4 (line 1 there)"),
@@ -136,6 +141,6 @@ def test_overlap_is_told_between_objectives_where_the_splits_differ() -> None:
 
 
 def test_a_long_overlap_is_counted() -> None:
-    items = [Item(line, str(line)) for line in range(1, 31)]
+    items = [Text(line, str(line)) for line in range(1, 31)]
     (problem,) = overlap({"o": {"search": items, "test": items}})
     assert "and 10 more" in problem.message

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from evomerge_contract.manifest import Jsonl, MetricName, Objective
+from evomerge_contract.manifest import Jsonl, Objective
+from evomerge_contract.metrics import MetricName
 from evomerge_contract.report import Interval, ItemScore, fitness_of
 from evomerge_worker.evaluate.metrics import aggregate
 from evomerge_worker.evaluate.statistics import RESAMPLES, fitness_samples, interval

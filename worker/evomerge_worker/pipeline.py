@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from evomerge_contract.manifest import Objective, SplitName
+from evomerge_contract.base import canonical_json
+from evomerge_contract.manifest import Objective, SplitName, without_uris
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
 from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, SelectTask, Source, Task
 from evomerge_worker.conclude import conclude
 from evomerge_worker.errors import CandidateError, out_of_memory
-from evomerge_worker.evaluate.evaluators import prepare_items
-from evomerge_worker.evaluate.items import load_items
+from evomerge_worker.evaluate.evaluators import load_items, prepare_items
 from evomerge_worker.evaluate.metrics import Scorer, aggregate
 from evomerge_worker.evaluate.prompts import context_of
 from evomerge_worker.export import export
@@ -128,10 +128,10 @@ class Pipeline:
             self._scorers.clear()
             self._tokenizer = live.tokenizer
         digest = getattr(task.data[objective.name], split)
-        key = (digest, task.batch_size, objective.model_dump_json(exclude={"jsonl", "weight"}))
+        key = (digest, task.batch_size, canonical_json(without_uris(objective.wire())))
         if key not in self._scorers:
             where = f"objectives.{objective.name}.{split}"
-            path, _ = pinned_file(getattr(objective.jsonl, split), digest, self._store(task), where)
+            path, _ = pinned_file(objective.evaluator.uris[split], digest, self._store(task), where)
             items = load_items(path, objective, where)
             self._scorers[key] = prepare_items(
                 live.tokenizer, objective, items, task.batch_size, context=context_of(live.model), where=where

@@ -6,6 +6,7 @@ is here is refused at `kubectl apply`; the rest becomes a condition.
 
 from evomerge_contract.manifest import BASE, SPLITS
 from evomerge_contract.methods import SEARCHABLE, so_many_models, without_base
+from evomerge_contract.metrics import EVALUATORS
 from evomerge_contract.recipe import UNION
 from evomerge_operator.crd.cel import Rule, names_in, rule
 from evomerge_operator.crd.parameters import PARAMETER_RULES, space_rules
@@ -136,8 +137,12 @@ EVOMERGE_SPEC: dict[str, list[Rule]] = {
     ],
     "evaluation.objectives": [_distinct("objectives")],
     "evaluation.objectives[].weight": [rule("double(self) > 0.0", "a weight must be above 0")],
-    "evaluation.objectives[].jsonl": _disjoint(),
-    **{f"evaluation.objectives[].jsonl.{split}": [_in_s3("items", "s3://bucket/key")] for split in SPLITS},
+    **{f"evaluation.objectives[].{evaluator}": _disjoint() for evaluator in EVALUATORS},
+    **{
+        f"evaluation.objectives[].{evaluator}.{split}": [_in_s3("items", "s3://bucket/key")]
+        for evaluator in EVALUATORS
+        for split in SPLITS
+    },
     "stages[].name": [
         rule(f"self != '{RESERVED_STAGE}'", f'"{RESERVED_STAGE}" means the baselines; choose another name')
     ],

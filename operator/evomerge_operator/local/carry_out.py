@@ -70,6 +70,7 @@ def field_of(path: str, spec: EvoMergeSpec) -> str:
         index = next((i for i, m in enumerate(spec.models) if m.name == name), None)
         return path if index is None else f"spec.models[{index}].uri{'.' + further if further else ''}"
     if kind == "objectives":
-        index = next((i for i, o in enumerate(spec.evaluation.objectives) if o.name == name), None)
-        return path if index is None else f"spec.evaluation.objectives[{index}].jsonl.{further}"
+        for index, objective in enumerate(spec.evaluation.objectives):
+            if objective.name == name:
+                return f"spec.evaluation.objectives[{index}].{objective.evaluator_name}.{further}"
     return path

@@ -144,13 +144,14 @@ def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
     baselines.
     """
     spec = manifest.spec
-    evaluation = spec.evaluation.wire()
-    for objective in evaluation["objectives"]:
-        objective["jsonl"] = {k: v.digest for k, v in prepared.data[objective["name"]].items()}
+    objectives = [
+        objective.with_uris({split: found.digest for split, found in prepared.data[objective.name].items()})
+        for objective in spec.evaluation.objectives
+    ]
     vocabulary = {} if spec.tokenizer_source is None else {"tokenizerSource": spec.tokenizer_source}
     return vocabulary | {
         "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
-        "evaluation": evaluation,
+        "evaluation": spec.evaluation.model_copy(update={"objectives": objectives}).wire(),
         "stages": [s.wire() for s in spec.stages],
         "trustRemoteCode": spec.trust_remote_code,
     }

@@ -72,7 +72,7 @@ def refusal(manifest: EvoMerge) -> str | None:
     spec = manifest.spec
     models = [*spec.models, *([spec.base] if spec.base else [])]
     uris = [uri for m in models for uri in (m.uri, m.adapter) if uri is not None]
-    uris += [uri for o in spec.evaluation.objectives for uri in o.jsonl.model_dump().values()]
+    uris += [uri for o in spec.evaluation.objectives for uri in o.evaluator.uris.values()]
     local = [uri for uri in uris if not uri.startswith(("s3://", "hf://"))]
     if local:
         return f"{local[0]} is not on any server: on a cluster models and data lie at s3:// (or models at hf://)"

@@ -8,8 +8,9 @@ from typing import Any
 
 from evomerge_contract.base import canonical_json, digest_of
 from evomerge_contract.manifest import SPLITS, Objective, SplitName
+from evomerge_contract.metrics import METRICS
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import LOWER_IS_BETTER, ItemScore, Layout, PreparedSource, PreparedSplit, PrepareResult
+from evomerge_contract.report import ItemScore, Layout, PreparedSource, PreparedSplit, PrepareResult
 from evomerge_contract.task import PrepareTask
 
 LAYERS = 4
@@ -50,7 +51,7 @@ def prepare(task: PrepareTask) -> PrepareResult:
             objective.name: {
                 split: PreparedSplit(
                     digest=getattr(pinned.get(objective.name), split, None)
-                    or digest_of({"data": getattr(objective.jsonl, split)}),
+                    or digest_of({"data": objective.evaluator.uris[split]}),
                     items=ITEMS,
                 )
                 for split in SPLITS
@@ -70,7 +71,8 @@ def score(recipe: Recipe, objective: Objective, split: SplitName) -> list[ItemSc
     misses = [(number - _between(0.2, 0.8, objective.name, *path)) ** 2 for path, number in numbers] or [1.0]
     good = 0.1 + 0.7 * math.exp(-_NARROW * math.fsum(misses) / len(misses))
     rights = [good + _between(-_SPREAD, _SPREAD, objective.name, split, item) / 2 for item in range(ITEMS)]
-    return [ItemScore(value=-math.log(right) if objective.metric in LOWER_IS_BETTER else right) for right in rights]
+    lower = METRICS[objective.metric].lower_is_better
+    return [ItemScore(value=-math.log(right) if lower else right) for right in rights]
 
 
 def _numbers(value: Any, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], float]]:

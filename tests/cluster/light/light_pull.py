@@ -47,7 +47,7 @@ def pull(task: EvaluateTask | ConcludeTask | ExportTask, store: Store) -> None:
     for objective in task.objectives:
         for split in splits:
             digest = getattr(task.data[objective.name], split)
-            pinned_file(getattr(objective.jsonl, split), digest, store, f"objectives.{objective.name}.{split}")
+            pinned_file(objective.evaluator.uris[split], digest, store, f"objectives.{objective.name}.{split}")
 
 
 def _source(uri: str, found: PreparedSource, folder: Path) -> PreparedSource:
@@ -60,5 +60,5 @@ def _split(
 ) -> PreparedSplit:
     earlier = getattr((task.data or {}).get(objective.name), split, None)
     where = f"objectives.{objective.name}.{split}"
-    _, digest = pinned_file(getattr(objective.jsonl, split), earlier, store, where)
+    _, digest = pinned_file(objective.evaluator.uris[split], earlier, store, where)
     return found.model_copy(update={"digest": digest})

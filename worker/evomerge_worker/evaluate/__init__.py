@@ -1,4 +1,4 @@
-"""Scoring a model on a data set: items, evaluators by metric, figures and their intervals.
+"""Scoring a model on a data set: items, evaluators, figures and their intervals.
 
-Importing this package is cheap; `evaluators` imports torch.
+Importing this package is cheap; an evaluator imports torch.
 """

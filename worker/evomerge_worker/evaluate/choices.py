@@ -5,14 +5,15 @@ acc_norm divides each by the choice's length in characters.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evomerge_contract.manifest import Objective
 from evomerge_contract.report import ItemScore
-from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.likelihood import Target, batches_of, log_likelihoods
+from evomerge_worker.evaluate.lines import Fields, as_text, brief, required, skill_of, text_of
 from evomerge_worker.evaluate.metrics import Scorer
 from evomerge_worker.evaluate.prompts import (
     Setup,
@@ -25,7 +26,42 @@ from evomerge_worker.evaluate.prompts import (
 )
 
 
-def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: Setup) -> Scorer:
+@dataclass(frozen=True, slots=True)
+class MultipleChoice:
+    """A prompt and its choices; `right` is the index of the right one."""
+
+    line: int
+    prompt: str
+    choices: tuple[str, ...]
+    right: int
+    skill: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The prompt with its choices in any order."""
+        return (self.prompt.strip(), *sorted(self.choices))
+
+
+def item(line: int, fields: Fields) -> MultipleChoice:
+    """The question in `{"prompt", "choices", "answer"}`; the answer is the index of the right choice.
+
+    Raises:
+        ValueError: what is wrong with the fields.
+    """
+    prompt = text_of(fields, "prompt", may_be_empty=True)
+    given = required(fields, "choices", "a list of texts")
+    if not isinstance(given, list) or len(given) < 2:
+        raise ValueError(f'"choices" is {brief(given)}; give a list of at least two texts')
+    choices = tuple(as_text(choice, "choices") for choice in given)
+    right = required(fields, "answer", "the index of the right choice")
+    if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(choices):
+        raise ValueError(f'"answer" is {brief(right)}; give the index of the right choice, 0 to {len(choices) - 1}')
+    if choices.count(choices[right]) > 1:
+        raise ValueError(f'"choices" holds the right choice, {brief(choices[right])}, more than once')
+    return MultipleChoice(line, prompt, choices, right, skill_of(fields))
+
+
+def prepare(tokenizer: Any, objective: Objective, items: Sequence[MultipleChoice], setup: Setup) -> Scorer:
     """Tokenise every choice after its prompt and lay out the batches; the scorer gives 1.0 (right) or 0.0 an item.
 
     Equal choices: the lowest index is the model's.
@@ -54,7 +90,7 @@ def _characters(choice: str) -> int:
     return len(choice.lstrip())
 
 
-def _targets(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: Setup) -> list[list[Target]]:
+def _targets(tokenizer: Any, objective: Objective, items: Sequence[MultipleChoice], setup: Setup) -> list[list[Target]]:
     if has_chat(tokenizer, objective):
         contexts = as_chat(tokenizer, [item.prompt for item in items], setup.where)
         pairs = [(c, [choice.lstrip() for choice in item.choices]) for c, item in zip(contexts, items, strict=True)]
@@ -84,7 +120,7 @@ def _targets(tokenizer: Any, objective: Objective, items: Sequence[Item], setup:
     return targets
 
 
-def _parted(item: Item) -> tuple[str, list[str]]:
+def _parted(item: MultipleChoice) -> tuple[str, list[str]]:
     """Prompt and choices, with spaces at the prompt's end moved to the choices: tokens begin with a space, not end."""
     context = item.prompt.rstrip()
     spaces = item.prompt[len(context) :]

@@ -3,13 +3,14 @@
 import re
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from evomerge_contract.manifest import Objective
 from evomerge_contract.report import ItemScore
 from evomerge_worker.errors import InputError
 from evomerge_worker.evaluate.greedy import end_tokens, greedy, prompt_batch
-from evomerge_worker.evaluate.items import Item
+from evomerge_worker.evaluate.lines import Fields, as_text, required, skill_of, text_of
 from evomerge_worker.evaluate.metrics import Scorer
 from evomerge_worker.evaluate.prompts import (
     Setup,
@@ -24,7 +25,36 @@ from evomerge_worker.evaluate.prompts import (
 from evomerge_worker.process import progress
 
 
-def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: Setup) -> Scorer:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and the accepted answers, any of which is right."""
+
+    line: int
+    prompt: str
+    answers: tuple[str, ...]
+    skill: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The prompt."""
+        return (self.prompt.strip(),)
+
+
+def item(line: int, fields: Fields) -> Question:
+    """The question in `{"prompt", "answer"}`; an answer is a text or a list of texts.
+
+    Raises:
+        ValueError: what is wrong with the fields.
+    """
+    prompt = text_of(fields, "prompt")
+    given = required(fields, "answer", "text or a list of accepted texts")
+    answers = tuple(as_text(answer, "answer") for answer in (given if isinstance(given, list) else [given]))
+    if not answers:
+        raise ValueError('"answer" is an empty list; give at least one accepted text')
+    return Question(line, prompt, tuple(answer.strip() for answer in answers), skill_of(fields))
+
+
+def prepare(tokenizer: Any, objective: Objective, items: Sequence[Question], setup: Setup) -> Scorer:
     """Tokenise the prompts and lay out the batches; the scorer gives 1.0 (right) or 0.0 an item.
 
     Raises:

@@ -1,17 +1,41 @@
 """perplexity: how surprised the model is by a text, exp(negative log-likelihood / tokens)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from evomerge_contract.manifest import Objective
 from evomerge_contract.report import ItemScore
-from evomerge_worker.evaluate.items import Item
 from evomerge_worker.evaluate.likelihood import Target, batches_of, log_likelihoods
+from evomerge_worker.evaluate.lines import Fields, skill_of, text_of
 from evomerge_worker.evaluate.metrics import Scorer
 from evomerge_worker.evaluate.prompts import Setup, check_lengths, encode, leading_tokens, refuse
 
 
-def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: Setup) -> Scorer:
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text to read."""
+
+    line: int
+    text: str
+    skill: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.text.strip(),)
+
+
+def item(line: int, fields: Fields) -> Text:
+    """The text in `{"text"}`.
+
+    Raises:
+        ValueError: what is wrong with the fields.
+    """
+    return Text(line, text_of(fields, "text"), skill_of(fields))
+
+
+def prepare(tokenizer: Any, objective: Objective, items: Sequence[Text], setup: Setup) -> Scorer:
     """Tokenise the texts (never as chat) and lay out the batches.
 
     The scorer gives each text's negative log-likelihood in nats and its number of predicted tokens. The first token
@@ -20,7 +44,7 @@ def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: 
     Raises:
         InputError: texts that are too long, or leave nothing to predict.
     """
-    texts = [item.prompt for item in items]
+    texts = [item.text for item in items]
     leading = leading_tokens(tokenizer, texts[0])
     targets = [Target(tuple(tokens), max(1, len(leading))) for tokens in encode(tokenizer, texts, leading)]
     refuse(

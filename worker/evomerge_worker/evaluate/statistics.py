@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge_contract.manifest import Objective
-from evomerge_contract.report import LOWER_IS_BETTER, Interval, ItemScore
+from evomerge_contract.metrics import METRICS
+from evomerge_contract.report import Interval, ItemScore
 
 RESAMPLES = 10_000
 _CHUNK = 1 << 22
@@ -35,9 +36,10 @@ def fitness_samples(
         values = np.array([[score.value for score in row[objective.name]] for row in rows])
         counts = np.array([[score.count for score in row[objective.name]] for row in rows])
         figures = _ratio_samples(values, counts, np.random.default_rng([seed, index]))
-        if objective.metric == "perplexity":
+        metric = METRICS[objective.metric]
+        if metric.aggregate == "exp":
             figures = np.exp(np.minimum(figures, _LARGEST_EXPONENT))  # one draw may overflow where the whole does not
-        fitness += (-weight if objective.metric in LOWER_IS_BETTER else weight) * figures
+        fitness += (-weight if metric.lower_is_better else weight) * figures
     return fitness
 
 

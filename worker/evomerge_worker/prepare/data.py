@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from evomerge_contract.manifest import SPLITS, Objective, SplitName
 from evomerge_contract.report import PreparedSplit
 from evomerge_contract.task import DataDigests
-from evomerge_worker.evaluate.items import Item, overlap, problems_of, read_items
+from evomerge_worker.evaluate.evaluators import read_items
+from evomerge_worker.evaluate.items import Item, overlap, problems_of
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import Reader
 from evomerge_worker.store import Store
@@ -34,7 +35,7 @@ def prepare_data(
         for split in SPLITS:
             with mistakes.collected():
                 pinned = getattr(data.get(objective.name), split, None)
-                path, digest = pinned_file(getattr(objective.jsonl, split), pinned, store, f"{where}.{split}")
+                path, digest = pinned_file(objective.evaluator.uris[split], pinned, store, f"{where}.{split}")
                 found, wrong = read_items(path, objective)
                 mistakes.found += problems_of(wrong, f"{where}.{split}")
                 items[objective.name][split] = found

@@ -8,10 +8,10 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from evomerge_contract.manifest import SPLITS
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import LOWER_IS_BETTER, ScoreRow
+from evomerge_contract.report import ScoreRow
 from evomerge_contract.task import CardFacts, Source
 from evomerge_worker.report.licence import licence_of
-from evomerge_worker.report.score_table import Table, score_table
+from evomerge_worker.report.score_table import Table, counted_negatively, score_table
 from evomerge_worker.report.text import count, interval, score, signed
 from evomerge_worker.report.verdict import concluded
 
@@ -89,9 +89,7 @@ def _how_good_it_is(facts: CardFacts) -> str:
     rows = [_figures(table, i) for i in range(len(table.rows))]
     head = ["model", "total", "95 % interval", "winner minus this", *(c.label for c in table.objectives + table.skills)]
     asked = ", ".join(f"{o.name} ({o.metric})" for o in facts.objectives)
-    negative = (
-        " Perplexity counts negatively in the total." if LOWER_IS_BETTER & {o.metric for o in facts.objectives} else ""
-    )
+    negative = f" {said}." if (said := counted_negatively(facts.objectives)) else ""
     return (
         "## How good it is\n\n"
         f"{count(facts.conclusion.test_items, 'test item')} that the search has not seen: {asked}. "

@@ -8,14 +8,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import BASE, SPLITS, Base, EvoMerge, EvoMergeSpec
-from evomerge_contract.report import LOWER_IS_BETTER, RunReport
+from evomerge_contract.report import RunReport
 from evomerge_worker.report import text
 from evomerge_worker.report.accounts import failures, phases
 from evomerge_worker.report.colour import shade
 from evomerge_worker.report.finalists_chart import finalists_chart
 from evomerge_worker.report.fitness_chart import Line, fitness_chart, thinned
 from evomerge_worker.report.genome_chart import genome_chart, stretches
-from evomerge_worker.report.score_table import score_table
+from evomerge_worker.report.score_table import counted_negatively, score_table
 from evomerge_worker.report.verdict import verdict
 from evomerge_worker.report.winner_grid import winner_grid
 
@@ -50,13 +50,12 @@ def _results(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
     """Did it work?"""
     lines = sorted(_lines(run.baselines, spec), key=lambda line: -line.fitness)
     unscored = [c.name for c in run.baselines if c.fitness is None]
-    perplexities = any(o.metric in LOWER_IS_BETTER for o in spec.evaluation.objectives)
     table = score_table(run.conclusion, spec.evaluation.objectives) if run.conclusion else None
     return {
         "table": table,
         "lines": lines,
         "unscored": unscored,
-        "perplexities": perplexities,
+        "negative": counted_negatively(spec.evaluation.objectives),
         "best": _best(run.candidates),
     }
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from evomerge_contract.manifest import BASE, Objective
-from evomerge_contract.report import LOWER_IS_BETTER, ConcludeResult, ScoreRow
+from evomerge_contract.metrics import METRICS
+from evomerge_contract.report import ConcludeResult, ScoreRow
 from evomerge_worker.report.interval_chart import interval_charts
-from evomerge_worker.report.text import score
+from evomerge_worker.report.text import listing, score
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ _ORDER = ("winner", "source", "average", "default", "base")
 def score_table(conclusion: ConcludeResult, objectives: list[Objective]) -> Table:
     """The table of a concluded run."""
     rows = sorted(conclusion.test, key=lambda r: (_ORDER.index(r.role), -r.score))
-    lower = {o.name for o in objectives if o.metric in LOWER_IS_BETTER}
+    lower = {o.name for o in objectives if METRICS[o.metric].lower_is_better}
     alone = len(objectives) == 1
     skills = list(dict.fromkeys(s for r in rows for s in r.skills))
     return Table(
@@ -69,6 +70,12 @@ def label(row: ScoreRow, conclusion: ConcludeResult) -> str:
     if row.role == "winner":
         return f"winner (candidate {conclusion.winner})"
     return BASE if row.role == "base" else row.name
+
+
+def counted_negatively(objectives: list[Objective]) -> str:
+    """What a reader of totals must know, "Perplexity counts negatively in the total"; empty where higher is better."""
+    lower: list[str] = sorted({o.metric for o in objectives if METRICS[o.metric].lower_is_better})
+    return f"{listing(lower).capitalize()} count{'s' * (len(lower) == 1)} negatively in the total" if lower else ""
 
 
 def _column(heading: str, rows: list[ScoreRow], key: str, lower: bool, *, skill: bool) -> Column:
