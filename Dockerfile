@@ -47,7 +47,7 @@ FROM build AS app
 ARG SSL_CERT_FILE
 # For the compiled loops of the merges; they choose the instructions of the CPU they run on.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-COPY pyproject.toml README.md /src/
+COPY pyproject.toml README.md LICENSE /src/
 COPY operator /src/operator
 COPY worker /src/worker
 # The environment is there for its path alone, which the scripts name.

@@ -56,8 +56,10 @@ def make_registry(controller: Controller) -> kopf.OperatorRegistry:
     return registry
 
 
-async def watch(controller: Controller, namespaces: Sequence[str]) -> None:
+async def watch(controller: Controller, namespaces: Sequence[str], begun: asyncio.Event) -> None:
     """Watch until told to stop by a signal, or until Kopf ends by an error of the API server's streams.
+
+    `begun` is set once the watches begin.
 
     Kopf's own way to its end waits for every task, and one that connects anew just then never ends.
     """
@@ -65,6 +67,7 @@ async def watch(controller: Controller, namespaces: Sequence[str]) -> None:
     tasks = await kopf.spawn_tasks(
         registry=make_registry(controller),
         standalone=True,
+        ready_flag=begun,
         # Kopf's own asks for the user's name, and a container's user has none.
         identity="evomerge-operator",  # type: ignore[arg-type]
         clusterwide=not namespaces,

@@ -29,6 +29,11 @@ SECONDS = Histogram(
 BUILD_INFO = Gauge("evomerge_build_info", "1, with the version.", ("version",))
 LEADER = Gauge("evomerge_leader", "1 while this process holds the Lease.")
 HEARTBEAT = Gauge("evomerge_heartbeat_timestamp_seconds", "When the reconcile loop was last alive.")
+LOOP_LAG = Histogram(
+    "evomerge_loop_lag_seconds",
+    "How late the event loop, which renews the Lease, wakes its timers.",
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
 RECONCILE_SECONDS = Histogram("evomerge_reconcile_seconds", "One look at an EvoMerge and what follows from it.")
 RECONCILE_ERRORS = Counter("evomerge_reconcile_errors", "Looks that ended in an error.")
 API_REQUESTS = Counter("evomerge_api_requests", "Requests to the API server.", ("verb", "resource", "code"))

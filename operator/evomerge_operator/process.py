@@ -3,19 +3,17 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import sys
-import time
 from dataclasses import dataclass
 from typing import NoReturn
-
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from evomerge_operator import metrics
 from evomerge_operator.controller import Controller
 from evomerge_operator.handlers import watch
+from evomerge_operator.health import Health, measure_lag, serve
 from evomerge_operator.kube.client import Client
 from evomerge_operator.kube.errors import KubeError
 from evomerge_operator.kube.gateway import Gateway
@@ -24,9 +22,9 @@ from evomerge_operator.kube.lease import Lease
 from evomerge_operator.kube.templates import template_of
 from evomerge_operator.services.reconcile import Reconciler
 
-_ALIVE_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
 _LEAVE_SECONDS = 5.0
+_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _log = logging.getLogger(__name__)
 
 
@@ -54,13 +52,29 @@ class Settings:
         if not image:
             raise ValueError("EVOMERGE_WORKER_IMAGE must name the worker's image")
         return cls(
-            namespaces=tuple(filter(None, environ.get("EVOMERGE_NAMESPACES", "").split(","))),
-            lease=environ.get("EVOMERGE_LEASE", "evomerge-operator"),
-            lease_namespace=environ.get("POD_NAMESPACE", "default"),
+            namespaces=_names("EVOMERGE_NAMESPACES", environ.get("EVOMERGE_NAMESPACES", "")),
+            lease=_name("EVOMERGE_LEASE", environ.get("EVOMERGE_LEASE", "evomerge-operator")),
+            lease_namespace=_name("POD_NAMESPACE", environ.get("POD_NAMESPACE", "default")),
             identity=environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
-            port=int(environ.get("EVOMERGE_PORT", "8080")),
+            port=_port(environ.get("EVOMERGE_PORT", "8080")),
             defaults=Defaults(image=image, template=template_of(environ.get("EVOMERGE_WORKER_TEMPLATE", ""))),
         )
+
+
+def _names(variable: str, text: str) -> tuple[str, ...]:
+    return tuple(_name(variable, part.strip()) for part in text.split(",") if part.strip())
+
+
+def _name(variable: str, text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{variable} holds {text!r}; a name is lower-case letters, digits, hyphens and dots")
+    return text
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise ValueError(f"EVOMERGE_PORT is {text!r}; it must be a number from 1 to 65535")
+    return int(text)
 
 
 def main() -> None:
@@ -81,8 +95,10 @@ async def _run(settings: Settings) -> NoReturn:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    runner = await _serve(settings.port)
-    work = asyncio.create_task(_lead(settings))
+    health = Health()
+    runner = await serve(settings.port, health)
+    work = asyncio.create_task(_lead(settings, health))
+    lag = asyncio.create_task(measure_lag())
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
     code = 0
@@ -95,11 +111,12 @@ async def _run(settings: Settings) -> NoReturn:
     elif not work.result():
         _log.error("the watch or the Lease is lost; ending, to begin anew")
         code = 1
+    lag.cancel()
     await runner.cleanup()
     os._exit(code)  # at once: what Kopf has left behind may wait forever
 
 
-async def _lead(settings: Settings) -> bool:
+async def _lead(settings: Settings, health: Health) -> bool:
     """Wait for the API server and the Lease, then work until the Lease or the watch is lost; whether a signal ended the
     watch, for Kopf takes over the signals' handlers."""
     # The Lease has a connection of its own: no burst of other requests keeps it from being renewed.
@@ -109,13 +126,14 @@ async def _lead(settings: Settings) -> bool:
     try:
         await _until_served(gateway)
         _log.info("waiting for the Lease %s/%s", settings.lease_namespace, settings.lease)
+        health.lease = lease
         await lease.win()
         metrics.LEADER.set(1)
         _log.info("leading as %s", settings.identity)
         controller = Controller(Reconciler(gateway, settings.defaults))
         tasks = {
             asyncio.create_task(lease.keep(), name="Lease"),
-            watching := asyncio.create_task(watch(controller, settings.namespaces), name="watch"),
+            watching := asyncio.create_task(watch(controller, settings.namespaces, health.watching), name="watch"),
             asyncio.create_task(controller.beat(), name="heartbeat"),
         }
         try:
@@ -147,31 +165,3 @@ async def _until_served(gateway: Gateway) -> None:
             _log.warning("%s", error)
         metrics.HEARTBEAT.set_to_current_time()
         await asyncio.sleep(_RETRY_SECONDS)
-
-
-async def _serve(port: int) -> web.AppRunner:
-    """Metrics, and health that means something: a leader whose loops stand still is not alive."""
-    app = web.Application()
-    app.router.add_get("/metrics", _metrics)
-    app.router.add_get("/healthz", _health)
-    app.router.add_get("/readyz", _ready)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, port=port).start()
-    return runner
-
-
-async def _metrics(_: web.Request) -> web.Response:
-    return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-async def _health(_: web.Request) -> web.Response:
-    leading = metrics.value(metrics.LEADER) == 1
-    age = time.time() - metrics.value(metrics.HEARTBEAT)
-    if leading and age > _ALIVE_SECONDS:
-        return web.Response(status=503, text=f"the reconcile loop has not been alive for {age:.0f} s\n")
-    return web.Response(text="ok\n")
-
-
-async def _ready(_: web.Request) -> web.Response:
-    return web.Response(text="ok\n")

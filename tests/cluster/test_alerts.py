@@ -53,6 +53,11 @@ def _operator(leader: str, heartbeat: str, instance: str = "a:8080") -> dict[str
     return {f"evomerge_leader{labels}": leader, f"evomerge_heartbeat_timestamp_seconds{labels}": heartbeat}
 
 
+def _lags(counts: Mapping[str, str]) -> dict[str, str]:
+    """How often the loop was late by so many seconds or less."""
+    return {f'evomerge_loop_lag_seconds_bucket{{instance="a:8080", le="{le}"}}': count for le, count in counts.items()}
+
+
 _SEARCH = {"namespace": "n", "name": "s"}
 _ERRORS = 'evomerge_reconcile_errors_total{instance="a:8080"}'
 
@@ -75,6 +80,14 @@ FIRING = [
         "4m 0s",
     ),
     Firing("EvoMergeReconcileErrors", {_ERRORS: "0+1x60"}, "40m", "20m", {"instance": "a:8080"}, "15"),
+    Firing(
+        "EvoMergeLoopLag",
+        _lags({"0.01": "0+120x30", "2.5": "0+120x30", "5": "0+120x4 601+120x25", "+Inf": "0+120x4 601+120x25"}),
+        "5m",
+        "4m",
+        {"instance": "a:8080"},
+        "5s",
+    ),
     Firing("EvoMergeSearchFailed", _phase("Searching", "1x3 0x10") | _phase("Failed", "0x3 1x10"), "4m", "3m", _SEARCH),
     Firing("EvoMergeSearchStandsStill", _phase("Searching") | _candidates("5x300", "0x300"), "120m", "119m", _SEARCH),
     Firing("EvoMergeSearchStandsStill", _phase("Waiting"), "120m", "119m", _SEARCH),
@@ -105,6 +118,11 @@ QUIET: dict[str, tuple[str, Series, str]] = {
         "20m",
     ),
     "a few errors": ("EvoMergeReconcileErrors", {_ERRORS: "0+1x5 5x60"}, "60m"),
+    "a loop that is late by little, and was late by much long ago": (
+        "EvoMergeLoopLag",
+        _lags({"1": "0+100x60", "2.5": "0+120x60", "5": "1+120x60", "+Inf": "1+120x60"}),
+        "30m",
+    ),
     "a success": ("EvoMergeSearchFailed", _phase("Succeeded") | _phase("Failed", "0x300"), "60m"),
     "a candidate each half hour": (
         "EvoMergeSearchStandsStill",

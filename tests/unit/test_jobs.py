@@ -247,6 +247,7 @@ def test_merged(below: Any, above: Any, together: Any) -> None:
         ({"cpu": "4", "memory": "8Gi"}, 0),
         ({"nvidia.com/gpu": "2"}, 2),
         ({"amd.com/gpu": "1", "memory": "8Gi"}, 1),
+        ({"nvidia.com/gpu": "2.0", "example.com/gpu": "2000m"}, 4),
     ],
 )
 def test_gpus_are_counted_by_their_limits(limits: dict[str, str], count: int) -> None:

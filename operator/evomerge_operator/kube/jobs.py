@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
+
+from kubernetes.utils import parse_quantity
 
 from evomerge_contract.manifest import Cache, EvoMergeSpec, Worker
 from evomerge_contract.task import Task
@@ -27,9 +28,6 @@ _ANNOTATION_BYTES = 32 * 1024
 _NOBODY = 65532
 _START_SECONDS = 900  # for the image's pull and the imports, beside the tasks' own limits
 _FILE = "tasks.jsonl"
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
-    f"{unit}i": 1 << 10 * power for power, unit in enumerate("KMGTP", start=1)
-}
 Document = dict[str, Any]
 
 
@@ -137,7 +135,7 @@ def make_job(
 def gpus(worker: Worker) -> int:
     """How many accelerators a pod of this worker holds."""
     limits = worker.resources.limits
-    return sum(int(float(q)) for name, q in limits.items() if name.endswith("/gpu") and q.replace(".", "").isdigit())
+    return sum(_whole(quantity) for name, quantity in limits.items() if name.endswith("/gpu"))
 
 
 def _pod_spec(
@@ -224,7 +222,7 @@ def _environment(spec: EvoMergeSpec) -> list[Document]:
     cache = spec.worker.cache
     if cache.empty_dir is not None and cache.empty_dir.size_limit is not None:
         # Told in words by the worker, instead of an eviction each time.
-        plain["EVOMERGE_CACHE_BYTES"] = str(_bytes(cache.empty_dir.size_limit))
+        plain["EVOMERGE_CACHE_BYTES"] = str(_whole(cache.empty_dir.size_limit))
     environment: list[Document] = [{"name": name, "value": value} for name, value in plain.items()]
     if spec.worker.cache.host_path is not None:
         field = {"fieldRef": {"fieldPath": "metadata.namespace"}}
@@ -243,11 +241,9 @@ def _environment(spec: EvoMergeSpec) -> list[Document]:
     return environment
 
 
-def _bytes(quantity: str) -> int:
-    """A Kubernetes quantity of bytes as a whole number."""
-    number = quantity.rstrip("mkKMGTPi")
-    unit = quantity.removeprefix(number)
-    return int(Decimal(number) / 1000 if unit == "m" else Decimal(number) * _UNITS[unit])
+def _whole(quantity: str) -> int:
+    """A Kubernetes quantity, rounded down."""
+    return int(parse_quantity(quantity))  # type: ignore[no-untyped-call]
 
 
 def _secret(variable: str, secret: str, *, key: str | None = None, optional: bool = False) -> Document:

@@ -7,6 +7,7 @@ network does: `seconds_left` is asked before every write.
 
 import asyncio
 import logging
+import math
 import time
 from datetime import UTC, datetime
 
@@ -32,12 +33,17 @@ class Lease:
         self._name = name
         self._identity = identity
         self._held_until = 0.0
+        self._answered_at = -math.inf
         self._seen: tuple[str, str] | None = None  # holder and renewal that another process wrote, and
         self._seen_at = 0.0  # when they were first seen, by our clock: the other's clock is not ours
 
     def seconds_left(self) -> float:
         """How long a write that begins now may take; 0 or less: none may begin."""
         return self._held_until - _WRITE_SECONDS - time.monotonic()
+
+    def seconds_unanswered(self) -> float:
+        """How long ago the API server last answered about the Lease, whoever holds it; infinite before it ever did."""
+        return time.monotonic() - self._answered_at
 
     async def win(self) -> None:
         """Return once the Lease is ours."""
@@ -69,10 +75,12 @@ class Lease:
         try:
             won = await self._written()
         except (GoneError, ConflictError):
+            self._answered_at = time.monotonic()
             return False  # another process was faster
         except KubeError as error:
             _log.warning("the Lease could not be renewed: %s", error)
             return False
+        self._answered_at = time.monotonic()
         if won:
             self._held_until = asked + DEADLINE_SECONDS
         else:
