@@ -6,8 +6,8 @@ from markupsafe import Markup
 
 from evomerge_contract.manifest import BASE, Objective
 from evomerge_contract.report import LOWER_IS_BETTER, ConcludeResult, ScoreRow
+from evomerge_contract.text import score
 from evomerge_worker.report.interval_chart import interval_charts
-from evomerge_worker.report.text import score
 
 
 @dataclass(frozen=True)
