@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 
 from evomerge_contract.base import Contract, Name, Real, StageName
 from evomerge_contract.metrics import EVALUATORS, EvaluatorName, MetricName
+from evomerge_contract.resource import ApiVersion, EvoMergeKind
 
 Uri = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
 Value = Annotated[
@@ -363,7 +364,7 @@ class EvoMergeSpec(Contract):
 class EvoMerge(Contract):
     """The resource `evomerge.dev/v1alpha1 EvoMerge`."""
 
-    api_version: Literal["evomerge.dev/v1alpha1"]
-    kind: Literal["EvoMerge"]
+    api_version: ApiVersion
+    kind: EvoMergeKind
     metadata: Metadata
     spec: EvoMergeSpec

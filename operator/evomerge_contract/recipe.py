@@ -133,7 +133,10 @@ class Recipe(_Recipe):
         return self.model_copy(update={"tokenizer": self.tokenizer.model_copy(update={"source": source})})
 
     def renamed(self, names: Mapping[str, str]) -> "Recipe":
-        """The recipe with other names for its models, where `names` has them."""
+        """The recipe with other names for its models, where `names` has them.
+
+        `base` as the vocabulary is the model of that name where `names` has one; else it means the base_model.
+        """
         plain = self.model_dump(exclude_none=True)
         slices = plain.get("slices", [])
         for part in (
@@ -143,10 +146,8 @@ class Recipe(_Recipe):
             *(source for one in slices for source in one["sources"]),
         ):
             part.update({key: names.get(part[key], part[key]) for key in ("model", "base_model") if key in part})
-        recipe, giver = Recipe.model_validate(plain), self.vocabulary
-        if giver is None or giver in (UNION, BASE_TOKENIZER):
-            return recipe
-        return recipe.with_vocabulary(names.get(giver, giver))
+        recipe, donor = Recipe.model_validate(plain), self.vocabulary
+        return recipe if donor in (None, UNION) else recipe.with_vocabulary(names.get(str(donor), str(donor)))
 
     @property
     def merged_models(self) -> list[str]:
@@ -159,8 +160,8 @@ class Recipe(_Recipe):
     @property
     def named_models(self) -> list[str]:
         """Every model that the recipe names, once; the one whose vocabulary the result has is a model too."""
-        giver = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
-        return list(dict.fromkeys([*self.merged_models, *giver]))
+        donor = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
+        return list(dict.fromkeys([*self.merged_models, *donor]))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, as mergekit's YAML has them."""

@@ -12,8 +12,9 @@ from typing import Any
 
 import kopf
 
+from evomerge_contract.resource import EVOMERGES, GROUP, VERSION
 from evomerge_operator.controller import Controller
-from evomerge_operator.kube.objects import GROUP, MANAGED, VERSION
+from evomerge_operator.kube.objects import MANAGED
 
 _LEAVE_SECONDS = 3.0
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -41,7 +42,7 @@ def make_registry(controller: Controller) -> kopf.OperatorRegistry:
             return _in_cluster()
         return kopf.login_with_kubeconfig(**kwargs)
 
-    @kopf.on.event(GROUP, VERSION, "evomerges", registry=registry)
+    @kopf.on.event(GROUP, VERSION, EVOMERGES, registry=registry)
     async def evomerge(event: Any, **_: Any) -> None:
         controller.saw_evomerge(_plain(event["object"]), deleted=event["type"] == "DELETED")
 

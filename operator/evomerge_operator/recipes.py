@@ -9,7 +9,7 @@ import yaml
 
 from evomerge_contract.manifest import BASE, Base, EvoMerge
 from evomerge_contract.methods import METHODS
-from evomerge_contract.recipe import UNION, Recipe
+from evomerge_contract.recipe import Recipe
 
 
 def portable_recipe(recipe: Recipe, models: Mapping[str, Base], folder: Path) -> Recipe:
@@ -22,15 +22,7 @@ def portable_recipe(recipe: Recipe, models: Mapping[str, Base], folder: Path) ->
         name: "+".join(_place(uri, folder) for uri in (model.uri, model.adapter) if uri is not None)
         for name, model in models.items()
     }
-    plain = recipe.plain()
-    for entry in (*plain.get("models", []), *(s for part in plain.get("slices", []) for s in part["sources"])):
-        entry["model"] = places[entry["model"]]
-    for part in (plain, *plain.get("slices", [])):
-        if "base_model" in part:
-            part["base_model"] = places[part["base_model"]]
-    if recipe.tokenizer_source not in (None, UNION):
-        plain["tokenizer_source"] = places[plain["tokenizer_source"]]
-    return Recipe.model_validate(plain)
+    return recipe.renamed(places)
 
 
 def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.task import CardFacts, Source
+from evomerge_contract.verdict import verdict_of
 from evomerge_worker.report.card import model_card
 from evomerge_worker.report.licence import HUB_LICENCES, licence_notice, licence_of
 from example_runs import DARE_TIES, card_of, finished_run, manifest
@@ -96,7 +97,7 @@ def test_card_tells_the_whole_story(made: tuple[CardFacts, list[Source], Recipe]
     """Verdict, sources with digests, seed, every row with its interval, and the digests of the data."""
     facts, sources, _ = made
     card = model_card(*made)
-    assert "**It worked: the winner beats the best source, the plain average and the default DARE-TIES.**" in card
+    assert f"**{verdict_of(facts.conclusion).headline}**" in card
     assert "The base, which is not in the pool, scores 0.970: more than the winner." in card
     assert f"240 candidates, seed {facts.seed}" in card
     for source in sources[:2]:
@@ -118,8 +119,8 @@ def test_card_tells_what_other_masks_make_of_the_winner(made: tuple[CardFacts, l
     card = model_card(*drawn)
     assert "by the mean over 5 mask seeds; these weights have mask seed 1" in card
     first, *rest = (f"{value:.3f}" for value in chosen.mask_scores)
-    assert f"it scores {first}, {', '.join(rest[:-1])} and {rest[-1]} on select items" in card
-    assert f"{chosen.score:.3f} on average with a spread of {chosen.spread:.3f}" in card
+    assert f"the winner scores {first}, {', '.join(rest[:-1])} and {rest[-1]} on select items" in card
+    assert f"mean {chosen.score:.3f}, spread {chosen.spread:.3f}" in card
     assert "mask" not in model_card(*made)
 
 

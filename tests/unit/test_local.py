@@ -11,10 +11,9 @@ from documents import document, prepared
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.recipe import Recipe, RecipeModel
-from evomerge_contract.report import ConcludeResult, Interval, ScoreRow, SelectRow
 from evomerge_operator.local import run as local_run
 from evomerge_operator.local.run import default_workers, field_of, recipe_text, worker_environments
-from evomerge_operator.local.terminal import Terminal, mask_lines, result_table, verdict
+from evomerge_operator.local.terminal import Terminal
 from evomerge_operator.plan import BASELINES, Key
 from evomerge_operator.prepared import make_run
 from evomerge_operator.recipes import portable_recipe
@@ -97,68 +96,6 @@ def test_a_random_methods_recipe_names_its_seed(tmp_path: Path, method: str, ran
     assert ("--seed" in first_line) == random
 
 
-def row(name: str, role: str, score: float, margin: tuple[float, float, float] | None = None) -> ScoreRow:
-    return ScoreRow.model_validate(
-        {
-            "name": name,
-            "role": role,
-            "score": score,
-            "interval": Interval(low=score - 0.05, high=score + 0.05),
-            "scores": {"sums": score},
-            "winner_minus": margin and margin[0],
-            "winner_minus_interval": margin and Interval(low=margin[1], high=margin[2]),
-        }
-    )
-
-
-@pytest.mark.parametrize(
-    ("margin", "beats", "words"),
-    [
-        ((0.3, 0.2, 0.4), True, "The winner, candidate 7, beats the best source (a) by +0.300 [0.20, 0.40]."),
-        ((0.02, -0.1, 0.1), False, "ahead of the best source (a), but not beyond chance"),
-        ((-0.1, -0.2, 0.0), False, "Nothing beat the best source (a): -0.100"),
-    ],
-)
-def test_the_verdict_says_plainly_what_happened(margin: tuple[float, float, float], beats: bool, words: str) -> None:
-    conclusion = ConcludeResult(
-        winner=7,
-        select=[],
-        test=[row("candidate 7", "winner", 0.6), row("a", "source", 0.3, margin), row("base", "base", 0.9)],
-        test_items=10,
-        best_source="a",
-        beats_best_source=beats,
-    )
-    assert words in verdict(conclusion)
-    console = Console(file=io.StringIO(), width=120, record=True)
-    console.print(result_table(conclusion))
-    assert "base (not in the pool)" in console.export_text()
-
-
-def test_the_winner_of_a_random_method_is_told_with_its_five_masks() -> None:
-    chosen = SelectRow(index=7, fitness=0.7, score=0.56, mask_scores=[0.6, 0.5, 0.6, 0.5, 0.6], spread=0.1)
-    conclusion = ConcludeResult(
-        winner=7,
-        select=[chosen],
-        test=[row("winner", "winner", 0.6), row("a", "source", 0.35, (0.25, 0.2, 0.3))],
-        test_items=10,
-        best_source="a",
-        beats_best_source=True,
-        mask_seeds=[3, 4, 5, 6, 7],
-    )
-    figures = (
-        "With mask seeds 3, 4, 5, 6, 7 (the first is exported) it scores 0.600 0.500 0.600 0.500 0.600 on select "
-        "items: mean 0.560, spread 0.100."
-    )
-    assert mask_lines(conclusion) == [figures]
-    near = [row("winner", "winner", 0.6), row("a", "source", 0.55, (0.05, 0.01, 0.1))]
-    assert mask_lines(conclusion.model_copy(update={"test": near})) == [
-        figures,
-        "That spread is larger than its lead over the best source: the lead may be luck of the draw.",
-    ]
-    plain = chosen.model_copy(update={"mask_scores": None, "spread": None})
-    assert mask_lines(conclusion.model_copy(update={"select": [plain], "mask_seeds": None})) == []
-
-
 def test_without_a_terminal_progress_is_lines_with_counts_and_the_best_so_far() -> None:
     run = make_run(manifest(), prepared(manifest()), "file:///r")
     out = io.StringIO()
@@ -171,7 +108,7 @@ def test_without_a_terminal_progress_is_lines_with_counts_and_the_best_so_far() 
     terminal.moved(run, finished, running=0)
     assert out.getvalue().splitlines() == [
         "tiny · stage ps · linear · 2 dimensions · GA",
-        "8/8   0 running   0.5 s each  best 0.700   best source 0.250 (a)",
+        "8/8   0 running   0.50 s each  best 0.700   best source 0.250 (a)",
     ]
 
 

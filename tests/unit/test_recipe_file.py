@@ -283,7 +283,31 @@ def test_models_are_renamed_wherever_they_are_named() -> None:
     renamed = parse_recipe(recipe).renamed({"a": "x", "union": "y"})
     assert renamed.named_models == ["x", "b"]
     assert renamed.vocabulary == "x"
-    assert parse_recipe(LINEAR | {"tokenizer_source": "union"}).renamed({"union": "y"}).vocabulary == "union"
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "renamed"),
+    [
+        ({"tokenizer_source": "a"}, {"tokenizer_source": "x"}),
+        ({"tokenizer": {"source": "a"}}, {"tokenizer": {"source": "x"}}),
+        (
+            {"tokenizer": {"source": "a", "pad_to_multiple_of": 8}},
+            {"tokenizer": {"source": "x", "pad_to_multiple_of": 8}},
+        ),
+        ({"tokenizer_source": "union"}, {"tokenizer_source": "union"}),
+        ({"tokenizer": {"source": "base"}}, {"tokenizer": {"source": "base"}}),
+        ({}, {}),
+    ],
+)
+def test_the_vocabulary_is_renamed_in_both_ways_of_writing_it(
+    vocabulary: dict[str, Any], renamed: dict[str, Any]
+) -> None:
+    plain = parse_recipe(LINEAR | vocabulary).renamed({"a": "x", "union": "y"}).plain()
+    assert {key: value for key, value in plain.items() if key.startswith("tokenizer")} == renamed
+
+
+def test_a_vocabulary_called_base_is_renamed_with_the_model_of_that_name() -> None:
+    assert parse_recipe(LINEAR | {"tokenizer": {"source": "base"}}).renamed({"base": "s3://b"}).vocabulary == "s3://b"
 
 
 def test_all_mistakes_are_told_at_once() -> None:

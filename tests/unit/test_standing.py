@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from evomerge_contract.report import ConcludeResult, Interval, ScoreRow, SelectRow
+from endings import ending
 from evomerge_contract.status import EvoMergeStatus
+from evomerge_contract.verdict import in_one_sentence
 from evomerge_operator.services.decide import Fail, Suspend, Wait
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.standing import hindrance, only_figures, status_of
@@ -103,39 +104,12 @@ def test_the_phase_follows_from_the_decision_and_what_was_before(
     assert status_of(searching(**status), decision, NOW).phase == expected
 
 
-@pytest.mark.parametrize(
-    ("source", "masks", "told"),
-    [
-        (0.5, None, ""),
-        (0.5, [0.6, 0.58], "; with 2 mask seeds it scores 0.58 to 0.6 on select items"),
-        (
-            0.59,
-            [0.6, 0.58],
-            "; with 2 mask seeds it scores 0.58 to 0.6 on select items, which is more than its lead: that may be luck "
-            "of the draw",
-        ),
-    ],
-)
-def test_the_result_says_how_far_other_masks_move_it(source: float, masks: list[float] | None, told: str) -> None:
-    interval = Interval(low=0.0, high=1.0)
-    rows = [
-        ScoreRow(name="winner", role="winner", score=0.6, interval=interval, scores={}),
-        ScoreRow(name="a", role="source", score=source, interval=interval, scores={}, winner_minus=0.6 - source),
-    ]
-    spread = None if masks is None else max(masks) - min(masks)
+def test_the_conclusion_stays_in_the_status_and_the_message_says_how_it_ended() -> None:
+    conclusion = ending((0.1, 0.2), spread=0.1)
     known = searching(exported="s3://out/tiny")
-    conclusion = ConcludeResult(
-        winner=3,
-        select=[SelectRow(index=3, fitness=0.7, score=0.59, mask_scores=masks, spread=spread)],
-        test=rows,
-        test_items=10,
-        best_source="a",
-        beats_best_source=True,
-        mask_seeds=masks and [1, 2],
-    )
     known.status = known.status.model_copy(update={"conclusion": conclusion})
     status = status_of(known, Wait(), NOW)
-    assert status.message == f"the winner scores 0.6 on test items, the best source (a) {source}{told}"
+    assert status.message == in_one_sentence(conclusion)
     assert EvoMergeStatus.model_validate(status.wire()).conclusion == conclusion
 
 

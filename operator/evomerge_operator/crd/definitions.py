@@ -6,13 +6,12 @@ import yaml
 
 from evomerge_contract.manifest import EvoMergeSpec
 from evomerge_contract.methods import SEARCHABLE
+from evomerge_contract.resource import EVOMERGE, EVOMERGES, GROUP, MERGE_CANDIDATE, MERGE_CANDIDATES, VERSION
 from evomerge_contract.status import CandidateSpec, CandidateStatus, EvoMergeStatus
 from evomerge_operator.crd.cel import Rule, attach
 from evomerge_operator.crd.rules import CANDIDATE_ROOT, CANDIDATE_SPEC, CANDIDATE_STATUS, EVOMERGE_ROOT, EVOMERGE_SPEC
 from evomerge_operator.crd.schema import Schema, structural
 
-GROUP = "evomerge.dev"
-VERSION = "v1alpha1"
 HEADER = "# Made from operator/evomerge_contract by `make crds`; edit it there, not here.\n"
 Column = tuple[str, str, str]
 """Heading, type and JSON path; a heading in brackets is for `kubectl get --output=wide`."""
@@ -45,11 +44,16 @@ _CANDIDATE_COLUMNS: list[Column] = [
 def definitions() -> dict[str, dict[str, Any]]:
     """Each CustomResourceDefinition by its file name."""
     return {
-        f"{GROUP}_evomerges.yaml": _definition(
-            "EvoMerge", "em", _EVOMERGE_COLUMNS, _root(_EVOMERGE, _evomerge_spec(), _evomerge_status(), EVOMERGE_ROOT)
+        f"{GROUP}_{EVOMERGES}.yaml": _definition(
+            EVOMERGE,
+            EVOMERGES,
+            "em",
+            _EVOMERGE_COLUMNS,
+            _root(_EVOMERGE, _evomerge_spec(), _evomerge_status(), EVOMERGE_ROOT),
         ),
-        f"{GROUP}_mergecandidates.yaml": _definition(
-            "MergeCandidate",
+        f"{GROUP}_{MERGE_CANDIDATES}.yaml": _definition(
+            MERGE_CANDIDATE,
+            MERGE_CANDIDATES,
             "emc",
             _CANDIDATE_COLUMNS,
             _root(_CANDIDATE, _candidate_spec(), _candidate_status(), CANDIDATE_ROOT),
@@ -82,20 +86,19 @@ class _Unaliased(yaml.SafeDumper):
         return True
 
 
-def _definition(kind: str, short: str, columns: list[Column], schema: Schema) -> dict[str, Any]:
-    singular = kind.lower()
+def _definition(kind: str, plural: str, short: str, columns: list[Column], schema: Schema) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{singular}s.{GROUP}"},
+        "metadata": {"name": f"{plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
             "names": {
                 "kind": kind,
                 "listKind": f"{kind}List",
-                "plural": f"{singular}s",
-                "singular": singular,
+                "plural": plural,
+                "singular": kind.lower(),
                 "shortNames": [short],
                 "categories": ["evolution"],  # not "evomerge": kubectl takes a category before a kind of that name
             },

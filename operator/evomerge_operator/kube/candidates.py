@@ -4,8 +4,9 @@ from typing import Any
 
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.recipe import Recipe
+from evomerge_contract.resource import API_VERSION, MERGE_CANDIDATE
 from evomerge_contract.status import CandidateSpec, CandidateStatus
-from evomerge_operator.kube.objects import API_VERSION, STAGE_LABEL, Parent, candidate_name
+from evomerge_operator.kube.objects import STAGE_LABEL, Parent, candidate_name
 
 Document = dict[str, Any]
 
@@ -14,7 +15,7 @@ def candidate_document(parent: Parent, spec: CandidateSpec) -> Document:
     """A MergeCandidate that has been asked for."""
     name = candidate_name(parent, spec.stage, spec.index)
     metadata = parent.metadata(name, **{STAGE_LABEL: spec.stage})
-    return {"apiVersion": API_VERSION, "kind": "MergeCandidate", "metadata": metadata, "spec": spec.wire()}
+    return {"apiVersion": API_VERSION, "kind": MERGE_CANDIDATE, "metadata": metadata, "spec": spec.wire()}
 
 
 def finished_candidate(spec: CandidateSpec, status: CandidateStatus, recipe: Recipe | None) -> Candidate | None:

@@ -10,10 +10,11 @@ import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from evomerge_contract.resource import API_VERSION, EVOMERGES, MERGE_CANDIDATES
 from evomerge_operator.kube.client import Client, Document
 from evomerge_operator.kube.errors import ConflictError, GoneError, NotLeaderError, RefusedError, UnavailableError
 from evomerge_operator.kube.failpoints import failpoint
-from evomerge_operator.kube.objects import API_VERSION, DIGEST, Parent
+from evomerge_operator.kube.objects import DIGEST, Parent
 
 _EVOMERGE = f"/apis/{API_VERSION}"
 _PAGE = 500
@@ -78,11 +79,11 @@ class Gateway:
 
     async def evomerge(self, namespace: str, name: str) -> Document:
         """An EvoMerge as it is now."""
-        return await self._client.request("get", _path(_EVOMERGE, namespace, "evomerges", name))
+        return await self._client.request("get", _path(_EVOMERGE, namespace, EVOMERGES, name))
 
     async def candidates(self, parent: Parent) -> AsyncIterator[Document]:
         """Every MergeCandidate of an EvoMerge, page by page."""
-        async for item in self._list(_path(_EVOMERGE, parent.namespace, "mergecandidates"), parent.selector):
+        async for item in self._list(_path(_EVOMERGE, parent.namespace, MERGE_CANDIDATES), parent.selector):
             yield item
 
     async def jobs(self, parent: Parent) -> list[Document]:
@@ -117,18 +118,18 @@ class Gateway:
     @_write
     async def create_candidate(self, candidate: Document, parent: Parent) -> Document:
         """Create a MergeCandidate; one that is there with the same spec is as good."""
-        path = _path(_EVOMERGE, parent.namespace, "mergecandidates")
+        path = _path(_EVOMERGE, parent.namespace, MERGE_CANDIDATES)
         return await self._create(path, candidate, parent, lambda there: bool(there["spec"] == candidate["spec"]))
 
     @_write
     async def tell_candidate(self, candidate: Document, status: Document) -> Document:
         """Set a MergeCandidate's status, unless someone else has written since `candidate` was read."""
-        return await self._set_status("mergecandidates", candidate, status)
+        return await self._set_status(MERGE_CANDIDATES, candidate, status)
 
     @_write
     async def set_status(self, evomerge: Document, status: Document) -> Document:
         """Set an EvoMerge's status, unless someone else has written since `evomerge` was read."""
-        return await self._set_status("evomerges", evomerge, status)
+        return await self._set_status(EVOMERGES, evomerge, status)
 
     @_write
     async def create_job(self, job: Document, parent: Parent) -> Document:
@@ -172,7 +173,7 @@ class Gateway:
         """Delete an EvoMerge whose time after its end is over."""
         metadata = evomerge["metadata"]
         body = {"propagationPolicy": "Background", "preconditions": {"uid": metadata["uid"]}}
-        path = _path(_EVOMERGE, metadata["namespace"], "evomerges", metadata["name"])
+        path = _path(_EVOMERGE, metadata["namespace"], EVOMERGES, metadata["name"])
         with contextlib.suppress(GoneError):
             await self._client.request("delete", path, body=body)
 

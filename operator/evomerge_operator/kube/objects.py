@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-GROUP = "evomerge.dev"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+from evomerge_contract.resource import API_VERSION, EVOMERGE, GROUP
+
 MANAGED = {"app.kubernetes.io/managed-by": "evomerge"}
 NAME_LABEL = f"{GROUP}/name"
 UID_LABEL = f"{GROUP}/uid"
@@ -53,7 +52,7 @@ class Parent:
             "namespace": self.namespace,
             "labels": self.labels | labels,
             "ownerReferences": [
-                {"apiVersion": API_VERSION, "kind": "EvoMerge", "name": self.name, "uid": self.uid, "controller": True}
+                {"apiVersion": API_VERSION, "kind": EVOMERGE, "name": self.name, "uid": self.uid, "controller": True}
             ],
         }
 

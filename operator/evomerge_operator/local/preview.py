@@ -5,6 +5,7 @@ from pathlib import Path
 
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import PrepareResult
+from evomerge_contract.text import seconds, size
 from evomerge_operator.errors import RunError
 from evomerge_operator.local.carry_out import carry_out, prepare
 from evomerge_operator.local.executor import LocalExecutor
@@ -59,9 +60,7 @@ def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float
     total = start_seconds + each * (stage.search.candidates + len(run.baselines)) / busy
     lines = [f"{run.manifest.metadata.name}: stage {stage.name}, {stage.space.method}"]
     for model in prepared.sources:
-        lines.append(
-            f"  source      {model.name}: {model.parameters:,} parameters, {_bytes(model.bytes)}, {model.dtype}"
-        )
+        lines.append(f"  source      {model.name}: {model.parameters:,} parameters, {size(model.bytes)}, {model.dtype}")
     for name, splits in prepared.data.items():
         counts = ", ".join(f"{split} {found.items}" for split, found in splits.items())
         lines.append(f"  objective   {name}: {counts} items")
@@ -70,27 +69,12 @@ def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float
         f"  space       {len(run.stage.genes)} dimensions over {len(groups)} groups: {shown}",
         f"  search      {stage.search.algorithm}, {stage.search.candidates} candidates and "
         f"{len(run.baselines)} baselines, seed {stage.search.seed}, lag {stage.search.lag}",
-        f"  to read     {_bytes(sum(s.bytes for s in prepared.sources))} of weights, once a worker",
-        f"  memory      about {_bytes(max(s.bytes for s in prepared.sources))} for the live model of each of "
+        f"  to read     {size(sum(s.bytes for s in prepared.sources))} of weights, once a worker",
+        f"  memory      about {size(max(s.bytes for s in prepared.sources))} for the live model of each of "
         f"{workers} workers; sources are mapped and shared",
-        f"  time        about {_duration(total)}: {start_seconds:.0f} s to begin, then {each:.2g} s a candidate "
+        f"  time        about {seconds(total)}: {seconds(start_seconds)} to begin, then {seconds(each)} a candidate "
         f"(measured on the plain average with one worker) on {busy} workers",
     ]
     if spec.parallelism > stage.search.lag:
         lines.append(f"  note        parallelism {spec.parallelism} is above lag {stage.search.lag}: the rest idles")
     return lines
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -10,7 +10,9 @@ from rich.text import Text
 
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.report import ConcludeResult, Interval, ScoreRow
+from evomerge_contract.report import ConcludeResult
+from evomerge_contract.text import count, interval, score, seconds
+from evomerge_contract.verdict import difference, row_name, verdict_of
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.plan.run import Run
 
@@ -38,9 +40,8 @@ class Terminal:
         names = ", ".join(m.name for m in spec.models) + (" · base" if spec.base else "")
         self._workers = workers
         self._console.print(f"[bold]{manifest.metadata.name}[/]  {names}", highlight=False)
-        plural = "" if workers == 1 else "s"
         self._console.print(
-            f"checking sources and data; {workers} worker{plural}; directory {directory.path}",
+            f"checking sources and data; {count(workers, 'worker')}; directory {directory.path}",
             style="dim",
             highlight=False,
             markup=False,
@@ -89,7 +90,8 @@ class Terminal:
     def done(self, run: Run, conclusion: ConcludeResult, directory: RunDirectory) -> None:
         """Show the table and where everything is."""
         self._console.print(result_table(conclusion))
-        for sentence in (verdict(conclusion), *mask_lines(conclusion)):
+        verdict = verdict_of(conclusion)
+        for sentence in (verdict.headline, verdict.figures, *verdict.masks):
             self._console.print(sentence, highlight=False)
         for label, path in (("winner", directory.best), ("recipe", directory.recipe), ("report", directory.report)):
             # One path a line and never wrapped, so that it can be copied.
@@ -119,11 +121,11 @@ class Terminal:
             parts.append(f"{failed} failed")
         timed = [c.seconds["total"] for c in searched if "total" in c.seconds]
         if timed:
-            parts.append(f"{sum(timed) / len(timed):.2g} s each")
+            parts.append(f"{seconds(sum(timed) / len(timed))} each")
         new = len(searched) - self._found_at_start
         left = run.stage.candidates - len(searched)
         if new > self._workers and left:
-            parts.append(f"{_duration((time.monotonic() - self._began) / new * left)} left")
+            parts.append(f"{seconds((time.monotonic() - self._began) / new * left)} left")
         return "   ".join(parts)
 
 
@@ -142,7 +144,7 @@ def _searched(run: Run) -> list[Candidate]:
 
 def _scores(run: Run) -> str:
     fitness = [c.fitness for c in _searched(run) if c.fitness is not None]
-    parts = [f"best {max(fitness):.3f}"] if fitness else []
+    parts = [f"best {score(max(fitness))}"] if fitness else []
     sources: list[tuple[float, str]] = []
     average = ""
     for index, baseline in enumerate(run.baselines):
@@ -152,9 +154,10 @@ def _scores(run: Run) -> str:
         if baseline.role == "source":
             sources.append((candidate.fitness, baseline.name))
         elif baseline.role == "average":
-            average = f"plain average {candidate.fitness:.3f}"
+            average = f"plain average {score(candidate.fitness)}"
     if len(sources) == sum(b.role == "source" for b in run.baselines):
-        parts.append("best source {:.3f} ({})".format(*max(sources)))
+        best, name = max(sources)
+        parts.append(f"best source {score(best)} ({name})")
     return "   ".join([*parts, average] if average else parts)
 
 
@@ -180,54 +183,11 @@ def result_table(conclusion: ConcludeResult) -> Table:
     for header in ["total", "95 % interval", *skills, "winner minus this"]:
         table.add_column(header, justify="right")
     for row in conclusion.test:
-        cells = [row_name(row), f"{row.score:.3f}", _interval(row.interval)]
-        cells += [f"{row.skills[s]:.3f}" if s in row.skills else "" for s in skills]
-        margin = row.winner_minus
-        cells.append("" if margin is None else f"{margin:+.3f} {_interval(row.winner_minus_interval)}")
+        cells = [row_name(row, conclusion), score(row.score), interval(row.interval)]
+        cells += [score(row.skills[s]) if s in row.skills else "" for s in skills]
+        cells.append(difference(row))
         table.add_row(*cells, style="bold" if row.role == "winner" else None)
     return table
-
-
-def row_name(row: ScoreRow) -> str:
-    """The row's name, with what a reader must know of it."""
-    return {"source": f"source {row.name}", "base": "base (not in the pool)"}.get(row.role, row.name)
-
-
-def verdict(conclusion: ConcludeResult) -> str:
-    """Did it work, in one sentence."""
-    row = next(r for r in conclusion.test if r.name == conclusion.best_source and r.role == "source")
-    margin = f"{row.winner_minus:+.3f} {_interval(row.winner_minus_interval)}"
-    if conclusion.beats_best_source:
-        return f"The winner, candidate {conclusion.winner}, beats the best source ({row.name}) by {margin}."
-    if (row.winner_minus or 0.0) > 0:
-        return f"The winner is ahead of the best source ({row.name}), but not beyond chance: {margin}."
-    return f"Nothing beat the best source ({row.name}): {margin}."
-
-
-def mask_lines(conclusion: ConcludeResult) -> list[str]:
-    """The winner's scores with other masks, and whether they are worth a warning; nothing where none are drawn."""
-    chosen, seeds = conclusion.chosen, conclusion.mask_seeds
-    if chosen is None or chosen.mask_scores is None or chosen.spread is None or not seeds:
-        return []
-    scores = " ".join(f"{score:.3f}" for score in chosen.mask_scores)
-    given = ", ".join(str(seed) for seed in seeds)
-    told = [
-        f"With mask seeds {given} (the first is exported) it scores {scores} on select items: mean {chosen.score:.3f}, "
-        f"spread {chosen.spread:.3f}."
-    ]
-    if conclusion.within_luck:
-        told.append("That spread is larger than its lead over the best source: the lead may be luck of the draw.")
-    return told
-
-
-def _interval(interval: Interval | None) -> str:
-    return "" if interval is None else f"[{interval.low:.2f}, {interval.high:.2f}]"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def stdout_console() -> Console:

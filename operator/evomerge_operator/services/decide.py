@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from math import ceil
 
 from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.text import seconds_of
 from evomerge_operator import plan
 from evomerge_operator.kube.pods import JobView
 from evomerge_operator.plan import Key, Start
@@ -19,7 +20,6 @@ MAX_STEP_FAILURES = 2
 MAX_LOG_BYTES = 512 << 20
 _CANDIDATE_BYTES = 1000  # of a MergeCandidate besides its genome and scores
 _GENE_BYTES = 11
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,6 @@ def seconds_active(known: Known, now: datetime) -> float:
     status = known.status
     since = (now - status.active_since).total_seconds() if status.active_since else 0.0
     return status.active_seconds + max(0.0, since)
-
-
-def seconds_of(duration: str) -> int:
-    """The seconds of "90s", "30m", "72h", "7d"."""
-    return int(duration[:-1]) * _UNITS[duration[-1]]
 
 
 def waits_for_storage(known: Known) -> bool:

@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from datetime import datetime, timedelta
 
-from evomerge_contract.report import ConcludeResult
 from evomerge_contract.status import Condition, ConditionType, EvoMergeStatus, Phase
+from evomerge_contract.verdict import in_one_sentence
 from evomerge_operator.kube.pods import JobView
 from evomerge_operator.services.decide import (
     EXPORT,
@@ -147,27 +147,7 @@ def _working_phase(known: Known) -> Phase:
 
 def _result(known: Known) -> str:
     conclusion = known.status.conclusion
-    if conclusion is None:
-        return "the winner is exported"
-    scores = {row.name: row.score for row in conclusion.test}
-    winner, source = _figure(scores.get("winner")), _figure(scores.get(conclusion.best_source))
-    masks = _over_masks(conclusion)
-    if conclusion.beats_best_source:
-        return f"the winner scores {winner} on test items, the best source ({conclusion.best_source}) {source}{masks}"
-    return (
-        f"nothing beat the best source for certain: the winner scores {winner} on test items, "
-        f"{conclusion.best_source} {source}{masks}"
-    )
-
-
-def _over_masks(conclusion: ConcludeResult) -> str:
-    """How far other masks move the winner's score; nothing where its method draws none."""
-    chosen = conclusion.chosen
-    if chosen is None or not chosen.mask_scores:
-        return ""
-    low, high = _figure(min(chosen.mask_scores)), _figure(max(chosen.mask_scores))
-    told = f"; with {len(chosen.mask_scores)} mask seeds it scores {low} to {high} on select items"
-    return f"{told}, which is more than its lead: that may be luck of the draw" if conclusion.within_luck else told
+    return "the winner is exported" if conclusion is None else in_one_sentence(conclusion)
 
 
 def _conditions(known: Known, phase: Phase, reason: str | None, message: str | None, now: datetime) -> list[Condition]:

@@ -8,12 +8,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from evomerge_contract.manifest import SPLITS
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import ScoreRow
+from evomerge_contract.report import ConcludeResult
 from evomerge_contract.task import CardFacts, Source
+from evomerge_contract.text import count, interval, score
+from evomerge_contract.verdict import difference, row_name
+from evomerge_worker.report.answer import concluded
 from evomerge_worker.report.licence import licence_of
 from evomerge_worker.report.score_table import Table, counted_negatively, score_table
-from evomerge_worker.report.text import count, interval, score, signed
-from evomerge_worker.report.verdict import concluded
 
 _HUB_ID = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@.*)?")
 
@@ -86,7 +87,7 @@ def _by_mean(facts: CardFacts) -> str:
 
 def _how_good_it_is(facts: CardFacts) -> str:
     table = score_table(facts.conclusion, facts.objectives)
-    rows = [_figures(table, i) for i in range(len(table.rows))]
+    rows = [_figures(table, i, facts.conclusion) for i in range(len(table.rows))]
     head = ["model", "total", "95 % interval", "winner minus this", *(c.label for c in table.objectives + table.skills)]
     asked = ", ".join(f"{o.name} ({o.metric})" for o in facts.objectives)
     negative = f" {said}." if (said := counted_negatively(facts.objectives)) else ""
@@ -102,20 +103,10 @@ def _how_good_it_is(facts: CardFacts) -> str:
     )
 
 
-def _figures(table: Table, i: int) -> list[str]:
+def _figures(table: Table, i: int, conclusion: ConcludeResult) -> list[str]:
     row = table.rows[i]
-    cells = [_named(row, table.labels[i]), score(row.score), interval(row.interval), _gap(row)]
+    cells = [row_name(row, conclusion), score(row.score), interval(row.interval), difference(row)]
     return cells + [column.text(i) for column in table.objectives + table.skills]
-
-
-def _named(row: ScoreRow, label: str) -> str:
-    return f"{label} (outside the pool)" if row.role == "base" else label
-
-
-def _gap(row: ScoreRow) -> str:
-    if row.winner_minus is None or row.winner_minus_interval is None:
-        return ""
-    return f"{signed(row.winner_minus)} {interval(row.winner_minus_interval, sign=True)}"
 
 
 def _the_recipe(recipe: Recipe) -> str:

@@ -3,10 +3,10 @@
 from markupsafe import Markup
 
 from evomerge_contract.report import ConcludeResult
+from evomerge_contract.text import interval, score
 from evomerge_worker.report.axes import grid, text
 from evomerge_worker.report.scale import fitting
 from evomerge_worker.report.svg import element, number, picture
-from evomerge_worker.report.text import interval, score
 
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, TOP, BOTTOM = 56.0, 14.0, 226.0

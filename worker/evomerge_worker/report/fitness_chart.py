@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from evomerge_contract.candidate import Candidate
+from evomerge_contract.text import count, score
 from evomerge_worker.report.axes import grid, spread, text
 from evomerge_worker.report.scale import Scale, fitting
 from evomerge_worker.report.svg import element, number, picture
-from evomerge_worker.report.text import count, score
 
 WIDTH, HEIGHT = 960.0, 420.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 770.0, 12.0, 352.0

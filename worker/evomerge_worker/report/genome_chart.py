@@ -6,10 +6,10 @@ from itertools import groupby
 from markupsafe import Markup
 
 from evomerge_contract.candidate import Candidate, GeneLabel, Genome
+from evomerge_contract.text import count
 from evomerge_worker.report.axes import text
 from evomerge_worker.report.colour import Shade
 from evomerge_worker.report.svg import element, number, picture
-from evomerge_worker.report.text import count
 
 WIDTH = 960.0
 LEFT, RIGHT, LAST = 180.0, 880.0, 896.0

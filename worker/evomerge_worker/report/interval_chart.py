@@ -3,9 +3,9 @@
 from markupsafe import Markup
 
 from evomerge_contract.report import ScoreRow
+from evomerge_contract.text import interval, score
 from evomerge_worker.report.scale import fitting
 from evomerge_worker.report.svg import element, picture
-from evomerge_worker.report.text import interval, score
 
 WIDTH = 190.0
 HEIGHT = 22.0

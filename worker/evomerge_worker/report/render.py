@@ -6,17 +6,17 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from evomerge_contract import text
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import BASE, SPLITS, Base, EvoMerge, EvoMergeSpec
 from evomerge_contract.report import RunReport
-from evomerge_worker.report import text
 from evomerge_worker.report.accounts import failures, phases
+from evomerge_worker.report.answer import answer
 from evomerge_worker.report.colour import shade
 from evomerge_worker.report.finalists_chart import finalists_chart
 from evomerge_worker.report.fitness_chart import Line, fitness_chart, thinned
 from evomerge_worker.report.genome_chart import genome_chart, stretches
 from evomerge_worker.report.score_table import counted_negatively, score_table
-from evomerge_worker.report.verdict import verdict
 from evomerge_worker.report.winner_grid import winner_grid
 
 
@@ -43,7 +43,7 @@ def render(run: RunReport) -> str:
 
 
 def _heading(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
-    return {"verdict": verdict(run, spec), "version": version("evomerge")}
+    return {"answer": answer(run, spec), "version": version("evomerge")}
 
 
 def _results(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:

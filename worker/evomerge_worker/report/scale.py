@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evomerge_worker.report.text import score
+from evomerge_contract.text import score
 
 LEAST_ROOM = 0.001
 """Around the values, so that equal ones have a scale too; no score is more exact."""

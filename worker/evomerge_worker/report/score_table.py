@@ -7,8 +7,8 @@ from markupsafe import Markup
 from evomerge_contract.manifest import BASE, Objective
 from evomerge_contract.metrics import METRICS
 from evomerge_contract.report import ConcludeResult, ScoreRow
+from evomerge_contract.text import listing, score
 from evomerge_worker.report.interval_chart import interval_charts
-from evomerge_worker.report.text import listing, score
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from evomerge_contract.manifest import Parameter
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import Layout
+from evomerge_contract.text import score
 from evomerge_worker.report.colour import Shade, shade
-from evomerge_worker.report.text import score
 from evomerge_worker.report.winner_values import SHARED, parameters, places
 
 

@@ -1,8 +1,9 @@
-"""Numbers as text: aligned, with a real minus sign, no more digits than they deserve."""
+"""Numbers as people read them: aligned, with a real minus sign, no more digits than they deserve."""
 
 from evomerge_contract.report import Interval
 
 MINUS = "\N{MINUS SIGN}"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def decimals_of(size: float) -> int:
@@ -42,6 +43,11 @@ def seconds(value: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def seconds_of(duration: str) -> int:
+    """The seconds of a manifest's time span: "90s", "30m", "72h", "7d"."""
+    return int(duration[:-1]) * _UNITS[duration[-1]]
 
 
 def size(value: int) -> str:
