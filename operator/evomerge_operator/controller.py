@@ -10,6 +10,7 @@ from typing import Any
 from evomerge_operator import metrics
 from evomerge_operator.kube.errors import ConflictError, GoneError, KubeError, NotLeaderError, UnavailableError
 from evomerge_operator.kube.objects import UID_LABEL
+from evomerge_operator.services.backoff import longer
 from evomerge_operator.services.decide import has_ended
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.publish import publish
@@ -122,17 +123,17 @@ class Controller:
                 await self._reconciler.reconcile(known, datetime.now(UTC))
             publish(known)
             if has_ended(known):
-                known.rest()
+                known.mark_ended()
             return 0.0
         except VanishedError:
             raise
         except (ConflictError, GoneError) as error:
             _log.info("%s/%s: %s; looking again", known.parent.namespace, known.parent.name, error)
-            known.doubt()
+            known.mark_stale()
         except NotLeaderError as error:
             # If the Lease is lost for good, the process ends; if it is won back in time, all goes on.
             _log.warning("%s/%s: %s", known.parent.namespace, known.parent.name, error)
-            known.doubt()
+            known.mark_stale()
         except UnavailableError as error:
             _log.warning("%s/%s: %s", known.parent.namespace, known.parent.name, error)
         except KubeError as error:
@@ -141,8 +142,7 @@ class Controller:
         except Exception:
             metrics.RECONCILE_ERRORS.inc()
             _log.exception("%s/%s: an error of the operator's own", known.parent.namespace, known.parent.name)
-            known.doubt()
+            known.mark_stale()
         finally:
             del self._since[uid]
-        low, high = _ERROR_SECONDS
-        return min(high, max(low, 2 * pause))
+        return longer(pause, *_ERROR_SECONDS)

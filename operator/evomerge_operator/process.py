@@ -20,6 +20,7 @@ from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import Defaults
 from evomerge_operator.kube.lease import Lease
 from evomerge_operator.kube.templates import template_of
+from evomerge_operator.planning.pool import Pool
 from evomerge_operator.services.reconcile import Reconciler
 
 _RETRY_SECONDS = 2.0
@@ -130,7 +131,7 @@ async def _lead(settings: Settings, health: Health) -> bool:
         await lease.win()
         metrics.LEADER.set(1)
         _log.info("leading as %s", settings.identity)
-        controller = Controller(Reconciler(gateway, settings.defaults))
+        controller = Controller(Reconciler(gateway, settings.defaults, Pool()))
         tasks = {
             asyncio.create_task(lease.keep(), name="Lease"),
             watching := asyncio.create_task(watch(controller, settings.namespaces, health.watching), name="watch"),

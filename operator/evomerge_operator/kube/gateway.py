@@ -14,7 +14,7 @@ from evomerge_contract.resource import API_VERSION, EVOMERGES, MERGE_CANDIDATES
 from evomerge_operator.kube.client import Client, Document
 from evomerge_operator.kube.errors import ConflictError, GoneError, NotLeaderError, RefusedError, UnavailableError
 from evomerge_operator.kube.failpoints import failpoint
-from evomerge_operator.kube.objects import DIGEST, Parent
+from evomerge_operator.kube.objects import DIGEST, STAGE_LABEL, Parent, candidate_name
 
 _EVOMERGE = f"/apis/{API_VERSION}"
 _PAGE = 500
@@ -81,10 +81,20 @@ class Gateway:
         """An EvoMerge as it is now."""
         return await self._client.request("get", _path(_EVOMERGE, namespace, EVOMERGES, name))
 
-    async def candidates(self, parent: Parent) -> AsyncIterator[Document]:
-        """Every MergeCandidate of an EvoMerge, page by page."""
-        async for item in self._list(_path(_EVOMERGE, parent.namespace, MERGE_CANDIDATES), parent.selector):
-            yield item
+    async def candidate_page(self, parent: Parent, following: str, *, stage: str | None = None) -> bytes:
+        """A page of the MergeCandidates of an EvoMerge, or of one stage of it, as JSON, in the order of their names.
+
+        `following` is what the page before says of the next one; empty: the first.
+        """
+        selector = parent.selector + (f",{STAGE_LABEL}={stage}" if stage else "")
+        query = {"labelSelector": selector, "limit": str(_PAGE), "continue": following}
+        path = _path(_EVOMERGE, parent.namespace, MERGE_CANDIDATES)
+        return await self._client.request_text("list", path, query=query)
+
+    async def candidate(self, parent: Parent, stage: str, index: int) -> Document:
+        """A MergeCandidate."""
+        name = candidate_name(parent, stage, index)
+        return await self._client.request("get", _path(_EVOMERGE, parent.namespace, MERGE_CANDIDATES, name))
 
     async def jobs(self, parent: Parent) -> list[Document]:
         """Every Job of an EvoMerge."""

@@ -1,6 +1,7 @@
 """The search of a stage on this machine: candidates started, settled and logged until all are finished."""
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from evomerge_contract.candidate import Candidate
@@ -21,7 +22,7 @@ class SearchWatcher(Protocol):
     def searching(self, run: Run) -> None:
         """The search of the run's stage begins, or goes on from what is finished."""
 
-    def moved(self, run: Run) -> None:
+    def moved(self, run: Run, running: int) -> None:
         """Candidates have started or finished."""
 
 
@@ -46,13 +47,13 @@ def search(
     running: dict[Key, Start] = {}
     watcher.searching(run)
     while True:
-        for start in _starts(run, proposer, executor.idle):
+        for start in _starts(run, proposer, next_keys(run, running.keys(), executor.idle)):
             executor.start(start.task)
             running[start.key] = start
         lost = all_sources_failed(run)
         if lost:
             raise RunError(lost)
-        watcher.moved(run)
+        watcher.moved(run, len(running))
         if not running:
             break
         for task, report in executor.wait():
@@ -83,16 +84,15 @@ def _take_over(run: Run, proposer: Proposer, log: RunLog, found: deque[Candidate
     return keys
 
 
-def _starts(run: Run, proposer: Proposer, slots: int) -> list[Start]:
-    """The candidates to start now; the run knows of them from then on."""
+def _starts(run: Run, proposer: Proposer, keys: Sequence[Key]) -> list[Start]:
+    """These candidates as tasks; the run knows their genomes from then on."""
     progress = run.stage.progress
     proposer.tell(progress.untold)
     progress.untold.clear()
-    starts = proposer.starts(next_keys(run, slots), progress.genomes)
+    starts = proposer.starts(keys, progress.genomes)
     for start in starts:
         if start.genome is not None:
             progress.ask(start.key.index, start.genome)
-        run.progress(start.key.stage).running.add(start.key.index)
     return starts
 
 
@@ -104,7 +104,6 @@ def _settle(run: Run, running: dict[Key, Start], finished: dict[Key, Candidate],
         raise error_of(report, f"{key.stage} {key.index}", run.manifest)
     candidate = settle(run, start, report)
     if candidate is None:
-        progress.running.discard(key.index)
         progress.failures[key.index] = progress.failures.get(key.index, 0) + 1
     else:
         progress.finish(candidate)

@@ -60,9 +60,8 @@ class Terminal:
         else:
             self._console.print(headline(run), highlight=False)
 
-    def moved(self, run: Run) -> None:
+    def moved(self, run: Run, running: int) -> None:
         """Show how far the search is."""
-        running = len(run.stage.progress.running) + len(run.compared.running)
         now = time.monotonic()
         if self._live is not None:
             if not running or now - self._last_picture >= _PICTURE_EVERY_SECONDS:

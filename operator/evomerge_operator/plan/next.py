@@ -1,11 +1,12 @@
 """Which candidates to start now."""
 
 from collections import Counter
+from collections.abc import Set
 
 from evomerge_operator.plan.run import BASELINES, Key, Run
 
 
-def next_keys(run: Run, slots: int) -> list[Key]:
+def next_keys(run: Run, running: Set[Key], slots: int) -> list[Key]:
     """At most `slots` candidates to start now; none when the search waits, is done or has failed too often.
 
     An index that was not asked for yet comes after all that were.
@@ -13,19 +14,17 @@ def next_keys(run: Run, slots: int) -> list[Key]:
     if slots <= 0 or too_many_failures(run):
         return []
     compared, stage = run.compared, run.stage
-    keys = [
-        Key(BASELINES, index)
-        for index in range(compared.leading, len(run.baselines))
-        if index not in compared.finished and index not in compared.running
-    ]
+    named = (Key(BASELINES, index) for index in range(compared.leading, len(run.baselines)))
+    keys = [key for key in named if key.index not in compared.finished and key not in running]
     progress = stage.progress
     for index in range(progress.leading, stage.candidates):
         if len(keys) >= slots:
             break
         if index >= progress.asked and progress.leading < index - stage.stage.search.lag + 1:
             break
-        if index not in progress.finished and index not in progress.running:
-            keys.append(Key(stage.name, index))
+        key = Key(stage.name, index)
+        if index not in progress.finished and key not in running:
+            keys.append(key)
     return keys[:slots]
 
 

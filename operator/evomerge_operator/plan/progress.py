@@ -20,7 +20,6 @@ class Progress:
     """Of candidates that were asked for and are not finished."""
     failures: dict[int, int] = field(default_factory=dict)
     """Attempts that failed, of candidates that are not finished."""
-    running: set[int] = field(default_factory=set)
     asked: int = 0
     """Genomes are known of the indices below."""
     leading: int = 0
@@ -38,7 +37,6 @@ class Progress:
     def finish(self, candidate: Candidate, *, told: bool = False) -> None:
         """Take a finished candidate; `told`: the search knows its outcome already."""
         index = candidate.index
-        self.running.discard(index)
         self.genomes.pop(index, None)
         self.failures.pop(index, None)
         self.finished[index] = candidate.model_copy(update={"genome": None})

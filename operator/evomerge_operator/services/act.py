@@ -1,22 +1,25 @@
 """Starting: MergeCandidates in the order of their indices, then their Jobs."""
 
-import asyncio
 import base64
 import gzip
 from collections.abc import Sequence
 
 from evomerge_contract.base import canonical_json
-from evomerge_contract.report import ConcludeResult
-from evomerge_contract.status import CandidateSpec
-from evomerge_contract.task import Task
-from evomerge_operator import plan
-from evomerge_operator.kube.candidates import candidate_document, genome_text
+from evomerge_contract.candidate import AskedFields, fields_of
+from evomerge_contract.genome import genome_text
+from evomerge_contract.status import CandidateSpec, CandidateStatus
+from evomerge_contract.task import ExportTask, Task
+from evomerge_operator.kube.candidates import candidate_document, finished_candidate
 from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import Attempt, Defaults, facts_config_map, make_job, tasks_config_map, tasks_text
-from evomerge_operator.plan import BASELINES, Start
-from evomerge_operator.services.decide import EXPORT
+from evomerge_operator.plan.finish import run_report
+from evomerge_operator.plan.proposer import Start
+from evomerge_operator.plan.run import Key, Run
+from evomerge_operator.plan.settle import asked
+from evomerge_operator.planning import calls
+from evomerge_operator.planning.pool import Pool
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.search import Search
+from evomerge_operator.services.live_run import LiveRun
 from evomerge_operator.services.settle import together
 from evomerge_operator.services.tasks import step_task
 
@@ -25,23 +28,44 @@ _PART_BYTES = 700_000
 
 
 async def start_candidates(
-    known: Known, search: Search, batches: Sequence[Sequence[Start]], gateway: Gateway, defaults: Defaults
+    known: Known,
+    live: LiveRun,
+    batches: Sequence[Sequence[Key]],
+    gateway: Gateway,
+    defaults: Defaults,
+    pool: Pool,
 ) -> None:
-    """Store every genome that was asked for, without a hole, before any Job of them begins."""
-    for start in (start for batch in batches for start in batch):
-        if start.key not in search.open:
-            spec = candidate_spec(search, start)
-            search.take(await gateway.create_candidate(candidate_document(known.parent, spec), known.parent))
-    attempts = [_attempt(search, batch) for batch in batches]
-    tasks = [[start.task for start in batch] for batch in batches]
-    await together(start_job(known, a, t, gateway, defaults) for a, t in zip(attempts, tasks, strict=True))
+    """Store every genome that was asked for, without a hole, before any Job of them begins.
+
+    Raises:
+        PlanningError: asking for them takes too much.
+        KubeError: not all could be stored, or not all Jobs be created.
+    """
+    starts = await live.planned([key for batch in batches for key in batch], pool, known.parent.uid)
+    for start in starts:
+        if start.key not in live.open:
+            await _store(known, live, start, gateway)
+    tasks = {start.key: start.task for start in starts}
+    # One that was stored before a crash may be finished by now.
+    ready = [batch for batch in batches if all(key in live.open for key in batch)]
+    jobs = [(_attempt(live, batch), [tasks[key] for key in batch]) for batch in ready]
+    await together(start_job(known, attempt, its, gateway, defaults) for attempt, its in jobs)
 
 
-async def start_step(known: Known, step: str, gateway: Gateway, defaults: Defaults) -> None:
-    """Start the next attempt at prepare, conclude or export."""
+async def _store(known: Known, live: LiveRun, start: Start, gateway: Gateway) -> None:
+    spec = candidate_spec(live.run, start)
+    document = await gateway.create_candidate(candidate_document(known.parent, spec), known.parent)
+    status = CandidateStatus.model_validate(document.get("status") or {})
+    finished = finished_candidate(spec, status, start.genome, start.task.recipe if start.genome is None else None)
+    live.saw(start.key, document, status, finished)
+
+
+async def start_step(known: Known, step: str, gateway: Gateway, defaults: Defaults, pool: Pool) -> None:
+    """Start the next attempt at prepare, select, conclude or export."""
     attempt = Attempt(step=step, kind=step, indices=(), attempts=(known.ended_attempts(step) + 1,))
-    facts = await _facts(known, gateway) if step == EXPORT else []
-    await start_job(known, attempt, [step_task(known, step)], gateway, defaults, facts)
+    task = await step_task(known, step, gateway, pool)
+    facts = await _facts(known, task, gateway, pool) if isinstance(task, ExportTask) else []
+    await start_job(known, attempt, [task], gateway, defaults, facts)
 
 
 async def start_job(
@@ -62,35 +86,26 @@ async def start_job(
     known.saw_job(await gateway.create_job(job, known.parent), deleted=False)
 
 
-def _attempt(search: Search, batch: Sequence[Start]) -> Attempt:
+def _attempt(live: LiveRun, batch: Sequence[Key]) -> Attempt:
     return Attempt(
-        step=batch[0].key.stage,
+        step=batch[0].stage,
         kind="evaluate",
-        indices=tuple(start.key.index for start in batch),
-        attempts=tuple(search.open[start.key].ended_attempts + 1 for start in batch),
+        indices=tuple(key.index for key in batch),
+        attempts=tuple(live.open[key].ended_attempts + 1 for key in batch),
     )
 
 
-def candidate_spec(search: Search, start: Start) -> CandidateSpec:
+def candidate_spec(run: Run, start: Start) -> CandidateSpec:
     """What a MergeCandidate says of a candidate that is asked for."""
-    named = search.run.baselines[start.key.index] if start.key.stage == BASELINES else None
-    return CandidateSpec(
-        stage=start.key.stage,
-        index=start.key.index,
-        generation=0 if named else start.key.index // search.run.search.population,
-        name=named.name if named else None,
-        genome=genome_text(start.genome) if start.genome is not None else None,
-        algorithm=search.run.search.version,
-        recipe_digest=start.task.recipe.digest,
-    )
+    genome = genome_text(start.genome) if start.genome is not None else None
+    return CandidateSpec(**fields_of(asked(run, start), AskedFields), genome=genome)
 
 
-async def _facts(known: Known, gateway: Gateway) -> list[str]:
+async def _facts(known: Known, task: ExportTask, gateway: Gateway, pool: Pool) -> list[str]:
     """The run report, for the export's log and page, as ConfigMaps; their names."""
-    search, conclusion = known.search, known.status.conclusion
-    if search is None or conclusion is None:
+    if known.live is None:
         return []
-    packed = await asyncio.to_thread(_packed, search, conclusion)  # seconds for a long log, and the Lease must be kept
+    packed = b"".join(await _packed(known, known.live, task, gateway, pool))
     names = []
     for number, begin in enumerate(range(0, len(packed), _PART_BYTES)):
         part = base64.b64encode(packed[begin : begin + _PART_BYTES]).decode()
@@ -100,7 +115,14 @@ async def _facts(known: Known, gateway: Gateway) -> list[str]:
     return names
 
 
-def _packed(search: Search, conclusion: ConcludeResult) -> bytes:
-    recipe = plan.winner_recipe(search.run, search.finished, conclusion)
-    report = plan.run_report(search.run, search.finished, conclusion, recipe)
-    return gzip.compress(canonical_json(report.wire()).encode(), mtime=0)
+async def _packed(known: Known, live: LiveRun, task: ExportTask, gateway: Gateway, pool: Pool) -> list[bytes]:
+    """The run report as gzip members of its JSON; the candidates are collected from where they lie, page by page."""
+    wire = run_report(live.run, [], known.status.conclusion, task.recipe).wire()
+    del wire["candidates"]
+    members = [gzip.compress(f'{canonical_json(wire)[:-1]},"candidates":['.encode(), mtime=0)]
+    following = ""
+    while following or len(members) == 1:
+        page = await gateway.candidate_page(known.parent, following, stage=live.run.stage.name)
+        member, following = await pool.call(known.parent.uid, calls.facts_part, page, len(members) == 1)
+        members.append(member)
+    return [*members, gzip.compress(b"]}", mtime=0)]

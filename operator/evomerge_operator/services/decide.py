@@ -1,29 +1,30 @@
 """What is to happen next for an EvoMerge: pure decisions over what is known of it. `act` carries them out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.text import seconds_of
-from evomerge_operator import plan
+from evomerge_contract.genome import PACKED_ABOVE
 from evomerge_operator.kube.pods import JobView
-from evomerge_operator.plan import Key, Start
+from evomerge_operator.plan.next import all_sources_failed, failures_in_words, next_keys, too_many_failures
+from evomerge_operator.plan.run import BASELINES, Key, Run
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.search import Search
+from evomerge_operator.services.live_run import LiveRun
 
-PREPARE, CONCLUDE, EXPORT = "prepare", "conclude", "export"
+PREPARE, SELECT, CONCLUDE, EXPORT = "prepare", "select", "conclude", "export"
 STORAGE = "StorageUnavailable"
 """The reason under which a search waits for its storage."""
 MAX_STEP_FAILURES = 2
 MAX_LOG_BYTES = 512 << 20
 _CANDIDATE_BYTES = 1000  # of a MergeCandidate besides its genome and scores
-_GENE_BYTES = 11
+_GENE_BYTES, _PACKED_GENE_BYTES = 11, 4
 
 
 @dataclass(frozen=True)
-class Rest:
+class Idle:
     """Nothing is to be done: it has ended, or is being deleted."""
 
 
@@ -52,7 +53,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class RunStep:
-    """An attempt at prepare, conclude or export."""
+    """An attempt at prepare, select, conclude or export."""
 
     step: str
 
@@ -61,10 +62,10 @@ class RunStep:
 class StartCandidates:
     """Jobs to start, each with its candidates."""
 
-    batches: tuple[tuple[Start, ...], ...]
+    batches: tuple[tuple[Key, ...], ...]
 
 
-Decision = Rest | Suspend | Fail | Delete | Wait | RunStep | StartCandidates
+Decision = Idle | Suspend | Fail | Delete | Wait | RunStep | StartCandidates
 
 
 def refusal(manifest: EvoMerge) -> str | None:
@@ -81,10 +82,11 @@ def refusal(manifest: EvoMerge) -> str | None:
     return None
 
 
-def log_too_large(search: Search) -> str | None:
+def log_too_large(run: Run) -> str | None:
     """Why the log of a search cannot be kept in the cluster."""
-    genes, candidates = len(search.run.space.genes), search.run.candidates
-    size = candidates * (_CANDIDATE_BYTES + genes * _GENE_BYTES)
+    genes, candidates = len(run.stage.genes), run.stage.candidates
+    gene_bytes = _PACKED_GENE_BYTES if genes > PACKED_ABOVE else _GENE_BYTES
+    size = candidates * (_CANDIDATE_BYTES + genes * gene_bytes)
     if size <= MAX_LOG_BYTES:
         return None
     return (
@@ -129,12 +131,12 @@ def waits_for_storage(known: Known) -> bool:
 
 def _after_the_end(known: Known, now: datetime) -> Decision:
     if "deletionTimestamp" in known.document["metadata"]:
-        return Rest()
+        return Idle()
     ttl = known.document["spec"].get("ttlSecondsAfterFinished")
     finished = known.status.finished_at
     if ttl is not None and finished is not None and now >= finished + timedelta(seconds=ttl):
         return Delete()
-    return Rest()
+    return Idle()
 
 
 def _stopped(known: Known, manifest: EvoMerge, now: datetime) -> Decision | None:
@@ -150,7 +152,7 @@ def _stopped(known: Known, manifest: EvoMerge, now: datetime) -> Decision | None
         message = f"{lost}, more than spec.budget.disruptions ({spec.budget.disruptions}) allows"
         message += f"; the last: {known.last_loss}" if known.last_loss else ""
         return Fail("TooManyDisruptions", message)
-    for step in (PREPARE, CONCLUDE, EXPORT):
+    for step in (PREPARE, SELECT, CONCLUDE, EXPORT):
         if known.counters(step).failures >= MAX_STEP_FAILURES:
             return Fail(f"{step.capitalize()}Failed", known.status.message or f"{step} failed twice")
     return None
@@ -171,55 +173,53 @@ def _step_unless_early(known: Known, step: str, now: datetime) -> Decision:
 
 
 def _searching(known: Known, manifest: EvoMerge, now: datetime) -> Decision | None:
-    search = known.search
-    if search is None or known.status.conclusion is not None:
+    live = known.live
+    if live is None or known.status.conclusion is not None:
         return None
-    lost = plan.all_sources_failed(search.run, search.finished)
+    lost = all_sources_failed(live.run)
     if lost:
         return Fail("NoSourceScored", lost)
-    if plan.too_many_failures(search.run, search.fitness):
-        return Fail("TooManyFailures", plan.failures_in_words(search.run, search.finished))
-    if search.complete:
+    if too_many_failures(live.run):
+        return Fail("TooManyFailures", failures_in_words(live.run))
+    if live.run.searched:
         return None
-    live = list(known.jobs.values())
-    slots = manifest.spec.parallelism - len(live)
+    jobs = list(known.jobs.values())
+    slots = manifest.spec.parallelism - len(jobs)
     if slots <= 0 or _backing_off(known, now):
         return Wait()
     together = manifest.spec.worker.candidates_per_pod
-    state = search.state(keys_of(live, search))
-    starts = plan.next_starts(search.run, state, slots * together)
-    return StartCandidates(_batches(starts, state.attempts, slots, together)) if starts else Wait()
+    keys = next_keys(live.run, keys_of(jobs, live), slots * together)
+    return StartCandidates(_batches(keys, live, slots, together)) if keys else Wait()
 
 
-def keys_of(jobs: Sequence[JobView], search: Search) -> set[Key]:
+def keys_of(jobs: Sequence[JobView], live: LiveRun) -> set[Key]:
     """The candidates that Jobs are attempts at."""
-    stages = (search.run.stage, plan.BASELINES)
-    return {Key(j.attempt.step, i) for j in jobs if j.attempt.step in stages for i in j.attempt.indices}
+    return {Key(j.attempt.step, i) for j in jobs if live.run.has(j.attempt.step) for i in j.attempt.indices}
 
 
-def _batches(
-    starts: Sequence[Start], failures: Mapping[Key, int], slots: int, together: int
-) -> tuple[tuple[Start, ...], ...]:
+def _batches(keys: Sequence[Key], live: LiveRun, slots: int, together: int) -> tuple[tuple[Key, ...], ...]:
     """Candidates of one stage share a pod; one that has failed before goes alone, so that it costs no other."""
-    alone = [(start,) for start in starts if failures.get(start.key, 0)]
-    fresh = [start for start in starts if not failures.get(start.key, 0)]
+    alone = [(key,) for key in keys if live.failures(key)]
+    fresh = [key for key in keys if not live.failures(key)]
     size = min(together, max(1, ceil(len(fresh) / max(1, slots - len(alone)))))
-    shared: list[tuple[Start, ...]] = []
-    for stage in dict.fromkeys(start.key.stage for start in fresh):
-        of_stage = [start for start in fresh if start.key.stage == stage]
+    shared: list[tuple[Key, ...]] = []
+    for stage in dict.fromkeys(key.stage for key in fresh):
+        of_stage = [key for key in fresh if key.stage == stage]
         shared += [tuple(of_stage[i : i + size]) for i in range(0, len(of_stage), size)]
-    return tuple(sorted([*alone, *shared], key=lambda batch: starts.index(batch[0])))[:slots]
+    return tuple(sorted([*alone, *shared], key=lambda batch: keys.index(batch[0])))[:slots]
 
 
 def _finishing(known: Known, now: datetime) -> Decision:
-    if known.search is None or any(job.attempt.kind in (CONCLUDE, EXPORT) for job in known.jobs.values()):
+    live = known.live
+    if live is None or any(job.attempt.kind in (SELECT, CONCLUDE, EXPORT) for job in known.jobs.values()):
         return Wait()
-    if known.status.conclusion is None:
-        scored = any(c.fitness is not None for k, c in known.search.finished.items() if k.stage != plan.BASELINES)
-        if not scored:
-            return Fail("NoCandidateScored", "no candidate succeeded, so there is nothing to choose from")
-        return _step_unless_early(known, CONCLUDE, now)
-    return _step_unless_early(known, EXPORT, now)
+    if known.status.conclusion is not None:
+        return _step_unless_early(known, EXPORT, now)
+    if live.run.stage.progress.best() is None:
+        return Fail("NoCandidateScored", "no candidate succeeded, so there is nothing to choose from")
+    ranks_itself = live.run.pinned is None  # as it was done when that run was begun
+    ready = known.status.selected is not None or ranks_itself
+    return _step_unless_early(known, CONCLUDE if ready else SELECT, now)
 
 
 def _backing_off(known: Known, now: datetime) -> bool:

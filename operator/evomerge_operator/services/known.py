@@ -10,21 +10,24 @@ from evomerge_contract.report import PrepareResult
 from evomerge_contract.status import EvoMergeStatus, StepCounters
 from evomerge_operator.kube.objects import Parent
 from evomerge_operator.kube.pods import JobView, PodView, view_job, view_pod
-from evomerge_operator.services.search import Search
+from evomerge_operator.services.live_run import LiveRun
 
 Document = dict[str, Any]
 
 
 @dataclass
 class Known:
-    """One EvoMerge, its Jobs and pods, and its search."""
+    """One EvoMerge, its Jobs and pods, and its run."""
 
     document: Document
     parent: Parent
     status: EvoMergeStatus
     manifest: EvoMerge | None = None
     prepared: PrepareResult | None = None
-    search: Search | None = None
+    pinned: tuple[str, ...] | None = None
+    """The names of the baselines that the run is pinned to; None: it was prepared before there were any."""
+    live: LiveRun | None = None
+    """The run, once its candidates have been read."""
     jobs: dict[str, JobView] = field(default_factory=dict)
     pods: dict[str, PodView] = field(default_factory=dict)
     """The newest pod of each Job, by the Job's name."""
@@ -41,8 +44,11 @@ class Known:
     starts_at: datetime | None = None
     """When pods may be started again after some did not start in time."""
     start_backoff: float = 0.0
-    hindered: tuple[str, str] | None = None
+    pending: tuple[str, str] | None = None
     """Reason and message of why the last start came to nothing, until one does not."""
+    plans_at: datetime | None = None
+    """When planning may be tried again after it took too much."""
+    plan_backoff: float = 0.0
     losses: int = 0
     """Looks in a row at which attempts were lost, and none was not."""
     last_loss: str = ""
@@ -75,6 +81,7 @@ class Known:
             return
         if document["metadata"].get("generation") != self.document["metadata"].get("generation"):
             self.manifest = None
+            self.plans_at, self.plan_backoff = None, 0.0
         self.document = document
         self.status = _status(document)
 
@@ -103,7 +110,7 @@ class Known:
             # It went before it ended: whatever took it, it will not end any more.
             self.gone.add(view.job)
         if view.started is not None and (before is None or before.started is None):
-            self.hindered = None
+            self.pending = None
         self.pods[view.job] = view
 
     def drop_job(self, name: str) -> None:
@@ -132,15 +139,23 @@ class Known:
             self.saw_pod(pod, deleted=False)
         self.observed_at = now
 
-    def doubt(self) -> None:
+    def mark_stale(self) -> None:
         """Somebody else has written: everything is to be looked at anew."""
         self.observed_at = None
-        self.search = None
+        self.live = None
 
-    def rest(self) -> None:
+    def mark_ended(self) -> None:
         """It has ended: what is not needed any more is let go."""
-        self.search = None
+        self.live = None
         self.prepared = None
+
+    @property
+    def stage(self) -> str:
+        """The name of the stage that is searched, or is the first to be."""
+        if self.live is not None:
+            return self.live.run.stage.name
+        names = [stage["name"] for stage in self.document["spec"]["stages"]]
+        return self.status.stage or str(next(iter(names)))
 
     def counters(self, step: str) -> StepCounters:
         """The ended attempts of a step."""
@@ -155,7 +170,7 @@ class Known:
     def disruptions(self) -> int:
         """All pods that were lost."""
         of_steps = sum(counters.disruptions for counters in self.status.steps.values())
-        return of_steps + (sum(self.search.disruptions.values()) if self.search else 0)
+        return of_steps + (sum(self.live.disruptions.values()) if self.live else 0)
 
 
 def _version(document: Document) -> int:

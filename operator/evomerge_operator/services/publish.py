@@ -7,37 +7,37 @@ from evomerge_contract.candidate import FailureReason, Outcome
 from evomerge_contract.status import Phase
 from evomerge_operator import metrics
 from evomerge_operator.kube.jobs import gpus
-from evomerge_operator.plan import BASELINES
 from evomerge_operator.services.known import Known
 
 
 def publish(known: Known) -> None:
     """Set every series of an EvoMerge to what is known now; of one that cannot be read, or ended before we began, the
     phase alone."""
-    parent, manifest, search = known.parent, known.manifest, known.search
-    labels = (parent.namespace, parent.name, known.document["spec"]["stages"][0]["name"])
+    parent, manifest, live = known.parent, known.manifest, known.live
+    labels = (parent.namespace, parent.name, known.stage)
     for phase in get_args(Phase):
         metrics.PHASE.labels(*labels, phase).set(phase == known.status.phase)
     if manifest is None:
         return
     spec = manifest.spec
-    metrics.BUDGET.labels(*labels).set(spec.stages[0].search.candidates)
+    budget = next(stage.search.candidates for stage in spec.stages if stage.name == known.stage)
+    metrics.BUDGET.labels(*labels).set(budget)
     metrics.RUNNING.labels(*labels).set(len(known.jobs))
     metrics.DISRUPTIONS.labels(*labels).set(known.disruptions)
     metrics.DISRUPTIONS_BUDGET.labels(*labels).set(spec.budget.disruptions)
     metrics.FAILURES_BUDGET.labels(*labels).set(spec.budget.failures)
     metrics.GPUS.labels(*labels).set(gpus(spec.worker))
-    if search is None:
+    if live is None:
         return
-    of_stage = [c for key, c in search.finished.items() if key.stage != BASELINES]
+    of_stage = list(live.run.stage.progress.finished.values())
     outcomes = Counter(c.outcome for c in of_stage)
     for outcome in get_args(Outcome):
         metrics.CANDIDATES.labels(*labels, outcome).set(outcomes[outcome])
     reasons = Counter(c.reason for c in of_stage)
     for reason in get_args(FailureReason):
         metrics.FAILURES.labels(*labels, reason).set(reasons[reason])
-    metrics.WORKER_SECONDS.labels(*labels).set(sum(c.seconds.get("total", 0.0) for c in search.finished.values()))
-    best, source = search.best(), search.best_source()
+    metrics.WORKER_SECONDS.labels(*labels).set(sum(c.seconds.get("total", 0.0) for c in live.finished))
+    best, source = live.run.stage.progress.best(), live.run.best_source()
     if best is not None:
         metrics.BEST.labels(*labels).set(best)
     if source is not None:

@@ -1,26 +1,28 @@
 """One look at an EvoMerge and what follows from it: observe, settle, decide, act, say how it stands."""
 
-import asyncio
 import hashlib
 import json
 import logging
 from datetime import datetime, timedelta
 from typing import Any
 
-from evomerge_contract.report import PrepareResult
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.report import PrepareResult, Problem
 from evomerge_contract.status import EvoMergeStatus
-from evomerge_operator.errors import EvoMergeError, InputError
+from evomerge_operator.errors import EvoMergeError
 from evomerge_operator.kube.errors import GoneError, RefusedError
 from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
-from evomerge_operator.manifest import parse_manifest
-from evomerge_operator.prepared import make_run
+from evomerge_operator.planning import calls
+from evomerge_operator.planning.pool import PLANNING_REASONS, PlanningError, Pool
 from evomerge_operator.services import decide
 from evomerge_operator.services.act import start_candidates, start_step
 from evomerge_operator.services.decide import Decision, Fail
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.search import Search
+from evomerge_operator.services.live_run import LiveRun
+from evomerge_operator.services.backoff import longer
 from evomerge_operator.services.settle import (
+    BASELINES_KEY,
     LOCK_KEY,
     PROBE_SECONDS,
     count_wait,
@@ -28,9 +30,9 @@ from evomerge_operator.services.settle import (
     forgiven,
     lock_name,
     settle,
-    write_status,
 )
-from evomerge_operator.services.standing import hindrance, not_started, only_figures, status_of, what_holds
+from evomerge_operator.services.standing import not_started, only_figures, obstacle, status_of, what_holds
+from evomerge_operator.services.status import write_status
 from evomerge_operator.services.tasks import report_dir, step_task
 
 RESYNC = timedelta(seconds=60)
@@ -38,6 +40,7 @@ _RESYNC_AT_REST = timedelta(minutes=10)  # searches that have ended may be many,
 _LOOK_CLOSER = timedelta(seconds=10)
 _FIGURES = timedelta(seconds=1)
 _BACKOFF_SECONDS = (30.0, 600.0)
+_PLAN_SECONDS = (30.0, 600.0)
 _REFUSED = "JobRefused"
 _log = logging.getLogger(__name__)
 Document = dict[str, Any]
@@ -50,10 +53,10 @@ class VanishedError(EvoMergeError):
 class Reconciler:
     """Carries an EvoMerge a step further each time."""
 
-    def __init__(self, gateway: Gateway, defaults: Defaults) -> None:
+    def __init__(self, gateway: Gateway, defaults: Defaults, pool: Pool) -> None:
         self._gateway = gateway
         self._defaults = defaults
-        self._reading = asyncio.Lock()
+        self._pool = pool
 
     async def reconcile(self, known: Known, now: datetime) -> None:
         """Look, settle what has ended, do the next thing, write the status.
@@ -63,14 +66,13 @@ class Reconciler:
             VanishedError: there is nothing to look at any more.
         """
         before = known.status
-        decision = await self._decide(known, now)
-        if isinstance(decision, decide.Rest):
+        decision = await self._planned(known, now)
+        if isinstance(decision, decide.Idle):
             await self._end_jobs(known)
             return
         if isinstance(decision, decide.Delete):
             await self._gateway.delete_evomerge(known.document)
             return
-        await self._act(known, decision, now)
         await self._look_closer(known, now)
         status = status_of(known, decision, now)
         if only_figures(before, status) and known.written_at is not None and now - known.written_at < _FIGURES:
@@ -79,6 +81,24 @@ class Reconciler:
         known.written_at = now
         await self._say(known, before, now)
 
+    async def _planned(self, known: Known, now: datetime) -> Decision:
+        """Decide and act; a search whose planning takes too much waits, longer each time, and no other does."""
+        if known.plans_at is not None and now < known.plans_at and not decide.has_ended(known):
+            return decide.Wait()
+        try:
+            decision = await self._decide(known, now)
+            if not isinstance(decision, decide.Idle | decide.Delete):
+                await self._act(known, decision, now)
+        except PlanningError as error:
+            known.plan_backoff = longer(known.plan_backoff, *_PLAN_SECONDS)
+            known.plans_at = now + timedelta(seconds=known.plan_backoff)
+            known.pending = error.reason, f"{error}; it is tried again at {known.plans_at:%H:%M:%S} UTC"
+            return decide.Wait()
+        known.plans_at, known.plan_backoff = None, 0.0
+        if known.pending is not None and known.pending[0] in PLANNING_REASONS:
+            known.pending = None
+        return decision
+
     async def _decide(self, known: Known, now: datetime) -> Decision:
         at_rest = decide.has_ended(known) and not known.jobs
         if known.observed_at is None or now - known.observed_at > (_RESYNC_AT_REST if at_rest else RESYNC):
@@ -86,10 +106,10 @@ class Reconciler:
         known.looked_at = known.generation
         if decide.has_ended(known):
             return decide.decide(known, now)
-        problem = self._read_manifest(known) or await self._load(known)
+        problem = await self._read_manifest(known) or await self._load(known)
         if problem is not None:
             return problem
-        verdict = await settle(known, self._gateway, now)
+        verdict = await settle(known, self._gateway, self._pool, now)
         if verdict is not None and verdict.reason != decide.STORAGE:
             return Fail(verdict.reason, verdict.message)
         if verdict is not None:
@@ -111,70 +131,71 @@ class Reconciler:
         before = {pod.uid for pod in known.pods.values()}
         known.observed(await self._gateway.jobs(known.parent), await self._gateway.pods(known.parent), before, now)
 
-    def _read_manifest(self, known: Known) -> Fail | None:
+    async def _read_manifest(self, known: Known) -> Fail | None:
         if known.manifest is not None:
             return None
         metadata = {key: known.document["metadata"][key] for key in ("name", "namespace")}
         document = {key: known.document[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": metadata}
-        try:
-            manifest = parse_manifest(document, source=known.parent.name, folder=None)
-        except InputError as error:
-            return Fail("InvalidManifest", "; ".join(f"{p.path}: {p.message}" for p in error.problems))
+        manifest = await self._pool.call(known.parent.uid, calls.check, document, known.parent.name)
+        if not isinstance(manifest, EvoMerge):
+            return _invalid(manifest)
         refusal = decide.refusal(manifest)
         if refusal is not None:
             return Fail("InvalidManifest", refusal)
         known.manifest = manifest
         if known.status.phase == "Failed" and known.status.observed_generation != known.generation:
             known.status = _forgiven(known.status)
-        if known.search is not None:
-            known.search = None  # its tasks carry the manifest's settings
+        known.live = None  # its tasks carry the manifest's settings
         return None
 
     async def _load(self, known: Known) -> Fail | None:
-        """The lock and the search, where there is one."""
+        """The lock and the run, where there is one."""
         if known.manifest is None or known.manifest.spec.export is None:
             return None
         if known.prepared is None:
-            known.prepared = await self._lock(known)
+            await self._read_lock(known)
             if known.prepared is None and known.counters(decide.PREPARE).succeeded:
                 return Fail("LogDamaged", f"the ConfigMap {lock_name(known)}, which pins models and data, was deleted")
-        if known.prepared is None or known.search is not None:
+        if known.prepared is None or known.live is not None:
             return None
-        try:
-            run = make_run(known.manifest, known.prepared, report_dir(known.manifest.spec.export.uri, known.parent))
-        except InputError as error:
-            return Fail("InvalidManifest", "; ".join(f"{p.path}: {p.message}" for p in error.problems))
-        search = Search(run)
-        too_large = decide.log_too_large(search)
+        folder = report_dir(known.manifest.spec.export.uri, known.parent)
+        begun = await self._pool.call(
+            known.parent.uid, calls.begin, known.manifest, known.prepared, folder, known.pinned
+        )
+        if isinstance(begun, list):
+            return _invalid(begun)
+        live = LiveRun(*begun)
+        too_large = decide.log_too_large(live.run)
         if too_large is not None:
             return Fail("LogTooLarge", too_large)
-        try:
-            problem = await self._read_log(known, search)
-        except ValueError as error:
-            return Fail("LogDamaged", f"a MergeCandidate cannot be read: {error}")
+        problem = await self._read_log(known, live)
         if problem is not None:
-            return Fail("LogDamaged", f"the search log {problem}")
-        known.search = search
+            return Fail("LogDamaged", problem)
+        known.live = live
         return None
 
-    async def _read_log(self, known: Known, search: Search) -> str | None:
-        """Take over all MergeCandidates; why they cannot be gone on with."""
-        async with self._reading:  # one after the other, and with pauses: the Lease must be renewed meanwhile
-            async for document in self._gateway.candidates(known.parent):
-                problem = search.problem_of(search.take(document))
-                if problem is not None:
-                    return problem
-                await asyncio.sleep(0)
-        return search.hole()
+    async def _read_log(self, known: Known, live: LiveRun) -> str | None:
+        """Take over all MergeCandidates, page by page; why they cannot be gone on with."""
+        following, first = "", True
+        while following or first:
+            text = await self._gateway.candidate_page(known.parent, following)
+            page = await self._pool.call(known.parent.uid, calls.read, live.proposer, text)
+            if page.problem is not None:
+                return page.problem
+            live.read(page)
+            following, first = page.following, False
+        return None
 
-    async def _lock(self, known: Known) -> PrepareResult | None:
+    async def _read_lock(self, known: Known) -> None:
         try:
             lock = await self._gateway.config_map(known.parent.namespace, lock_name(known))
         except GoneError:
-            return None
+            return
         if not known.parent.owns(lock):
-            return None
-        return PrepareResult.model_validate_json(lock["data"][LOCK_KEY])
+            return
+        known.prepared = PrepareResult.model_validate_json(lock["data"][LOCK_KEY])
+        names = lock["data"].get(BASELINES_KEY)
+        known.pinned = None if names is None else tuple(json.loads(names))
 
     async def _act(self, known: Known, decision: Decision, now: datetime) -> None:
         """Carry out the decision; what the API server refuses is asked again later."""
@@ -186,22 +207,23 @@ class Reconciler:
             if isinstance(decision, decide.RunStep):
                 if decision.step == decide.PREPARE and known.prepared is None:
                     await self._check_template(known)
-                await start_step(known, decision.step, self._gateway, self._defaults)
-            elif isinstance(decision, decide.StartCandidates) and known.search is not None:
-                await start_candidates(known, known.search, decision.batches, self._gateway, self._defaults)
+                await start_step(known, decision.step, self._gateway, self._defaults, self._pool)
+            elif isinstance(decision, decide.StartCandidates) and known.live is not None:
+                batches = decision.batches
+                await start_candidates(known, known.live, batches, self._gateway, self._defaults, self._pool)
         except RefusedError as error:
             known.starts_at = now + timedelta(seconds=PROBE_SECONDS)
-            known.hindered = _REFUSED, f"{str(error)[:3900]}; it is asked again every {PROBE_SECONDS} s"
+            known.pending = _REFUSED, f"{str(error)[:3900]}; it is asked again every {PROBE_SECONDS} s"
         else:
-            if known.hindered is not None and known.hindered[0] == _REFUSED and not isinstance(decision, decide.Wait):
-                known.hindered = None
+            if known.pending is not None and known.pending[0] == _REFUSED and not isinstance(decision, decide.Wait):
+                known.pending = None
 
     async def _check_template(self, known: Known) -> None:
         """Ask whether a worker's Job would be accepted, before anything has been paid for."""
         if known.manifest is None:
             return
         attempt = Attempt(step="check", kind="evaluate", indices=(), attempts=(1,))
-        tasks = [step_task(known, decide.PREPARE)]
+        tasks = [await step_task(known, decide.PREPARE, self._gateway, self._pool)]
         await self._gateway.check_job(make_job(known.parent, known.manifest.spec, attempt, tasks, self._defaults))
 
     async def _end_jobs(self, known: Known) -> None:
@@ -220,10 +242,10 @@ class Reconciler:
         waiting = [job for job in not_started(known) if not job.queued]
         late = [job for job in waiting if now - job.began > limit or (edited and what_holds(known, job) is not None)]
         if edited:
-            known.starts_at, known.hindered = None, None
+            known.starts_at, known.pending = None, None
         if edited or len(waiting) < len(known.jobs):
             known.start_backoff = 0.0
-        stuck = hindrance(known, now)
+        stuck = obstacle(known, now)
         for job in late:
             _log.warning("%s has not started in %s; its slot is given back", job.name, now - job.began)
             await count_wait(known, self._gateway, job)
@@ -232,7 +254,7 @@ class Reconciler:
             known.starts_at = wait_longer(known, now)
             reason, message = stuck or ("NotStarted", f"{len(late)} pods did not start, and nobody says why")
             then = f"given up after {limit.seconds} s, tried again at {known.starts_at:%H:%M:%S} UTC"
-            known.hindered = reason, f"{message}; {then}"
+            known.pending = reason, f"{message}; {then}"
 
     async def _look_closer(self, known: Known, now: datetime) -> None:
         """Ask for the Events of Jobs without pods and of pods that do not get on: no status holds their reason."""
@@ -258,6 +280,10 @@ class Reconciler:
         await self._gateway.post_event(_event(known, after, now))
 
 
+def _invalid(problems: list[Problem]) -> Fail:
+    return Fail("InvalidManifest", "; ".join(f"{p.path}: {p.message}" for p in problems))
+
+
 def wait_longer(known: Known, now: datetime) -> datetime:
     """When to start pods again now that some have not started in time: after twice as long as the last time.
 
@@ -265,8 +291,7 @@ def wait_longer(known: Known, now: datetime) -> datetime:
     """
     if known.start_backoff and known.starts_at is not None and now < known.starts_at:
         return known.starts_at
-    low, high = _BACKOFF_SECONDS
-    known.start_backoff = min(high, max(low, 2 * known.start_backoff))
+    known.start_backoff = longer(known.start_backoff, *_BACKOFF_SECONDS)
     return now + timedelta(seconds=known.start_backoff)
 
 

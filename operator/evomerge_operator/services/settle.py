@@ -2,27 +2,33 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
 
 from evomerge_contract.base import canonical_json
-from evomerge_contract.report import Report
-from evomerge_contract.status import CandidateStatus, EvoMergeStatus, StepCounters
-from evomerge_operator import plan
+from evomerge_contract.candidate import Candidate
+from evomerge_contract.report import Report, failed_report
+from evomerge_contract.status import CandidateStatus, StepCounters
+from evomerge_contract.task import Task
 from evomerge_operator.kube.candidates import finished_status
 from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import digest_of_text
 from evomerge_operator.kube.objects import DIGEST
 from evomerge_operator.kube.pods import JobView, PodView
 from evomerge_operator.metrics import SECONDS
-from evomerge_operator.plan import Key, Start
-from evomerge_operator.services.decide import CONCLUDE, EXPORT, PREPARE, STORAGE
+from evomerge_operator.plan.proposer import Start
+from evomerge_operator.plan.run import BASELINES, Key, default_names
+from evomerge_operator.plan.settle import settle as settle_candidate
+from evomerge_operator.planning.pool import Pool
+from evomerge_operator.services.backoff import after
+from evomerge_operator.services.decide import CONCLUDE, EXPORT, PREPARE, SELECT, STORAGE
 from evomerge_operator.services.ending import Disrupted, Ending, Failed, Reported, Waits, Wrong, ending_of, has_ended
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.search import Search
-from evomerge_operator.services.tasks import step_tasks
+from evomerge_operator.services.live_run import LiveRun
+from evomerge_operator.services.status import write_status, write_step
+from evomerge_operator.services.tasks import step_tasks, stored_candidates
 
 PROBE_SECONDS = 30
 _LOSSES_AT_ONCE = 5
@@ -39,11 +45,16 @@ class Verdict:
     message: str
 
 
-async def settle(known: Known, gateway: Gateway, now: datetime) -> Verdict | None:
-    """Tell every attempt that has ended, all at once; returns the gravest of what they mean for the whole."""
+async def settle(known: Known, gateway: Gateway, pool: Pool, now: datetime) -> Verdict | None:
+    """Tell every attempt that has ended, all at once; returns the gravest of what they mean for the whole.
+
+    Raises:
+        PlanningError: making the tasks that they answer takes too much.
+    """
     endings: list[Ending] = []
     jobs = [job for job in known.jobs.values() if _can_tell(known, job, now)]
-    told = [_settle_job(known, gateway, job, now, endings) for job in jobs]
+    starts = await _starts(known, gateway, pool, jobs)
+    told = [_settle_job(known, gateway, pool, job, now, starts, endings) for job in jobs]
     verdicts = [verdict for verdict in await together(told) if verdict is not None]
     _pause_after_losses(known, endings, now)
     return min(verdicts, key=lambda v: v.reason == STORAGE, default=None)  # wrong input before storage
@@ -58,8 +69,29 @@ async def together(coroutines: Iterable[Awaitable[R]]) -> list[R]:
     return cast(list[R], results)
 
 
+async def _starts(known: Known, gateway: Gateway, pool: Pool, jobs: Sequence[JobView]) -> dict[Key, Start]:
+    """The candidates of Jobs as they were started, in one call for all."""
+    live = known.live
+    if live is None:
+        return {}
+    keys = [key for job in jobs if _is_untold(known, job) for key in _keys(job)]
+    # Of one that was told before a crash, while others of its pod were not, the genome was let go.
+    told = [key.index for key in keys if key not in live.open and key.stage != BASELINES]
+    genomes = {c.index: c.genome for c in await stored_candidates(known, live, told, gateway) if c.genome}
+    return {start.key: start for start in await live.planned(keys, pool, known.parent.uid, genomes)}
+
+
+def _is_untold(known: Known, job: JobView) -> bool:
+    """Whether a Job has candidates that were not told of its end."""
+    return known.live is not None and not _lacks_candidate(known, job) and any(k in known.live.open for k in _keys(job))
+
+
+def _keys(job: JobView) -> list[Key]:
+    return [Key(job.attempt.step, index) for index in job.attempt.indices]
+
+
 def _can_tell(known: Known, job: JobView, now: datetime) -> bool:
-    if job.attempt.indices and known.search is None:
+    if job.attempt.indices and known.live is None:
         return False
     ended = has_ended(job, known.pods.get(job.name), now, gone=job.name in known.gone)
     return ended or _lacks_candidate(known, job)
@@ -67,21 +99,26 @@ def _can_tell(known: Known, job: JobView, now: datetime) -> bool:
 
 def _lacks_candidate(known: Known, job: JobView) -> bool:
     """Whether somebody has deleted a MergeCandidate of a Job: it is to be asked anew, and what the Job says is void."""
-    search = known.search
-    keys = [Key(job.attempt.step, index) for index in job.attempt.indices]
-    return search is not None and any(key not in search.open and key not in search.finished for key in keys)
+    live = known.live
+    return live is not None and any(not live.has(key) for key in _keys(job))
 
 
 async def _settle_job(
-    known: Known, gateway: Gateway, job: JobView, now: datetime, endings: list[Ending]
+    known: Known,
+    gateway: Gateway,
+    pool: Pool,
+    job: JobView,
+    now: datetime,
+    starts: Mapping[Key, Start],
+    endings: list[Ending],
 ) -> Verdict | None:
     """Tell what a Job came to, and delete it; its ending is added to `endings`."""
     pod = known.pods.get(job.name)
     verdict = None
-    if known.search is None or not job.attempt.indices:
-        verdict = await _settle_step(known, gateway, job, pod, now, endings)
+    if known.live is None or not job.attempt.indices:
+        verdict = await _settle_step(known, gateway, pool, job, pod, now, endings)
     elif not _lacks_candidate(known, job):
-        verdict = await _settle_candidates(known, known.search, gateway, job, pod, endings)
+        verdict = await _settle_candidates(known, known.live, gateway, job, pod, starts, endings)
     await end_job(known, gateway, job)
     return verdict
 
@@ -95,8 +132,7 @@ def _pause_after_losses(known: Known, endings: Sequence[Ending], now: datetime) 
         known.losses += 1
         known.last_loss = lost[-1].message
         if known.losses > _LOSSES_AT_ONCE:
-            seconds = min(_LONGEST_PAUSE_SECONDS, 2.0 ** (known.losses - _LOSSES_AT_ONCE))
-            known.starts_at = now + timedelta(seconds=seconds)
+            known.starts_at = now + after(known.losses, _LOSSES_AT_ONCE, _LONGEST_PAUSE_SECONDS)
 
 
 async def end_job(known: Known, gateway: Gateway, job: JobView) -> None:
@@ -108,51 +144,50 @@ async def end_job(known: Known, gateway: Gateway, job: JobView) -> None:
 
 
 async def _settle_candidates(
-    known: Known, search: Search, gateway: Gateway, job: JobView, pod: PodView | None, endings: list[Ending]
+    known: Known,
+    live: LiveRun,
+    gateway: Gateway,
+    job: JobView,
+    pod: PodView | None,
+    starts: Mapping[Key, Start],
+    endings: list[Ending],
 ) -> Verdict | None:
     """Tell each candidate of a Job that has not been told of this attempt yet."""
-    keys = [Key(job.attempt.step, index) for index in job.attempt.indices]
-    starts = [plan.start_of(search.run, key, _genome(search, key)) for key in keys]
-    ending = ending_of(pod, [start.task for start in starts])
+    keys = _keys(job)
+    if any(key not in starts for key in keys):
+        return None  # told before a crash
+    ending = ending_of(pod, [starts[key].task for key in keys])
     endings.append(ending)
-    reports = ending.reports if isinstance(ending, Reported) else [None] * len(starts)
+    reports = ending.reports if isinstance(ending, Reported) else [None] * len(keys)
     verdict = _verdict(ending)
-    for start, attempt, report in zip(starts, job.attempt.attempts, reports, strict=True):
-        candidate = search.open.get(start.key)
+    for key, attempt, report in zip(keys, job.attempt.attempts, reports, strict=True):
+        candidate = live.open.get(key)
         if candidate is None or candidate.ended_attempts >= attempt:
             continue  # told before a crash
         if report is not None and report.reason in ("InvalidInput", "TryAgain"):
             verdict = verdict or _of_report(report)
-        status = _told(search, start, ending, report, job, pod)
-        told = await gateway.tell_candidate(candidate.document, status.wire())
-        search.take(told)
-        _observe(known, start, status)
+        status, finished = _told(live, starts[key], ending, report, job, pod)
+        live.saw(key, await gateway.tell_candidate(candidate.document, status.wire()), status, finished)
+        _observe(known, key, status)
     return verdict
 
 
 def _told(
-    search: Search, start: Start, ending: Ending, report: Report | None, job: JobView, pod: PodView | None
-) -> CandidateStatus:
-    """The status of a candidate after an attempt that ended so."""
-    before = search.open[start.key].status
+    live: LiveRun, start: Start, ending: Ending, report: Report | None, job: JobView, pod: PodView | None
+) -> tuple[CandidateStatus, Candidate | None]:
+    """The status of a candidate after an attempt that ended so, and the candidate if it is finished now."""
+    before = live.open[start.key].status
     if isinstance(ending, Failed):
-        report = Report(
-            task=start.task.digest,
-            kind="evaluate",
-            outcome="Failed",
-            reason=ending.reason,
-            message=ending.message,
-            host=pod.node if pod else None,
-        )
+        report = failed_report(start.task, ending.reason, ending.message, host=pod.node if pod else None)
     if report is None or report.reason in ("InvalidInput", "TryAgain"):
         counted = "disruptions" if isinstance(ending, Disrupted) else "waits"
-        return _counted(before, counted)
+        return _counted(before, counted), None
     seconds = report.seconds | _waited(job, pod)
-    candidate = plan.settle(search.run, search.state(set()), start, report.model_copy(update={"seconds": seconds}))
+    candidate = settle_candidate(live.run, start, report.model_copy(update={"seconds": seconds}))
     if candidate is None:
         _log.info("%s failed (%s: %s); it is tried once more", job.name, report.reason, report.message)
-        return _counted(before, "failures")
-    return finished_status(candidate, before, search.run.report_dir)
+        return _counted(before, "failures"), None
+    return finished_status(candidate, before, live.run.report_dir), candidate
 
 
 def _waited(job: JobView, pod: PodView | None) -> dict[str, float]:
@@ -167,14 +202,14 @@ async def count_wait(known: Known, gateway: Gateway, job: JobView) -> None:
     if not job.attempt.indices:
         counters = known.counters(job.attempt.step)
         counters = counters.model_copy(update={"waits": counters.waits + 1})
-        changes = _step(known, job.attempt.step, counters)
-        await write_status(known, gateway, known.status.model_copy(update=changes))
+        await write_step(known, gateway, job.attempt.step, counters)
         return
     for index in job.attempt.indices:
-        candidate = known.search.open.get(Key(job.attempt.step, index)) if known.search else None
-        if candidate is not None and known.search is not None:
+        key = Key(job.attempt.step, index)
+        candidate = known.live.open.get(key) if known.live else None
+        if candidate is not None and known.live is not None:
             status = _counted(candidate.status, "waits")
-            known.search.take(await gateway.tell_candidate(candidate.document, status.wire()))
+            known.live.saw(key, await gateway.tell_candidate(candidate.document, status.wire()), status, None)
 
 
 def _counted(before: CandidateStatus, counter: str) -> CandidateStatus:
@@ -182,13 +217,19 @@ def _counted(before: CandidateStatus, counter: str) -> CandidateStatus:
 
 
 async def _settle_step(
-    known: Known, gateway: Gateway, job: JobView, pod: PodView | None, now: datetime, endings: list[Ending]
+    known: Known,
+    gateway: Gateway,
+    pool: Pool,
+    job: JobView,
+    pod: PodView | None,
+    now: datetime,
+    endings: list[Ending],
 ) -> Verdict | None:
-    """Tell the end of prepare, conclude or export: its counter, and its result, in one write of the status."""
+    """Tell the end of prepare, select, conclude or export: its counter, and its result, in one write of the status."""
     step = job.attempt.step
     if known.ended_attempts(step) >= job.attempt.attempts[0]:
         return None  # told before a crash
-    ending = _step_ending(known, step, pod)
+    ending = _step_ending(pod, await step_tasks(known, step, gateway, pool))
     endings.append(ending)
     if isinstance(ending, Reported) and ending.reports[0].reason is not None:
         ending = _of_step(ending.reports[0])
@@ -205,7 +246,7 @@ async def _settle_step(
     counters = counters.model_copy(update={counter: getattr(counters, counter) + 1})
     if step == PREPARE and counter == "succeeded":
         counters = forgiven(counters)  # storage is looked at again and again: failures days apart are no two in a row
-    await write_status(known, gateway, known.status.model_copy(update=changes | _step(known, step, counters)))
+    await write_step(known, gateway, step, counters, changes)
     return verdict
 
 
@@ -223,14 +264,10 @@ def forgiven(counters: StepCounters) -> StepCounters:
     return counters.model_copy(update={"failures": 0, "waits": counters.waits + counters.failures})
 
 
-def _step_ending(known: Known, step: str, pod: PodView | None) -> Ending:
+def _step_ending(pod: PodView | None, tasks: Sequence[Task]) -> Ending:
     """How a step's attempt has ended. A look at storage may have begun before its first result was stored."""
-    endings = [ending_of(pod, [task]) for task in step_tasks(known, step)]
+    endings = [ending_of(pod, [task]) for task in tasks]
     return next((e for e in endings if isinstance(e, Reported)), endings[0])
-
-
-def _step(known: Known, step: str, counters: StepCounters) -> dict[str, object]:
-    return {"steps": {**known.status.steps, step: counters}}
 
 
 async def _result(known: Known, gateway: Gateway, step: str, report: Report) -> dict[str, object]:
@@ -240,9 +277,13 @@ async def _result(known: Known, gateway: Gateway, step: str, report: Report) -> 
             text = canonical_json(report.prepare.wire())
             metadata = known.parent.metadata(lock_name(known)) | {"annotations": {DIGEST: digest_of_text(text)}}
             lock = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True}
-            await gateway.create_config_map(lock | {"data": {LOCK_KEY: text}}, known.parent)
-            known.prepared = report.prepare
+            names = default_names(known.manifest) if known.manifest else ()
+            data = {LOCK_KEY: text, BASELINES_KEY: canonical_json(names)}
+            await gateway.create_config_map(lock | {"data": data}, known.parent)
+            known.prepared, known.pinned = report.prepare, names
         return {"reason": None, "message": None}  # storage is there (again)
+    if step == SELECT:
+        return {"selected": report.select}
     if step == CONCLUDE:
         return {"conclusion": report.conclude}
     if step == EXPORT and report.export is not None:
@@ -250,11 +291,11 @@ async def _result(known: Known, gateway: Gateway, step: str, report: Report) -> 
     return {}
 
 
-LOCK_KEY = "prepared.json"
+LOCK_KEY, BASELINES_KEY = "prepared.json", "baselines.json"
 
 
 def lock_name(known: Known) -> str:
-    """The ConfigMap that pins what prepare found."""
+    """The ConfigMap that pins what prepare found, and the names of the run's baselines."""
     return f"{known.parent.prefix}-lock"
 
 
@@ -281,21 +322,7 @@ def _of_step(report: Report) -> Ending:
     return Failed(report.reason or "Error", message)
 
 
-async def write_status(known: Known, gateway: Gateway, status: EvoMergeStatus) -> None:
-    """Write a status where it differs from what is there."""
-    before = known.document.get("status") or {}
-    if status == EvoMergeStatus.model_validate(before):
-        return
-    wanted = status.wire()
-    patch = dict.fromkeys(before.keys() - wanted.keys()) | wanted  # a merge patch removes what it names null
-    known.saw_evomerge(await gateway.set_status(known.document, patch))
-
-
-def _genome(search: Search, key: Key) -> "tuple[float, ...] | None":
-    return None if key.stage == plan.BASELINES else search.genomes[key.index]
-
-
-def _observe(known: Known, start: Start, status: CandidateStatus) -> None:
+def _observe(known: Known, key: Key, status: CandidateStatus) -> None:
     for phase, seconds in status.seconds.items():
         if phase != "total":
-            SECONDS.labels(known.parent.namespace, known.parent.name, start.key.stage, phase).observe(seconds)
+            SECONDS.labels(known.parent.namespace, known.parent.name, key.stage, phase).observe(seconds)

@@ -52,7 +52,7 @@ def what_holds(known: Known, job: JobView) -> tuple[str, str] | None:
     return said or known.trouble.get(pod.uid if pod is not None else job.uid)
 
 
-def hindrance(known: Known, now: datetime) -> tuple[str, str] | None:
+def obstacle(known: Known, now: datetime) -> tuple[str, str] | None:
     """The commonest reason why pods do not start, and how many it holds up."""
     found: Counter[tuple[str, str]] = Counter()
     for job in not_started(known):
@@ -79,21 +79,22 @@ def status_of(known: Known, decision: Decision, now: datetime) -> EvoMergeStatus
     """The status that follows from what is known and decided; figures and conditions are made anew."""
     phase, reason, message = _phase(known, decision, now)
     reason, message = _word(reason), message and message[:_MESSAGE]
-    before, search = known.status, known.search
+    before, live = known.status, known.live
     ended = phase in ("Succeeded", "Failed")
     working = not ended and phase != "Suspended" and not _is_queued(known)
-    stage = search.run.stage if search else None
+    stage = live.run.stage if live else None
     return EvoMergeStatus(
         observed_generation=known.observed_generation,
         phase=phase,
-        stage=stage,
+        stage=stage.name if stage else None,
         reason=reason,
         message=message,
-        candidates=f"{search.done}/{search.run.candidates}" if search else None,
-        done=search.done if search else 0,
-        best=_figure(search.best() if search else None),
-        best_source=_figure(search.best_source() if search else None),
+        candidates=f"{len(stage.progress.finished)}/{stage.candidates}" if stage else None,
+        done=live.done if live else 0,
+        best=_figure(stage.progress.best() if stage else None),
+        best_source=_figure(live.run.best_source() if live else None),
         conditions=_conditions(known, phase, reason, message, now),
+        selected=before.selected if before.conclusion is None else None,
         conclusion=before.conclusion,
         exported=before.exported,
         active_seconds=before.active_seconds if working and before.active_since else seconds_active(known, now),
@@ -130,7 +131,7 @@ def _phase(known: Known, decision: Decision, now: datetime) -> tuple[Phase, str 
         return "Succeeded", None, _result(known)
     if waits_for_storage(known):
         return "Waiting", before.reason, before.message
-    stuck = hindrance(known, now) or known.hindered
+    stuck = obstacle(known, now) or known.pending
     if stuck is not None and len(not_started(known)) == len(known.jobs):
         return "Waiting", *stuck
     reason, message = stuck if stuck is not None else (None, None)
@@ -142,7 +143,7 @@ def _working_phase(known: Known) -> Phase:
         return "Preparing"
     if known.status.conclusion is not None or any(j.attempt.kind == EXPORT for j in known.jobs.values()):
         return "Exporting"
-    return "Concluding" if known.search is not None and known.search.complete else "Searching"
+    return "Concluding" if known.live is not None and known.live.run.searched else "Searching"
 
 
 def _result(known: Known) -> str:

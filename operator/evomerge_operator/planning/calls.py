@@ -1,0 +1,175 @@
+"""What runs in helper processes: pure functions of what they are given. Proposers travel as pickles.
+
+The pickles come from these functions and go to them: nobody else ever makes one.
+"""
+
+import gzip
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evomerge_contract.base import canonical_json
+from evomerge_contract.candidate import Candidate, Genome
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.report import ConcludeResult, PrepareResult, Problem, SelectResult
+from evomerge_contract.status import CandidateSpec, CandidateStatus
+from evomerge_contract.task import ConcludeTask, ExportTask, SelectTask
+from evomerge_operator.errors import InputError
+from evomerge_operator.kube.candidates import finished_candidate, genome_in, identity_of
+from evomerge_operator.manifest import parse_manifest
+from evomerge_operator.plan import finish
+from evomerge_operator.plan.proposer import Proposer, Start, begin_stage
+from evomerge_operator.plan.run import BASELINES, Key, Run, make_run
+from evomerge_operator.recipes import recipe_text
+from evomerge_operator.search import Outcome
+
+Document = dict[str, Any]
+
+
+def check(document: Document, name: str) -> EvoMerge | list[Problem]:
+    """A manifest, or every mistake in it."""
+    try:
+        return parse_manifest(document, source=name, folder=None)
+    except InputError as error:
+        return error.problems
+
+
+def begin(
+    manifest: EvoMerge, prepared: PrepareResult, report_dir: str, pinned: Sequence[str] | None
+) -> tuple[Run, bytes] | list[Problem]:
+    """A prepared run with its first stage begun and that stage's proposer, or the mistakes that keep it from it."""
+    try:
+        run = make_run(manifest, prepared, report_dir, pinned)
+        return run, pickle.dumps(begin_stage(run, 0))
+    except InputError as error:
+        return error.problems
+
+
+def starts(
+    proposer: bytes, outcomes: Sequence[tuple[int, Outcome]], keys: Sequence[Key], genomes: Mapping[int, Genome]
+) -> tuple[bytes, list[Start]]:
+    """Candidates as tasks, after the search was told `outcomes`; those that are not in `genomes` are asked for."""
+    loaded = _load(proposer)
+    loaded.tell(outcomes)
+    made = loaded.starts(keys, genomes)
+    return pickle.dumps(loaded), made
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a MergeCandidate says."""
+
+    key: Key
+    document: Document
+    """What a write to it needs."""
+    status: CandidateStatus
+    finished: Candidate | None
+    """Without its genome."""
+    genome: Genome | None
+    """Of a candidate that is not finished."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of a list of MergeCandidates."""
+
+    proposer: bytes
+    """After it was shown the page."""
+    entries: list[Entry] = field(default_factory=list)
+    following: str = ""
+    """How to ask for the next page; empty: there is none."""
+    problem: str | None = None
+    """Why the search cannot be gone on with."""
+
+
+def read(proposer: bytes, page: bytes) -> Page:
+    """Read a page as the API server has sent it; the genomes are as they were asked, never computed again."""
+    loaded = _load(proposer)
+    listed = json.loads(page)
+    entries = []
+    try:
+        for document in listed.get("items") or []:
+            entry, candidate = _entry(loaded, document)
+            problem = loaded.replay(candidate) if candidate else None
+            if problem is not None:
+                return Page(proposer, problem=f"the search log {problem}")
+            entries.append(entry)
+    except ValueError as error:
+        return Page(proposer, problem=f"a MergeCandidate cannot be read: {error}")
+    following = listed.get("metadata", {}).get("continue") or ""
+    hole = None if following else loaded.hole()
+    return Page(pickle.dumps(loaded), entries, following, hole and f"the search log {hole}")
+
+
+def _entry(proposer: Proposer, document: Document) -> tuple[Entry, Candidate | None]:
+    """What a MergeCandidate says, and the whole candidate if it is finished."""
+    try:
+        spec = CandidateSpec.model_validate(document["spec"])
+        status = CandidateStatus.model_validate(document.get("status") or {})
+    except ValidationError as error:  # which cannot be pickled
+        raise ValueError(str(error)) from error
+    key = Key(spec.stage, spec.index)
+    if spec.stage not in (BASELINES, proposer.stage.name):
+        raise ValueError(f"there is no stage {spec.stage}")
+    genome = genome_in(spec)
+    recipe = proposer.baselines[spec.index].recipe if spec.stage == BASELINES else None
+    candidate = finished_candidate(spec, status, genome, recipe)
+    if candidate is None and genome is not None:
+        proposer.show(spec.index, genome)
+    without = candidate and candidate.model_copy(update={"genome": None})
+    return Entry(key, identity_of(document), status, without, genome if candidate is None else None), candidate
+
+
+def facts_part(page: bytes, first: bool) -> tuple[bytes, str]:
+    """The finished candidates of a page, as a piece of a run report's JSON list, and how to ask for the next page."""
+    listed = json.loads(page)
+    texts = []
+    for document in listed.get("items") or []:
+        spec = CandidateSpec.model_validate(document["spec"])
+        status = CandidateStatus.model_validate(document.get("status") or {})
+        candidate = finished_candidate(spec, status, genome_in(spec), None)
+        if candidate is not None:
+            texts.append(canonical_json(candidate.wire()))
+    text = ",".join(texts)
+    between = "" if first or not texts else ","
+    return gzip.compress(f"{between}{text}".encode(), mtime=0), listed.get("metadata", {}).get("continue") or ""
+
+
+def ranked(proposer: bytes, finished: Mapping[int, Candidate]) -> list[int]:
+    """The finalists among finished candidates, as the search ranks them.
+
+    Raises:
+        RunError: no candidate succeeded.
+    """
+    return finish.finalists(_load(proposer), finished)
+
+
+def select_task(proposer: bytes, chosen: Sequence[Candidate]) -> SelectTask:
+    """See `plan.finish`."""
+    return finish.select_task(_load(proposer), chosen)
+
+
+def conclude_task(
+    proposer: bytes, chosen: Sequence[Candidate], selected: SelectResult | None, compared: Sequence[str]
+) -> ConcludeTask:
+    """See `plan.finish`."""
+    return finish.conclude_task(_load(proposer), chosen, selected, compared)
+
+
+def export_task(
+    proposer: bytes, winner: Candidate, conclusion: ConcludeResult, out: str, facts: str
+) -> ExportTask:
+    """See `plan.finish`."""
+    loaded = _load(proposer)
+    text = recipe_text(finish.winner_recipe(loaded, winner), loaded.manifest, Path("/"))
+    return finish.export_task(loaded, winner, conclusion, out, facts=facts, recipe_text=text)
+
+
+def _load(proposer: bytes) -> Proposer:
+    loaded: Proposer = pickle.loads(proposer)  # noqa: S301 - made by these functions alone
+    return loaded

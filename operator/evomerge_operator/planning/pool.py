@@ -1,0 +1,108 @@
+"""Helper processes: each call in them may take so much CPU time and memory, and the event loop goes on meanwhile."""
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio
+from anyio import CapacityLimiter, to_process
+
+from evomerge_operator.errors import EvoMergeError
+
+CPU_SECONDS = 15
+MEMORY_BYTES = 640 << 20
+_WALL_SECONDS = 60.0
+"""The last resort, for what takes no CPU time or cannot be interrupted."""
+_QUICK_SECONDS = 1.0
+TOO_LONG, TOO_LARGE = PLANNING_REASONS = "PlanningTooLong", "PlanningTooLarge"
+R = TypeVar("R")
+
+
+class PlanningError(EvoMergeError):
+    """A call took more time or memory than one may; the message says what to do."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Pool:
+    """Two helper processes: one for callers whose last call was quick, one for all others.
+
+    So a caller that plans at length makes others wait that do so too, and no quick one.
+    """
+
+    def __init__(self, *, cpu_seconds: int = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._limits = cpu_seconds, memory_bytes
+        self._lanes = {quick: CapacityLimiter(1) for quick in (True, False)}
+        self._processes = CapacityLimiter(len(self._lanes))
+        self._last_seconds: dict[str, float] = {}
+
+    async def call(self, caller: str, function: Callable[..., R], *arguments: Any) -> R:
+        """What `function(*arguments)` returns, carried out in a helper process; all of it can be pickled.
+
+        Raises:
+            PlanningError: it took too much time or memory, or its process ended.
+            Exception: whatever `function` raises.
+        """
+        quick = self._last_seconds.get(caller, _QUICK_SECONDS) < _QUICK_SECONDS
+        async with self._lanes[quick]:
+            self._last_seconds[caller] = _WALL_SECONDS
+            try:
+                with anyio.fail_after(_WALL_SECONDS):
+                    seconds, result = await to_process.run_sync(
+                        _limited, *self._limits, function, arguments, cancellable=True, limiter=self._processes
+                    )
+            except (TimeoutError, _TooLongError) as error:
+                raise self._refusal(TOO_LONG, f"{self._limits[0]} s of CPU time") from error
+            except (MemoryError, anyio.BrokenWorkerProcess) as error:  # native code ends its process where memory does
+                raise self._refusal(TOO_LARGE, f"{self._limits[1] >> 20} MiB of memory") from error
+            self._last_seconds[caller] = seconds
+        return result
+
+    def forget(self, caller: str) -> None:
+        """Let go of what is known of a caller."""
+        self._last_seconds.pop(caller, None)
+
+    def _refusal(self, reason: str, what: str) -> PlanningError:
+        return PlanningError(
+            reason,
+            f"planning the search takes more than {what} at a time; give it fewer models, groups or patterns, a "
+            "smaller population, or another algorithm",
+        )
+
+
+class _TooLongError(Exception):
+    """A call has used up its CPU time."""
+
+
+def _limited(cpu_seconds: int, memory_bytes: int, function: Callable[..., R], arguments: tuple[Any, ...]) -> Any:
+    """In the helper process: the seconds that a call took, and what it returned."""
+    began = time.monotonic()
+    signal.signal(signal.SIGXCPU, _too_long)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_seconds)
+    _limit(resource.RLIMIT_AS, _address_space() + memory_bytes)
+    try:
+        result = function(*arguments)
+    finally:
+        _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+        _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)
+    return time.monotonic() - began, result
+
+
+def _limit(kind: int, soft: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (soft, hard))
+
+
+def _address_space() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - one line is all there is
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _too_long(*_: object) -> None:
+    raise _TooLongError

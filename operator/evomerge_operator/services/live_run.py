@@ -1,0 +1,113 @@
+"""A run as its MergeCandidates tell it, and what the planner has made of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge_contract.candidate import Candidate, Genome
+from evomerge_contract.status import CandidateStatus
+from evomerge_contract.task import Task
+from evomerge_operator.kube.candidates import identity_of
+from evomerge_operator.plan.proposer import Start
+from evomerge_operator.plan.run import Key, Run
+from evomerge_operator.planning import calls
+from evomerge_operator.planning.pool import Pool
+
+Document = dict[str, Any]
+
+
+@dataclass
+class Open:
+    """A MergeCandidate that is not finished."""
+
+    document: Document
+    """What a write to it needs."""
+    status: CandidateStatus
+
+    @property
+    def ended_attempts(self) -> int:
+        """How many of its Jobs have been told."""
+        return self.status.attempts
+
+
+@dataclass
+class LiveRun:
+    """Everything known of the candidates of a prepared EvoMerge.
+
+    The proposer of its stage is only passed on here, from one helper process to the next.
+    """
+
+    run: Run
+    proposer: bytes
+    open: dict[Key, Open] = field(default_factory=dict)
+    disruptions: dict[Key, int] = field(default_factory=dict)
+    starts: dict[Key, Start] = field(default_factory=dict)
+    """Of candidates that are not finished, as far as they were needed."""
+    step_tasks: dict[str, Task] = field(default_factory=dict)
+    """Of the steps after the search, as far as they were needed."""
+
+    def read(self, page: calls.Page) -> None:
+        """Take over a page of MergeCandidates."""
+        self.proposer = page.proposer
+        for entry in page.entries:
+            if entry.genome is not None:
+                self.run.stage.progress.ask(entry.key.index, entry.genome)
+            self.saw(entry.key, entry.document, entry.status, entry.finished, told=True)
+
+    def saw(
+        self, key: Key, document: Document, status: CandidateStatus, finished: Candidate | None, *, told: bool = False
+    ) -> None:
+        """Take over what a MergeCandidate is now; `told`: the search knows its outcome already."""
+        progress = self.run.progress(key.stage)
+        if status.disruptions:
+            self.disruptions[key] = status.disruptions
+        if finished is None:
+            self.open[key] = Open(identity_of(document), status)
+            progress.failures[key.index] = status.failures
+        else:
+            self.open.pop(key, None)
+            self.starts.pop(key, None)
+            progress.finish(finished, told=told)
+
+    async def planned(
+        self, keys: Sequence[Key], pool: Pool, caller: str, finished: Mapping[int, Genome] | None = None
+    ) -> list[Start]:
+        """These candidates as tasks; new ones are asked for, in the order of their indices.
+
+        `finished` has the genomes of those that are finished.
+
+        Raises:
+            PlanningError: that takes too much.
+        """
+        missing = [key for key in keys if key not in self.starts]
+        if missing:
+            progress = self.run.stage.progress
+            untold = list(progress.untold)
+            genomes = progress.genomes | dict(finished or {})
+            proposer, made = await pool.call(caller, calls.starts, self.proposer, untold, missing, genomes)
+            self.proposer = proposer
+            del progress.untold[: len(untold)]
+            for start in made:
+                self.starts[start.key] = start
+                if start.genome is not None and start.key.index not in progress.finished:
+                    progress.ask(start.key.index, start.genome)
+        return [self.starts[key] for key in keys]
+
+    def has(self, key: Key) -> bool:
+        """Whether there is a MergeCandidate."""
+        return key in self.open or (self.run.has(key.stage) and key.index in self.run.progress(key.stage).finished)
+
+    @property
+    def done(self) -> int:
+        """Finished candidates, baselines aside."""
+        return sum(len(stage.progress.finished) for stage in self.run.stages)
+
+    @property
+    def finished(self) -> list[Candidate]:
+        """Every finished candidate, the baselines too."""
+        sequences = [self.run.compared, *(stage.progress for stage in self.run.stages)]
+        return [candidate for progress in sequences for candidate in progress.finished.values()]
+
+    def failures(self, key: Key) -> int:
+        """Attempts at an unfinished candidate that failed by themselves; lost ones do not count."""
+        return self.run.progress(key.stage).failures.get(key.index, 0)
