@@ -9,6 +9,9 @@ from evomerge_contract.recipe import Recipe
 
 Outcome = Literal["Succeeded", "Failed"]
 Genome = tuple[float, ...]
+PHASES = ("pull", "load", "merge", "evaluate")
+"""What a candidate's seconds are spent on, in the order of a note's `p`."""
+MESSAGE_CHARACTERS = 1000
 FailureReason = Literal[
     "Crashed", "TimedOut", "Garbage", "OutOfMemory", "Evicted", "NotFinite", "InvalidInput", "TryAgain", "Error"
 ]
@@ -35,7 +38,7 @@ class Candidate(Contract):
     fitness: float | None = None
     scores: dict[str, float] = {}
     reason: FailureReason | None = None
-    message: str | None = Field(None, max_length=1000)
+    message: str | None = Field(None, max_length=MESSAGE_CHARACTERS)
     report: Digest | None = None
     attempts: Annotated[int, Field(ge=1)] = 1
     seconds: dict[str, float] = {}

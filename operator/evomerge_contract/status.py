@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from evomerge_contract.base import Contract, Digest, StageName
-from evomerge_contract.candidate import FailureReason, Outcome
+from evomerge_contract.candidate import MESSAGE_CHARACTERS, FailureReason, Outcome
 from evomerge_contract.manifest import Uri
 from evomerge_contract.report import ConcludeResult
 
@@ -99,7 +99,7 @@ class CandidateStatus(Told):
         {}, max_length=8, description="Per objective, in the metric's own direction."
     )
     reason: FailureReason | None = Field(None, description="Why it failed, in a word.")
-    message: str | None = Field(None, max_length=1000, description="Why it failed, in a sentence.")
+    message: str | None = Field(None, max_length=MESSAGE_CHARACTERS, description="Why it failed, in a sentence.")
     report: Digest | None = Field(None, description="The digest of the task that the report answers.")
     report_uri: Uri | None = Field(None, description="Where the full report lies, with every item's score.")
     attempts: int = Field(0, ge=0, description="Jobs made for it.")

@@ -13,6 +13,7 @@ from typing import NoReturn
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from evomerge_contract.exits import EXIT_USAGE
 from evomerge_operator import metrics
 from evomerge_operator.controller import Controller
 from evomerge_operator.handlers import watch
@@ -70,7 +71,7 @@ def main() -> None:
         settings = Settings.read()
     except ValueError as error:
         sys.stderr.write(f"evomerge-operator: {error}\n")
-        sys.exit(2)
+        sys.exit(EXIT_USAGE)
     asyncio.run(_run(settings))
 
 

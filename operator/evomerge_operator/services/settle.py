@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
 
+from evomerge_contract.answers import failure
 from evomerge_contract.base import canonical_json
 from evomerge_contract.report import Report
 from evomerge_contract.status import CandidateStatus, EvoMergeStatus, StepCounters
@@ -136,14 +137,7 @@ def _told(
     """The status of a candidate after an attempt that ended so."""
     before = search.open[start.key].status
     if isinstance(ending, Failed):
-        report = Report(
-            task=start.task.digest,
-            kind="evaluate",
-            outcome="Failed",
-            reason=ending.reason,
-            message=ending.message,
-            host=pod.node if pod else None,
-        )
+        report = failure(start.task, ending.reason, ending.message, host=pod.node if pod else None)
     if report is None or report.reason in ("InvalidInput", "TryAgain"):
         counted = "disruptions" if isinstance(ending, Disrupted) else "waits"
         return _counted(before, counted)
