@@ -1,4 +1,4 @@
-"""The note: what a worker pod tells by its termination message, at most 4,000 bytes of strict JSON.
+"""The note: what a worker pod reports in its termination message, at most 4,000 bytes of strict JSON.
 
 `{"crc32": "...", "notes": [...]}`, in canonical form, holds one entry a task, in the order of the tasks. `t` is the
 beginning of the task's digest, `p` the seconds of pull, load, merge, evaluate and total (null: there was no such
@@ -70,7 +70,7 @@ def write_note(tasks: Sequence[Task], reports: Sequence[Report]) -> str:
 
 
 def read_note(text: str, tasks: Sequence[Task]) -> list[Report] | None:
-    """The reports that a note tells of `tasks`, without items; None when it is not a note on exactly these.
+    """The reports that a note holds on `tasks`, without items; None when it is not a note on exactly these.
 
     Anything but the very text that `write_note` gave is no note: cut, added to or changed by somebody.
     """
@@ -97,7 +97,7 @@ def _entry(task: Task, report: Report, room: int) -> dict[str, Any]:
 
 
 def _without_skills(report: Report) -> Report:
-    """A report whose conclusion tells no figures of single skills: those are in the durable report all the same."""
+    """A report without the figures of single skills in its conclusion: the durable report has them all the same."""
     if report.conclude is None:
         return report
     rows = [row.model_copy(update={"skills": {}}) for row in report.conclude.test]
