@@ -25,6 +25,7 @@ sys.path[1:1] = [str(HERE.parent / "tests/cluster"), str(HERE.parent / "tests")]
 from figures import figure  # noqa: E402
 from sandboxed import inside_the_sandbox  # noqa: E402
 
+from evomerge_contract.candidate import PHASES  # noqa: E402
 from image_references import Images  # noqa: E402
 from kubernetes_cluster import Cluster, own_cluster  # noqa: E402
 from lab import images as lab_images  # noqa: E402
@@ -35,7 +36,6 @@ from searches import Search  # noqa: E402
 
 QUICKSTART = HERE.parent / "examples/quickstart"
 NAMESPACE = "bench-candidate-cost"
-PHASES = ("pull", "load", "merge", "evaluate")
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/cluster/light"))
 
 from light_answers import prepare, score
 
+from evomerge_contract.answers import Result, success
 from evomerge_contract.note import write_note
-from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, Report, SelectResult, SelectRow
+from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, SelectResult, SelectRow
 from evomerge_contract.task import (
     ConcludeTask,
     EvaluateTask,
@@ -59,7 +60,8 @@ async def _play(session: api.Session, pod: dict[str, Any], seconds: float) -> No
     await _say(session, pod, "Running", started, state)
     if not tasks or isinstance(tasks[0], EvaluateTask):
         await (asyncio.sleep(seconds) if math.isfinite(seconds) else asyncio.Event().wait())
-    note = write_note(tasks, [_report(task) for task in tasks]) if tasks else ""
+    reports = [success(task, _result(task), seconds={"total": 5.0}) for task in tasks]
+    note = write_note(tasks, reports) if tasks else ""
     ended = {"exitCode": 0, "reason": "Completed", "startedAt": started, "finishedAt": _now(), "message": note}
     await _say(session, pod, "Succeeded", started, {"terminated": ended})
 
@@ -73,26 +75,24 @@ async def _say(session: api.Session, pod: dict[str, Any], phase: str, started: s
     await api.request(session, "PATCH", path, patch, missing=True)
 
 
-def _report(task: Task) -> Report:
-    fields: dict[str, Any] = {"task": task.digest, "kind": task.kind, "outcome": "Succeeded", "seconds": {"total": 5.0}}
+def _result(task: Task) -> Result:
     match task:
         case PrepareTask():
-            return Report(**fields, prepare=prepare(task))
+            return prepare(task)
         case EvaluateTask():
             scores = {o.name: aggregate(o.metric, score(task.recipe, o, task.split)) for o in task.objectives}
-            return Report(**fields, evaluate=EvaluateResult(scores=scores))
+            return EvaluateResult(scores=scores)
         case SelectTask():
             ranked = [SelectRow(index=f.index, fitness=f.fitness, score=f.fitness) for f in task.finalists]
-            return Report(**fields, select=SelectResult(ranked=ranked))
+            return SelectResult(ranked=ranked)
         case ConcludeTask():
             winner = task.finalists[0].index
             source = task.baselines[0].name
-            result = ConcludeResult(
+            return ConcludeResult(
                 winner=winner, select=[], test=[], test_items=1, best_source=source, beats_best_source=False
             )
-            return Report(**fields, conclude=result)
         case ExportTask():
-            return Report(**fields, export=ExportResult(out=task.out, files={}))
+            return ExportResult(out=task.out, files={})
 
 
 def _now() -> str:

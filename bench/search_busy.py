@@ -1,6 +1,6 @@
 """search.busy: the share of slot time in use while candidates' durations are spread over 4 to 1.
 
-The real planner, search, log and local executor; only the sessions are light: they sleep for 0.1 to 0.4 s, so that
+The real planner, search, log and local executor; only the workers are light: they sleep for 0.1 to 0.4 s, so that
 two cores are enough for eight slots. In use is the time slept, not the time a slot holds a task: what planning and
 pipes cost counts as idle, and so does the end, when nothing is left to start. `ceiling` is what that end alone leaves:
 the share of a scheduler that starts candidates in order at no cost and never waits for an outcome.
@@ -68,7 +68,7 @@ def main() -> None:
 def share_in_use(algorithm: str, slots: int, candidates: int, seed: int) -> tuple[float, float]:
     """Run one search and return seconds slept / (slots x seconds it took), and the same for the ideal scheduler."""
     manifest = _manifest(algorithm, candidates, seed)
-    command = [sys.executable, str(HERE / "sleeping_session.py"), str(SHORTEST), str(seed)]
+    command = [sys.executable, str(HERE / "sleeping_worker.py"), str(SHORTEST), str(seed)]
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder) / "run")
         directory.claim()

@@ -12,6 +12,9 @@ Outcome = Literal["Succeeded", "Failed"]
 Genome = tuple[float, ...]
 Role = Literal["source", "average", "default", "base"]
 """How a baseline may be read."""
+PHASES = ("pull", "load", "merge", "evaluate")
+"""What a candidate's seconds are spent on, in the order of a note's `p`."""
+MESSAGE_CHARACTERS = 1000
 FailureReason = Literal[
     "Crashed", "TimedOut", "Garbage", "OutOfMemory", "Evicted", "NotFinite", "InvalidInput", "TryAgain", "Error"
 ]
@@ -45,7 +48,7 @@ class EndedFields(Contract):
         {}, max_length=8, description="Per objective, in the metric's own direction."
     )
     reason: FailureReason | None = Field(None, description="Why it failed, in a word.")
-    message: str | None = Field(None, max_length=1000, description="Why it failed, in a sentence.")
+    message: str | None = Field(None, max_length=MESSAGE_CHARACTERS, description="Why it failed, in a sentence.")
     report: Digest | None = Field(None, description="The digest of the task that the report answers.")
     seconds: dict[str, FiniteFloat] = Field(
         {}, max_length=16, description="Seconds of each phase of the last attempt: pull, load, merge, evaluate, total."

@@ -1,4 +1,4 @@
-"""The note: what a worker pod tells by its termination message, at most 4,000 bytes of strict JSON.
+"""The note: what a worker pod reports in its termination message, at most 4,000 bytes of strict JSON.
 
 `{"crc32": "...", "notes": [...]}`, in canonical form, holds one entry a task, in the order of the tasks. `t` is the
 beginning of the task's digest, `p` the seconds of pull, load, merge, evaluate and total (null: there was no such
@@ -17,14 +17,15 @@ from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat
 
+from evomerge_contract.answers import failure, success
 from evomerge_contract.base import Contract, canonical_json
-from evomerge_contract.candidate import FailureReason
+from evomerge_contract.candidate import PHASES, FailureReason
 from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, PrepareResult, Report, SelectResult
 from evomerge_contract.task import EvaluateTask, Task
 
 NOTE_BYTES = 4000
 """The kubelet keeps 4,096 bytes of a termination message."""
-PHASES = ("pull", "load", "merge", "evaluate", "total")
+_TIMES = (*PHASES, "total")
 _DIGEST_CHARACTERS = 12
 _ENTRY_BYTES = 240
 _Result = PrepareResult | SelectResult | ConcludeResult | ExportResult
@@ -43,7 +44,7 @@ class NoteTooLongError(ValueError):
 
 class _Entry(Contract):
     t: str
-    p: Annotated[list[FiniteFloat | None], Field(min_length=len(PHASES), max_length=len(PHASES))]
+    p: Annotated[list[FiniteFloat | None], Field(min_length=len(_TIMES), max_length=len(_TIMES))]
     s: list[FiniteFloat] | None = None
     z: str | None = None
     r: FailureReason | None = None
@@ -69,7 +70,7 @@ def write_note(tasks: Sequence[Task], reports: Sequence[Report]) -> str:
 
 
 def read_note(text: str, tasks: Sequence[Task]) -> list[Report] | None:
-    """The reports that a note tells of `tasks`, without items; None when it is not a note on exactly these.
+    """The reports that a note holds on `tasks`, without items; None when it is not a note on exactly these.
 
     Anything but the very text that `write_note` gave is no note: cut, added to or changed by somebody.
     """
@@ -86,7 +87,7 @@ def read_note(text: str, tasks: Sequence[Task]) -> list[Report] | None:
 
 
 def _entry(task: Task, report: Report, room: int) -> dict[str, Any]:
-    head: dict[str, Any] = {"t": _short(task), "p": [_milliseconds(report.seconds.get(phase)) for phase in PHASES]}
+    head: dict[str, Any] = {"t": _short(task), "p": [_milliseconds(report.seconds.get(name)) for name in _TIMES]}
     if report.reason is not None:
         return head | {"r": report.reason, "m": _cut(report.message or "", room - _ENTRY_BYTES // 2)}
     if isinstance(task, EvaluateTask) and report.evaluate is not None:
@@ -96,7 +97,7 @@ def _entry(task: Task, report: Report, room: int) -> dict[str, Any]:
 
 
 def _without_skills(report: Report) -> Report:
-    """A report whose conclusion tells no figures of single skills: those are in the durable report all the same."""
+    """A report without the figures of single skills in its conclusion: the durable report has them all the same."""
     if report.conclude is None:
         return report
     rows = [row.model_copy(update={"skills": {}}) for row in report.conclude.test]
@@ -113,20 +114,18 @@ def _lean(result: _Result) -> dict[str, Any]:
 def _report(task: Task, entry: _Entry) -> Report:
     if entry.t != _short(task):
         raise ValueError("a note on another task")
-    seconds = {phase: value for phase, value in zip(PHASES, entry.p, strict=True) if value is not None}
-    fields: dict[str, Any] = {"task": task.digest, "kind": task.kind, "seconds": seconds, "trace": task.trace}
+    seconds = {name: value for name, value in zip(_TIMES, entry.p, strict=True) if value is not None}
     if entry.r is not None:
-        return Report(outcome="Failed", reason=entry.r, message=entry.m, **fields)
+        return failure(task, entry.r, entry.m or "", seconds=seconds)
     if isinstance(task, EvaluateTask):
         if entry.s is None or len(entry.s) != len(task.objectives):
             raise ValueError("a note without the scores")
         scores = {o.name: s for o, s in zip(task.objectives, entry.s, strict=True)}
-        return Report(outcome="Succeeded", evaluate=EvaluateResult(scores=scores), **fields)
+        return success(task, EvaluateResult(scores=scores), seconds=seconds)
     if entry.z is None:
         raise ValueError("a note without the result")
     inflated = zlib.decompressobj().decompress(base64.b64decode(entry.z, validate=True), _INFLATED_BYTES)
-    result = _RESULTS[task.kind].model_validate_json(inflated)
-    return Report(outcome="Succeeded", **{task.kind: result}, **fields)
+    return success(task, _RESULTS[task.kind].model_validate_json(inflated), seconds=seconds)
 
 
 def _text(notes: Any) -> str:

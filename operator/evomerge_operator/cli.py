@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
+from evomerge_contract.exits import EXIT_INTERRUPTED
 from evomerge_operator.errors import EvoMergeError, InputError
-
-EXIT_INTERRUPTED = 130
 
 _FILE = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 _WORKERS = click.option(

@@ -6,19 +6,20 @@ EvoMergeError
 └── TryAgainError   storage did not answer: the same command may work later (75)
 """
 
+from evomerge_contract.exits import EXIT_FAILURE, EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
 from evomerge_contract.report import Problem
 
 
 class EvoMergeError(Exception):
     """The root of the tree."""
 
-    exit_code = 1
+    exit_code = EXIT_FAILURE
 
 
 class InputError(EvoMergeError):
     """Mistakes in what the person gave, all that were found; `source` is the file they are in."""
 
-    exit_code = 65
+    exit_code = EXIT_INVALID_INPUT
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
         super().__init__(f"{source}: {len(problems)} mistake{'s' if len(problems) > 1 else ''}")
@@ -38,4 +39,4 @@ class RunError(EvoMergeError):
 class TryAgainError(EvoMergeError):
     """Something outside did not answer."""
 
-    exit_code = 75
+    exit_code = EXIT_TRY_AGAIN

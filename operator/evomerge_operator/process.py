@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
+from evomerge_contract.exits import EXIT_USAGE
 from evomerge_operator import metrics
 from evomerge_operator.controller import Controller
 from evomerge_operator.handlers import watch
@@ -85,7 +86,7 @@ def main() -> None:
         settings = Settings.read()
     except ValueError as error:
         sys.stderr.write(f"evomerge-operator: {error}\n")
-        sys.exit(2)
+        sys.exit(EXIT_USAGE)
     asyncio.run(_run(settings))
 
 

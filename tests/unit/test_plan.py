@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from documents import document, prepared, stage
+from evomerge_contract.answers import failure
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.methods import METHODS
@@ -24,7 +25,6 @@ from evomerge_contract.task import ConcludeTask, EvaluateTask, Task, mask_seeds
 from evomerge_operator import plan
 from evomerge_operator.errors import InputError, RunError, TryAgainError
 from evomerge_operator.local.directory import RunDirectory
-from evomerge_operator.local.executor import failure
 from evomerge_operator.local.log import RunLog
 from evomerge_operator.local.run import search
 from evomerge_operator.plan import BASELINES, Key, State

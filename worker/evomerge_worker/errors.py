@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from evomerge_contract.candidate import FailureReason
+from evomerge_contract.exits import EXIT_FAILURE, EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
 from evomerge_contract.manifest import BASE
 from evomerge_contract.report import Problem
 
@@ -18,7 +19,7 @@ class WorkerError(Exception):
     """The root; `reason` is what the report says, `problems` where it went wrong, if that can be said."""
 
     reason: FailureReason = "Error"
-    exit_code = 1
+    exit_code = EXIT_FAILURE
     problems: Sequence[Problem] = ()
 
 
@@ -26,7 +27,7 @@ class InputError(WorkerError):
     """Mistakes in models, data or recipe, all that were found."""
 
     reason: FailureReason = "InvalidInput"
-    exit_code = 65
+    exit_code = EXIT_INVALID_INPUT
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__(_told(problems))
@@ -46,7 +47,7 @@ class StorageError(WorkerError):
     """
 
     reason: FailureReason = "TryAgain"
-    exit_code = 75
+    exit_code = EXIT_TRY_AGAIN
 
     def __init__(self, message: str, *problems: Problem) -> None:
         super().__init__(message)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from evomerge_contract.answers import Result, success
 from evomerge_contract.base import canonical_json
 from evomerge_contract.manifest import Objective, SplitName, without_uris
 from evomerge_contract.recipe import Recipe
@@ -59,32 +60,28 @@ class Pipeline:
                 return found.model_copy(update={"trace": task.trace})
         self._seconds = {}
         torch.set_num_threads(task.threads)
-        report = self._report(task)
+        result = self._result(task)
         seconds = self._seconds | {"total": time.monotonic() - started}
-        report = report.model_copy(update={"seconds": {k: round(v, 6) for k, v in seconds.items()}})
+        rounded = {phase: round(value, 6) for phase, value in seconds.items()}
+        report = success(task, result, seconds=rounded, host=os.uname().nodename)
         keep_report(task, report, self._store(task))
         return report
 
-    def _report(self, task: Task) -> Report:
-        report = Report(
-            task=task.digest, kind=task.kind, outcome="Succeeded", host=os.uname().nodename, trace=task.trace
-        )
+    def _result(self, task: Task) -> Result:
         match task:
             case PrepareTask():
-                return report.model_copy(update={"prepare": prepare(task, self._store(task))})
+                return prepare(task, self._store(task))
             case EvaluateTask():
                 items = self._score(task, task.recipe, task.split, task.mask_seed)
                 scores = {o.name: aggregate(o.metric, items[o.name]) for o in task.objectives}
-                return report.model_copy(update={"evaluate": EvaluateResult(scores=scores, items=items)})
+                return EvaluateResult(scores=scores, items=items)
             case SelectTask():
-                selected = select(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
-                return report.model_copy(update={"select": selected})
+                return select(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
             case ConcludeTask():
-                concluded = conclude(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
-                return report.model_copy(update={"conclude": concluded})
+                return conclude(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
             case ExportTask():
                 files = export(task, self._store(task), lambda: self._open(task), self._device)
-                return report.model_copy(update={"export": ExportResult(out=task.out, files=files)})
+                return ExportResult(out=task.out, files=files)
 
     def _score(self, task: ScoringTask, recipe: Recipe, split: SplitName, mask_seed: int) -> dict[str, list[ItemScore]]:
         """Merge `recipe`, its masks drawn from `mask_seed`, into the live model and score it on a split, item by item.

@@ -8,8 +8,6 @@ from evomerge_contract.candidate import FailureReason
 from evomerge_operator.kube.jobs import CONTAINER, Attempt, attempt_of
 from evomerge_operator.kube.objects import CONFIG_MAPS, DIGEST
 
-EXIT_INVALID_INPUT = 65
-EXIT_TRY_AGAIN = 75
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _CANNOT_START = frozenset(
     {

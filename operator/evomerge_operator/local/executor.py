@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
-from evomerge_contract.candidate import FailureReason
+from evomerge_contract.answers import failure, read_answer
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task
 from evomerge_operator.errors import RunError
@@ -158,8 +156,8 @@ class LocalExecutor:
             return None if task is None else (task, failure(task, "Crashed", "the worker process ended"))
         if task is None:
             return None
-        report = _parse(said.line)
-        if report is None or report.task != task.digest:
+        report = read_answer(said.line, task)
+        if report is None:
             # What follows on this pipe cannot be trusted either.
             if slot.process is not None:
                 _end(slot.process)
@@ -177,15 +175,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
-
-
-def failure(task: Task, reason: FailureReason, message: str) -> Report:
-    """The report of a task that nobody could report on."""
-    return Report(task=task.digest, kind=task.kind, outcome="Failed", reason=reason, message=message, trace=task.trace)
-
-
-def _parse(line: bytes) -> Report | None:
-    try:
-        return Report.model_validate_json(line)
-    except ValidationError:
-        return None

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from evomerge_contract.candidate import FailureReason
+from evomerge_contract.exits import EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
 from evomerge_contract.note import read_note
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task
-from evomerge_operator.kube.pods import EXIT_INVALID_INPUT, EXIT_TRY_AGAIN, JobView, PodView, failure_of
+from evomerge_operator.kube.pods import JobView, PodView, failure_of
 
 _DEAD_NODE = timedelta(seconds=60)
 """A pod that should have been gone for so long is on a node that does not answer."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
 
+from evomerge_contract.answers import failure
 from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate
-from evomerge_contract.report import Report, failed_report
+from evomerge_contract.report import Report
 from evomerge_contract.status import CandidateStatus, StepCounters
 from evomerge_contract.task import Task
 from evomerge_operator.kube.candidates import finished_status
@@ -178,7 +179,7 @@ def _told(
     """The status of a candidate after an attempt that ended so, and the candidate if it is finished now."""
     before = live.open[start.key].status
     if isinstance(ending, Failed):
-        report = failed_report(start.task, ending.reason, ending.message, host=pod.node if pod else None)
+        report = failure(start.task, ending.reason, ending.message, host=pod.node if pod else None)
     if report is None or report.reason in ("InvalidInput", "TryAgain"):
         counted = "disruptions" if isinstance(ending, Disrupted) else "waits"
         return _counted(before, counted), None

@@ -15,6 +15,7 @@ import light_export
 import light_faults
 import light_pull
 
+from evomerge_contract.answers import Result, success
 from evomerge_contract.manifest import SplitName
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
@@ -48,35 +49,28 @@ class LightPipeline:
             self._faults.befall(task)
             if light_pull.is_wanted() and not isinstance(task, PrepareTask):
                 light_pull.pull(task, store)
-        report = self._report(task, store)
+        result = self._result(task, store)
         seconds = self._seconds | {"total": time.monotonic() - started}
-        report = report.model_copy(update={"seconds": {k: round(v, 6) for k, v in seconds.items()}})
+        rounded = {phase: round(value, 6) for phase, value in seconds.items()}
+        report = success(task, result, seconds=rounded, host=os.uname().nodename)
         keep_report(task, report, store)
         return report
 
-    def _report(self, task: Task, store: Store) -> Report:
-        report = Report(
-            task=task.digest, kind=task.kind, outcome="Succeeded", host=os.uname().nodename, trace=task.trace
-        )
+    def _result(self, task: Task, store: Store) -> Result:
         match task:
             case PrepareTask():
                 made_up = light_answers.prepare(task)
-                found = light_pull.pulled(task, made_up, store) if light_pull.is_wanted() else made_up
-                return report.model_copy(update={"prepare": found})
+                return light_pull.pulled(task, made_up, store) if light_pull.is_wanted() else made_up
             case EvaluateTask():
                 items = self._score(task, task.recipe, task.split)
                 scores = {o.name: aggregate(o.metric, items[o.name]) for o in task.objectives}
-                return report.model_copy(update={"evaluate": EvaluateResult(scores=scores, items=items)})
+                return EvaluateResult(scores=scores, items=items)
             case SelectTask():
-                selected = select(task, lambda recipe, split, _: self._score(task, recipe, split))
-                return report.model_copy(update={"select": selected})
+                return select(task, lambda recipe, split, _: self._score(task, recipe, split))
             case ConcludeTask():
-                concluded = conclude(task, lambda recipe, split, _: self._score(task, recipe, split))
-                return report.model_copy(update={"conclude": concluded})
+                return conclude(task, lambda recipe, split, _: self._score(task, recipe, split))
             case ExportTask():
-                return report.model_copy(
-                    update={"export": ExportResult(out=task.out, files=light_export.export(task, store))}
-                )
+                return ExportResult(out=task.out, files=light_export.export(task, store))
 
     def _score(
         self, task: EvaluateTask | SelectTask | ConcludeTask, recipe: Recipe, split: SplitName

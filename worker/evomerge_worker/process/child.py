@@ -9,14 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from pydantic import ValidationError
-
+from evomerge_contract.answers import failure, read_answer
 from evomerge_contract.candidate import FailureReason
+from evomerge_contract.exits import EXIT_TRY_AGAIN
 from evomerge_contract.report import Report
-from evomerge_contract.task import EvaluateTask, Task
+from evomerge_contract.task import Task
 from evomerge_worker.process.oom import oom_kills
 from evomerge_worker.process.progress import Progress, parse
-from evomerge_worker.process.signals import EXIT_TRY_AGAIN
 
 START_SECONDS = 600
 READY = b"ready"
@@ -30,12 +29,12 @@ _LINE_BYTES = 1 << 26
 class Child:
     """The session's process and its pipes; started anew whenever it is gone.
 
-    `hear` is told the session's process id and progress.
+    `on_progress` is called with the session's process id and progress.
     """
 
-    def __init__(self, command: Sequence[str], hear: Callable[[int, Progress], None]) -> None:
+    def __init__(self, command: Sequence[str], on_progress: Callable[[int, Progress], None]) -> None:
         self._command = command
-        self._hear = hear
+        self._on_progress = on_progress
         self._parent = os.getppid()
         self._child: subprocess.Popen[bytes] | None = None
         self._pending, self._ready = b"", False
@@ -54,17 +53,17 @@ class Child:
             line = self._exchange(child, task) if self._ready else b""
         except TimeoutError:
             self.close()
-            return failure(task, "TimedOut", limit, started)
+            return _failure(task, "TimedOut", limit, started)
         except BrokenPipeError:
             line = b""
         if not line:
             death = _death(child, kills)
             self.close()
-            return failure(task, *death, started)
-        report = _answer(line, task)
+            return _failure(task, *death, started)
+        report = read_answer(line, task)
         if report is None:
             self.close()
-            return failure(task, "Garbage", f"the session printed {line[:80]!r} instead of a report", started)
+            return _failure(task, "Garbage", f"the session printed {line[:80]!r} instead of a report", started)
         return report
 
     def close(self) -> None:
@@ -94,7 +93,7 @@ class Child:
         child.stdin.flush()
         deadline = time.monotonic() + task.timeout_seconds
         while (progress := parse(line := self._line(child, deadline))) is not None:
-            self._hear(child.pid, progress)
+            self._on_progress(child.pid, progress)
         return line
 
     def _line(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:
@@ -124,35 +123,10 @@ class Child:
             sys.exit(EXIT_TRY_AGAIN)
 
 
-def failure(task: Task, reason: FailureReason, message: str, started: float | None = None) -> Report:
+def _failure(task: Task, reason: FailureReason, message: str, started: float) -> Report:
     """The report on a task that its session could not report on; `started` is a time of the monotonic clock."""
-    return Report(
-        task=task.digest,
-        kind=task.kind,
-        outcome="Failed",
-        reason=reason,
-        message=message,
-        seconds={} if started is None else {"total": time.monotonic() - started},
-        host=os.uname().nodename,
-        trace=task.trace,
-    )
-
-
-def _answer(line: bytes, task: Task) -> Report | None:
-    """The report that a line is, if it is one on `task`: with the result of its kind, or with a reason."""
-    try:
-        report = Report.model_validate_json(line)
-    except ValidationError:
-        return None
-    if (report.task, report.kind) != (task.digest, task.kind):
-        return None
-    if report.outcome == "Failed":
-        return report if report.reason is not None else None
-    if getattr(report, task.kind) is None:
-        return None
-    if isinstance(task, EvaluateTask) and report.evaluate is not None:
-        return report if all(o.name in report.evaluate.scores for o in task.objectives) else None
-    return report
+    seconds = {"total": time.monotonic() - started}
+    return failure(task, reason, message, seconds=seconds, host=os.uname().nodename)
 
 
 def _death(child: subprocess.Popen[bytes], kills: int | None) -> tuple[FailureReason, str]:

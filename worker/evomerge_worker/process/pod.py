@@ -8,12 +8,13 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
+from evomerge_contract.answers import failure
+from evomerge_contract.exits import EXIT_INVALID_INPUT, EXIT_WORKER_FAILURE
 from evomerge_contract.note import NoteTooLongError, write_note
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
-from evomerge_worker.process.child import failure
 from evomerge_worker.process.serving import SESSION, exit_code, session
-from evomerge_worker.process.signals import EXIT_FAILURE, EXIT_INVALID_INPUT, Ended, finish_first
+from evomerge_worker.process.signals import Ended, finish_first
 
 
 class _RefusedError(Exception):
@@ -37,7 +38,7 @@ def serve_file(file: str, digest: str, note: str, out: BinaryIO, command: Sequen
         tasks = _tasks(Path(file), digest)
     except _RefusedError as refused:
         finish_first()
-        return _written(note, str(refused), refused.code, told=True)
+        return _written(note, str(refused), refused.code, to_stderr=True)
     reports: list[Report] = []
     try:
         with session(out, command, len(tasks)) as carry_out:
@@ -51,19 +52,19 @@ def serve_file(file: str, digest: str, note: str, out: BinaryIO, command: Sequen
         return _written(note, write_note(tasks, reports), max(map(exit_code, reports)))
     except NoteTooLongError as error:
         in_words = write_note(tasks, [failure(task, "Error", str(error)) for task in tasks])
-        return _written(note, in_words, EXIT_FAILURE)
+        return _written(note, in_words, EXIT_WORKER_FAILURE)
 
 
 def _tasks(file: Path, digest: str) -> list[Task]:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise _RefusedError(f"the tasks in {file} cannot be read ({error.strerror})", EXIT_FAILURE) from error
+        raise _RefusedError(f"the tasks in {file} cannot be read ({error.strerror})", EXIT_WORKER_FAILURE) from error
     found = f"sha256:{hashlib.sha256(content).hexdigest()}"
     if found != digest:
         # Another pod may get what was meant: that makes it a failure of this one, not of what the user wrote.
         message = f"{file} is not what the operator wrote: its digest is {found}, not {digest}"
-        raise _RefusedError(message, EXIT_FAILURE)
+        raise _RefusedError(message, EXIT_WORKER_FAILURE)
     try:
         tasks = [task_adapter.validate_json(line) for line in content.splitlines() if line.strip()]
     except ValidationError as error:
@@ -77,13 +78,13 @@ def _tasks(file: Path, digest: str) -> list[Task]:
     return tasks
 
 
-def _written(note: str, text: str, code: int, *, told: bool = False) -> int:
+def _written(note: str, text: str, code: int, *, to_stderr: bool = False) -> int:
     """`code`, with `text` written as the note."""
-    if told:
+    if to_stderr:
         sys.stderr.write(f"evomerge-worker: {text}\n")
     try:
         Path(note).write_text(text, encoding="utf-8")
     except OSError as error:
         sys.stderr.write(f"evomerge-worker: the note cannot be written to {note} ({error.strerror})\n")
-        return EXIT_FAILURE
+        return EXIT_WORKER_FAILURE
     return code

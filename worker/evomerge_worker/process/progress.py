@@ -1,8 +1,8 @@
-"""How far the session is, told to the supervisor on the pipe that the reports take.
+"""How far the session is, sent to the supervisor on the pipe that the reports take.
 
 A line of progress begins with `#`, which no report does, and then is JSON. It holds totals since the session began,
-so that one that is left out, or heard late, costs nothing. Anything that works calls `phase` and `items`, wherever it
-is; they do nothing but count until the session calls `tell`.
+so that one that is left out, or read late, costs nothing. Anything that works calls `phase` and `items`, wherever it
+is; they do nothing but count until the session calls `send_with`.
 """
 
 import threading
@@ -16,7 +16,7 @@ from pydantic import Field, FiniteFloat, ValidationError
 from evomerge_contract.base import Contract
 
 _MARK = b"#"
-_TELL_SECONDS = 0.5
+_SEND_SECONDS = 0.5
 
 
 class Progress(Contract):
@@ -37,16 +37,16 @@ def parse(line: bytes) -> Progress | None:
 
 
 class _Meter:
-    """Items and seconds by phase, and who is told of them. Any thread may read it at any time."""
+    """Items and seconds by phase, and where they are sent. Any thread may read it at any time."""
 
     def __init__(self) -> None:
-        self._counting, self._telling = threading.Lock(), threading.Lock()
+        self._counting, self._sending = threading.Lock(), threading.Lock()
         self._phase: str | None = None
         self._since = time.monotonic()
         self._seconds: dict[str, float] = {}
         self._items = 0.0
         self._send: Callable[[bytes], None] | None = None
-        self._told = b""
+        self._sent = b""
 
     def enter(self, phase: str | None) -> str | None:
         with self._counting:
@@ -58,15 +58,15 @@ class _Meter:
         with self._counting:
             self._items += items
 
-    def tell_by(self, send: Callable[[bytes], None]) -> None:
+    def send_with(self, send: Callable[[bytes], None]) -> None:
         self._send = send
 
-    def tell(self) -> None:
-        with self._telling:
+    def flush(self) -> None:
+        with self._sending:
             line = self._line()
-            if self._send is not None and line != self._told:
+            if self._send is not None and line != self._sent:
                 self._send(line)
-                self._told = line
+                self._sent = line
 
     def _line(self) -> bytes:
         with self._counting:
@@ -106,24 +106,24 @@ def items(count: float) -> None:
     _meter.add(count)
 
 
-def tell(send: Callable[[bytes], None]) -> None:
-    """From here on give `send` a line whenever something has changed, at most every half second and by `tell_now`.
+def send_with(send: Callable[[bytes], None]) -> None:
+    """From here on call `send` with a line whenever something has changed, at most every half second and by `flush`.
 
     `send` is called by a thread of its own too; it adds the end of the line.
     """
-    _meter.tell_by(send)
-    threading.Thread(target=_keep_telling, daemon=True).start()
+    _meter.send_with(send)
+    threading.Thread(target=_keep_sending, daemon=True).start()
 
 
-def tell_now() -> None:
-    """Give `send` what it has not heard yet: before a report, say, so that the figures fit it."""
-    _meter.tell()
+def flush() -> None:
+    """Send what has not been sent yet: before a report, say, so that the figures fit it."""
+    _meter.flush()
 
 
-def _keep_telling() -> None:
+def _keep_sending() -> None:
     while True:
-        time.sleep(_TELL_SECONDS)
+        time.sleep(_SEND_SECONDS)
         try:
-            tell_now()
+            flush()
         except OSError:
             return  # the supervisor is gone

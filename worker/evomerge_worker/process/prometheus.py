@@ -10,17 +10,14 @@ from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from evomerge_contract.candidate import Outcome
+from evomerge_contract.candidate import PHASES, Outcome
 from evomerge_worker.process.tally import Tally
-
-PHASES = ("pull", "load", "merge", "evaluate")
-"""Every series is there from the beginning, at 0."""
 
 
 def serve_metrics(tally: Tally, port: str) -> None:
-    """Serve what `tally` says at `port`, for as long as the process lives, in a thread of its own.
+    """Serve `tally` at `port`, for as long as the process lives, in a thread of its own.
 
-    A port that cannot be had is told on standard error and costs no more than the metrics.
+    Where the port cannot be had, standard error says so and there are no metrics.
     """
     registry = CollectorRegistry()
     registry.register(_Figures(tally))
@@ -31,7 +28,7 @@ def serve_metrics(tally: Tally, port: str) -> None:
 
 
 class _Figures(Collector):
-    """What a tally says, as Prometheus reads it."""
+    """A tally, as Prometheus reads it."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -51,6 +48,7 @@ class _Figures(Collector):
             "Seconds that this worker has spent in a phase, the running one included.",
             labels=["phase"],
         )
+        # Every series is there from the beginning, at 0.
         for phase, value in (dict.fromkeys(PHASES, 0.0) | dict(seconds)).items():
             spent.add_metric([phase], value)
         yield spent

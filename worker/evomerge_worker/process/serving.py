@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
+from evomerge_contract.exits import EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
 from evomerge_worker.process.child import Child
-from evomerge_worker.process.signals import EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
 from evomerge_worker.process.tally import PORT_VARIABLE, Tally
 
 SESSION = (sys.executable, "-m", "evomerge_worker.process.session")
@@ -50,7 +50,7 @@ def session(out: BinaryIO, command: Sequence[str], tasks: int = 0) -> Iterator[C
         from evomerge_worker.process.prometheus import serve_metrics  # not wanted outside pods
 
         serve_metrics(tally, port)
-    with closing(Child(command, tally.hear)) as child:
+    with closing(Child(command, tally.update)) as child:
 
         def carry_out(task: Task) -> Report:
             tally.begin()

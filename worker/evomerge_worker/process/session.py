@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
-from evomerge_contract.candidate import FailureReason
+from evomerge_contract.answers import failure
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
 from evomerge_worker.errors import WorkerError
@@ -38,10 +38,10 @@ def serve(make: Callable[[], "Works"]) -> None:
     send = _sender(out)
     send(READY)
     if os.environ.get(PORT_VARIABLE):
-        progress.tell(send)
+        progress.send_with(send)
     while (line := tasks.get()) is not None:
         report = carry_out(pipeline, task_adapter.validate_json(line))
-        progress.tell_now()
+        progress.flush()
         send(report.line().encode())
 
 
@@ -67,24 +67,13 @@ def carry_out(pipeline: Works, task: Task) -> Report:
     try:
         return pipeline.carry_out(task)
     except WorkerError as error:
-        failed = _failed(task, error.reason, str(error)).model_copy(update={"problems": list(error.problems)})
+        reason, message, problems = error.reason, str(error), error.problems
     except Exception as error:
         with contextlib.suppress(OSError):  # a full disk under standard error must not end the session
             traceback.print_exc()
-        failed = _failed(task, "Error", f"{type(error).__name__}: {error}")
-    return failed.model_copy(update={"seconds": {"total": time.monotonic() - started}})
-
-
-def _failed(task: Task, reason: FailureReason, message: str) -> Report:
-    return Report(
-        task=task.digest,
-        kind=task.kind,
-        outcome="Failed",
-        reason=reason,
-        message=message[:1000],
-        host=os.uname().nodename,
-        trace=task.trace,
-    )
+        reason, message, problems = "Error", f"{type(error).__name__}: {error}", ()
+    seconds = {"total": time.monotonic() - started}
+    return failure(task, reason, message, problems=problems, seconds=seconds, host=os.uname().nodename)
 
 
 def _keep_stdout() -> BinaryIO:

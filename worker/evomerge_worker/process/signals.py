@@ -1,14 +1,10 @@
-"""How a worker process ends: its exit codes, and the signals that end it. Imports nothing, to hear signals early."""
+"""The signals that end a worker. Imports nothing slow, to hear them early."""
 
 import signal
 from types import FrameType
 
-EXIT_INVALID_INPUT = 65
-"""The input is wrong: never retried."""
-EXIT_FAILURE = 70
-"""What went wrong is neither the input nor the weather: another attempt may be made."""
-EXIT_TRY_AGAIN = 75
-"""A server did not answer, or somebody ended the worker: the same again, later."""
+from evomerge_contract.exits import EXIT_TRY_AGAIN
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -30,7 +26,7 @@ def end_at_signals() -> None:
 
 
 def finish_first() -> None:
-    """From here on the rest is done in a moment: let no signal keep it from being told."""
+    """From here on the rest is done in a moment: let no signal keep it from being reported."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from evomerge_contract.exits import EXIT_INTERRUPTED, EXIT_USAGE
 from evomerge_worker.process.signals import end_at_signals
 
 _USAGE = """\
-evomerge-worker: carries out tasks (prepare, evaluate, conclude, export).
+evomerge-worker: carries out tasks (prepare, evaluate, select, conclude, export).
 
   evomerge-worker serve [FILE]      tasks as JSON lines from FILE or standard input, one line out per report
   evomerge-worker serve FILE --digest sha256:HEX --note PATH
@@ -18,8 +19,6 @@ evomerge-worker: carries out tasks (prepare, evaluate, conclude, export).
 Exit: 0 every task is reported, 65 the input is wrong, 75 try again later, anything else a failure.
 EVOMERGE_WORKER_PORT, where set, is the port that Prometheus finds the worker's metrics on.
 """
-_EXIT_USAGE = 2
-_EXIT_INTERRUPTED = 130
 
 
 def main(session: Sequence[str] | None = None) -> None:
@@ -27,7 +26,7 @@ def main(session: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_USAGE)
-        sys.exit(0 if arguments else _EXIT_USAGE)
+        sys.exit(0 if arguments else EXIT_USAGE)
     commands: dict[str, Callable[[list[str]], int]] = {
         "serve": lambda rest: _serve(rest, session),
         "merge": _merge,
@@ -58,7 +57,7 @@ def _serve(arguments: list[str], session: Sequence[str] | None) -> int:
 
 def _misused(what: str) -> int:
     sys.stderr.write(f"evomerge-worker: {what}\n{_USAGE}")
-    return _EXIT_USAGE
+    return EXIT_USAGE
 
 
 def _merge(arguments: list[str]) -> int:
@@ -67,7 +66,7 @@ def _merge(arguments: list[str]) -> int:
     try:
         return merge(arguments)
     except KeyboardInterrupt:  # the command line, which Ctrl-C ends too, has the words
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def _render(arguments: list[str]) -> int:

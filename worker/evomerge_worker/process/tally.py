@@ -29,7 +29,7 @@ class Tally:
         """A task is reported."""
         self.outcomes[report.outcome] += 1
 
-    def hear(self, session: int, progress: Progress) -> None:
+    def update(self, session: int, progress: Progress) -> None:
         """What the session of this process id has done since it began."""
         self._sessions[session] = progress
 

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from evomerge_contract.candidate import Candidate
-
-PHASES = ("pull", "load", "merge", "evaluate")
+from evomerge_contract.candidate import PHASES, Candidate
 
 
 @dataclass(frozen=True)
