@@ -2,7 +2,7 @@
 
 from math import isfinite
 
-from evomerge_contract.candidate import AskedFields, Candidate, FailureReason
+from evomerge_contract.candidate import MESSAGE_CHARACTERS, AskedFields, Candidate, FailureReason
 from evomerge_contract.metrics import fitness_of
 from evomerge_contract.report import Report
 from evomerge_contract.task import EvaluateTask
@@ -45,7 +45,7 @@ def settle(run: Run, start: Start, report: Report) -> Candidate | None:
         fitness=fitness,
         scores=report.evaluate.scores if report.evaluate and fitness is not None else {},
         reason=reason,
-        message=message and message[:1000],
+        message=message and message[:MESSAGE_CHARACTERS],
         report=None if fitness is None else report.task,
         attempts=attempts,
         seconds=report.seconds,

@@ -13,15 +13,15 @@ from evomerge_worker.evaluate.metrics import Scorer
 from evomerge_worker.evaluate.prompts import Setup
 
 
-class _Task(Protocol):
-    """A module that makes items of lines, and of items a scorer."""
+class _Kind(Protocol):
+    """A kind of items, a module: it makes an item of a line, and a scorer of items."""
 
     def item(self, line: int, fields: Fields) -> Item: ...
 
     def prepare(self, tokenizer: Any, objective: Objective, items: Sequence[Any], setup: Setup) -> Scorer: ...
 
 
-_TASKS: dict[MetricName, _Task] = {
+_KINDS: dict[MetricName, _Kind] = {
     "exact_match": exact_match,
     "acc": choices,
     "acc_norm": choices,
@@ -31,9 +31,9 @@ _TASKS: dict[MetricName, _Task] = {
 
 def read(path: Path, objective: Objective) -> tuple[list[Item], list[str]]:
     """The good items of a file (UTF-8; blank lines are skipped, unknown fields ignored), and what is wrong with it."""
-    return read_lines(path, _TASKS[objective.metric].item)
+    return read_lines(path, _KINDS[objective.metric].item)
 
 
 def prepare(tokenizer: Any, objective: Objective, items: Sequence[Item], setup: Setup) -> Scorer:
     """Tokenise the items and lay out their batches."""
-    return _TASKS[objective.metric].prepare(tokenizer, objective, items, setup)
+    return _KINDS[objective.metric].prepare(tokenizer, objective, items, setup)
