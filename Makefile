@@ -11,13 +11,14 @@ CLUSTER_ARGS ?= tests/cluster --durations=8
 VENV := .venv
 BIN := $(VENV)/bin
 LAB := $(BIN)/python tests/cluster/lab
+OPERATOR := .venv-operator
 ORACLE := .venv-mergekit
 EVOLVE := .venv-mergekit-evolve
 export UV_PYTHON_DOWNLOADS := never
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart quickstart-models test test-unit test-parity test-run test-cluster cluster-up cluster-down bench lint format crds constraints clean
+.PHONY: quickstart quickstart-models test test-unit test-operator test-parity test-run test-cluster cluster-up cluster-down bench lint format crds constraints clean
 
 quickstart: $(VENV)/.ready
 	$(BIN)/evomerge run examples/quickstart/evomerge.yaml
@@ -33,6 +34,11 @@ test: $(VENV)/.ready-dev $(ORACLE)/.ready
 
 test-unit: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+# The tests of contract and operator, in an environment like that of the operator's image: without torch. Those of the
+# worker import it; one that reaches it by a detour fails.
+test-operator: $(OPERATOR)/.ready
+	$(OPERATOR)/bin/pytest $$(grep -LE '^ *(from|import) (torch|evomerge_worker)\b' tests/unit/test_*.py) $(PYTEST_ARGS)
 
 test-parity: $(VENV)/.ready-dev $(ORACLE)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parity $(PYTEST_ARGS)
@@ -92,6 +98,12 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(OPERATOR)/.ready: $(BIN)/uv pyproject.toml constraints.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OPERATOR)
+	$(BIN)/uv pip install --quiet --python $(OPERATOR)/bin/python --constraint constraints.txt \
+		--editable '.[operator,test]'
+	touch $@
+
 # mergekit (LGPL) is a test oracle: installed beside us, never imported by what we ship.
 $(ORACLE)/.ready: $(BIN)/uv constraints-mergekit.txt
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ORACLE)
@@ -106,4 +118,4 @@ $(EVOLVE)/.ready: $(BIN)/uv bench/reference/constraints-mergekit-evolve.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(EVOLVE) .cache build *.egg-info
+	rm -rf $(VENV) $(OPERATOR) $(ORACLE) $(EVOLVE) .cache build *.egg-info

@@ -38,7 +38,7 @@ def asked(health: Health, questions: Callable[[Ask], Awaitable[None]]) -> None:
 
     async def run() -> None:
         runner = await serve(0, health)
-        port = runner.addresses[0][1]
+        port = next(address[1] for address in runner.addresses if len(address) == 2)  # IPv6 has another, and four parts
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
 
             async def ask(path: str) -> tuple[int, str]:
