@@ -7,6 +7,7 @@ EvoMergeError
 """
 
 from evomerge_contract.report import Problem
+from evomerge_contract.text import count
 
 
 class EvoMergeError(Exception):
@@ -21,7 +22,7 @@ class InputError(EvoMergeError):
     exit_code = 65
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
-        super().__init__(f"{source}: {len(problems)} mistake{'s' if len(problems) > 1 else ''}")
+        super().__init__(f"{source}: {count(len(problems), 'mistake')}")
         self.source = source
         self.problems = problems
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate, Genome
-from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
+from evomerge_contract.manifest import EvoMerge, EvoMergeSpec
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import ConcludeResult, PrepareResult, Problem, Report, RunReport
+from evomerge_contract.report import ConcludeResult, PrepareResult, Report, RunReport
 from evomerge_contract.task import Task
 from evomerge_operator import plan
 from evomerge_operator.errors import EvoMergeError, InputError, RunError, TryAgainError
@@ -19,6 +19,7 @@ from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_operator.local.log import RunLog
 from evomerge_operator.local.worker_command import render_report
+from evomerge_operator.mistakes import in_fields
 from evomerge_operator.plan import Key, Start, State
 from evomerge_operator.prepared import Run, identity, make_run, prepare_task
 from evomerge_operator.recipes import recipe_text
@@ -169,21 +170,6 @@ def prepare(executor: Executor, manifest: EvoMerge, source: str, reports: Path) 
     raise error_of(report, f"preparing the sources{executor.last_words()}", manifest, source)
 
 
-def field_of(path: str, spec: EvoMergeSpec) -> str:
-    """The manifest's field for a worker's `models.<name>…`, `base…` or `objectives.<name>.<split>…`."""
-    kind, _, rest = path.partition(".")
-    name, _, further = rest.partition(".")
-    if kind == BASE:
-        return f"spec.base.uri{'.' + rest if rest else ''}"
-    if kind == "models":
-        index = next((i for i, m in enumerate(spec.models) if m.name == name), None)
-        return path if index is None else f"spec.models[{index}].uri{'.' + further if further else ''}"
-    if kind == "objectives":
-        index = next((i for i, o in enumerate(spec.evaluation.objectives) if o.name == name), None)
-        return path if index is None else f"spec.evaluation.objectives[{index}].jsonl.{further}"
-    return path
-
-
 def search(
     executor: Executor, run: Run, log: RunLog, directory: RunDirectory, watcher: Watcher
 ) -> dict[Key, Candidate]:
@@ -287,10 +273,9 @@ def carry_out(executor: Executor, task: Task) -> Report:
 
 def error_of(report: Report, doing: str, manifest: EvoMerge, source: str | None = None) -> EvoMergeError:
     """What a report that no further attempt can mend means for the run; `source` is the manifest's file."""
-    problems = [Problem(path=field_of(p.path, manifest.spec), message=p.message) for p in report.problems]
+    report = in_fields(report, manifest.spec)
     if report.reason == "InvalidInput":
-        return InputError(source or manifest.metadata.name, problems)
+        return InputError(source or manifest.metadata.name, report.problems)
     if report.reason == "TryAgain":
-        told = "; ".join(f"{p.path}: {p.message}" for p in problems) or report.message
-        return TryAgainError(f"{doing}: {told}; mend that, and the same command goes on later")
+        return TryAgainError(f"{doing}: {report.message}; mend that, and the same command goes on later")
     return RunError(f"{doing}: {report.message} ({report.reason})")

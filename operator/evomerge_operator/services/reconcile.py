@@ -7,6 +7,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import Any
 
+from evomerge_contract.problems import in_words
 from evomerge_contract.report import PrepareResult
 from evomerge_contract.status import EvoMergeStatus
 from evomerge_operator.errors import EvoMergeError, InputError
@@ -119,7 +120,7 @@ class Reconciler:
         try:
             manifest = parse_manifest(document, source=known.parent.name, folder=None)
         except InputError as error:
-            return Fail("InvalidManifest", "; ".join(f"{p.path}: {p.message}" for p in error.problems))
+            return Fail("InvalidManifest", in_words(error.problems))
         refusal = decide.refusal(manifest)
         if refusal is not None:
             return Fail("InvalidManifest", refusal)
@@ -143,7 +144,7 @@ class Reconciler:
         try:
             run = make_run(known.manifest, known.prepared, report_dir(known.manifest.spec.export.uri, known.parent))
         except InputError as error:
-            return Fail("InvalidManifest", "; ".join(f"{p.path}: {p.message}" for p in error.problems))
+            return Fail("InvalidManifest", in_words(error.problems))
         search = Search(run)
         too_large = decide.log_too_large(search)
         if too_large is not None:

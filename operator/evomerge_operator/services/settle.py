@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar, cast
 
 from evomerge_contract.base import canonical_json
+from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import Report
 from evomerge_contract.status import CandidateStatus, EvoMergeStatus, StepCounters
 from evomerge_operator import plan
@@ -113,7 +114,7 @@ async def _settle_candidates(
     """Tell each candidate of a Job that has not been told of this attempt yet."""
     keys = [Key(job.attempt.step, index) for index in job.attempt.indices]
     starts = [plan.start_of(search.run, key, _genome(search, key)) for key in keys]
-    ending = ending_of(pod, [start.task for start in starts])
+    ending = ending_of(pod, [start.task for start in starts], search.run.manifest.spec)
     endings.append(ending)
     reports = ending.reports if isinstance(ending, Reported) else [None] * len(starts)
     verdict = _verdict(ending)
@@ -225,7 +226,8 @@ def forgiven(counters: StepCounters) -> StepCounters:
 
 def _step_ending(known: Known, step: str, pod: PodView | None) -> Ending:
     """How a step's attempt has ended. A look at storage may have begun before its first result was stored."""
-    endings = [ending_of(pod, [task]) for task in step_tasks(known, step)]
+    tasks, spec = step_tasks(known, step), cast(EvoMerge, known.manifest).spec  # there are no tasks without a manifest
+    endings = [ending_of(pod, [task], spec) for task in tasks]
     return next((e for e in endings if isinstance(e, Reported)), endings[0])
 
 
