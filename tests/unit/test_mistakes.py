@@ -1,39 +1,27 @@
 """A mistake reads the same from `evomerge validate` and from the status that kubectl shows."""
 
-import asyncio
-import json
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import yaml
 
-from conftest import Tiny
 from documents import stage
 from evomerge_contract.base import canonical_json
-from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.note import NOTE_BYTES, read_note, write_note
 from evomerge_contract.problems import MESSAGE_CHARACTERS, in_rows, in_words
 from evomerge_contract.report import Problem, Report
 from evomerge_contract.task import Task
 from evomerge_operator.errors import InputError
-from evomerge_operator.kube.errors import GoneError
-from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.local.run import error_of
 from evomerge_operator.manifest import load_manifest
 from evomerge_operator.mistakes import field_of
-from evomerge_operator.prepared import prepare_task
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.reconcile import Reconciler
 from evomerge_operator.services.tasks import step_task
-from evomerge_worker.pipeline import Pipeline
-from evomerge_worker.session import carry_out
-from kube_documents import DEFAULTS, NOW, Document, evomerge, job, known_of, manifest_of, pod, terminated
-from prepare_tasks import GOOD
+from kube_documents import Document, evomerge, known_of, manifest_of
+from one_look import message_of, reported
 
-SUMS = {split: f"s3://data/{split}.jsonl" for split in GOOD}
+SUMS = {split: f"s3://data/{split}.jsonl" for split in ("search", "select", "test")}
 OBJECTIVE = {"name": "sums", "jsonl": SUMS, "metric": "exact_match"}
 
 
@@ -81,42 +69,6 @@ def test_a_mistake_of_the_manifest_reads_the_same(spec: Document, fields: list[s
     rows = validated(made, tmp_path)
     assert [row.path for row in rows] == fields
     assert message_of(Known.of(made)) == in_words(rows)
-
-
-@pytest.mark.parametrize(
-    ("break_", "fields", "words"),
-    [
-        (lambda folder: (folder / "b/config.json").unlink(), ["spec.models[1].uri"], "config.json"),
-        (
-            lambda folder: (folder / "a/model.safetensors").write_bytes(b"torn"),
-            ["spec.models[0].uri"],
-            "model.safetensors",
-        ),
-        (
-            lambda folder: write(folder / "select.jsonl", [{"prompt": "1 + 1 ="}, {"prompt": 2, "answer": "3"}]),
-            ["spec.evaluation.objectives[0].jsonl.select"] * 2,
-            "line 2",
-        ),
-        (
-            lambda folder: shutil.copy(folder / "search.jsonl", folder / "test.jsonl"),
-            ["spec.evaluation.objectives[0].jsonl.test"],
-            "also in the search split",
-        ),
-    ],
-    ids=["no-config", "torn-shard", "wrong-items", "shared-items"],
-)
-def test_a_mistake_in_models_and_data_reads_the_same(
-    break_: Callable[[Path], object], fields: list[str], words: str, tiny: Tiny, tmp_path: Path
-) -> None:
-    made = evomerge()
-    manifest = local(made, tiny, tmp_path)
-    break_(tmp_path)
-    report = carry_out(Pipeline(tmp_path / "cache"), prepare_task(manifest, tmp_path.as_uri()))
-    error = error_of(report, "preparing the sources", manifest)
-    assert isinstance(error, InputError)
-    assert [problem.path for problem in error.problems] == fields
-    assert words in in_words(error.problems)
-    assert message_of(reported(made, report)) == in_words(error.problems)
 
 
 def test_what_storage_withholds_reads_the_same() -> None:
@@ -187,55 +139,3 @@ def validated(made: Document, folder: Path) -> list[Problem]:
     with pytest.raises(InputError) as raised:
         load_manifest(folder / "manifest.yaml")
     return raised.value.problems
-
-
-def local(made: Document, tiny: Tiny, folder: Path) -> EvoMerge:
-    """The same manifest over models and data in a folder."""
-    plain = json.loads(canonical_json({key: made[key] for key in ("apiVersion", "kind", "spec")}))
-    for model in plain["spec"]["models"]:
-        shutil.copytree(tiny(seed=len(model["uri"])), folder / model["name"])
-        model["uri"] = model["name"]
-    (objective,) = plain["spec"]["evaluation"]["objectives"]
-    objective["jsonl"] = {split: f"{split}.jsonl" for split in GOOD}
-    for split, lines in GOOD.items():
-        write(folder / f"{split}.jsonl", lines)
-    (folder / "manifest.yaml").write_text(yaml.safe_dump(plain | {"metadata": {"name": "tiny"}}))
-    return load_manifest(folder / "manifest.yaml")
-
-
-def write(file: Path, lines: Sequence[Any]) -> None:
-    file.write_text("\n".join(json.dumps(line) for line in lines))
-
-
-def reported(made: Document, report: Report, code: int = 65) -> Known:
-    """An EvoMerge whose first pod has ended with a note on this report."""
-    known = known_of(made)
-    note = write_note([step_task(known, "prepare")], [report])
-    of_job = job(known, step="prepare", index=None)
-    known.saw_job(of_job, deleted=False)
-    known.saw_pod(pod(of_job, phase="Failed", worker=terminated(code, message=note)), deleted=False)
-    return known
-
-
-def message_of(known: Known) -> str | None:
-    """The message of the status after one look."""
-    known.observed_at = NOW
-    asyncio.run(Reconciler(cast(Gateway, Cluster()), DEFAULTS).reconcile(known, NOW))
-    return known.status.message
-
-
-class Cluster:
-    """An API server with nothing but one EvoMerge, which takes what is written to its status."""
-
-    async def set_status(self, document: Document, patch: Document) -> Document:
-        status = (document.get("status") or {}) | patch
-        version = int(document["metadata"]["resourceVersion"]) + 1
-        metadata = document["metadata"] | {"resourceVersion": str(version)}
-        return document | {"metadata": metadata, "status": {k: v for k, v in status.items() if v is not None}}
-
-    async def config_map(self, namespace: str, name: str) -> Document:
-        raise GoneError(f"{namespace}/{name}")
-
-    async def delete_job(self, *_: object) -> None: ...
-
-    async def post_event(self, *_: object) -> None: ...
