@@ -48,20 +48,21 @@ def stage(
     }
 
 
+LAYER_TENSORS = [
+    "input_layernorm.weight",
+    "mlp.down_proj.weight",
+    "mlp.gate_proj.weight",
+    "mlp.up_proj.weight",
+    "post_attention_layernorm.weight",
+    "self_attn.k_proj.weight",
+    "self_attn.o_proj.weight",
+    "self_attn.q_proj.weight",
+    "self_attn.v_proj.weight",
+]
 LAYOUT = Layout(
     layer_prefix="model.layers.",
     layers=4,
-    layer_tensors=[
-        "input_layernorm.weight",
-        "mlp.down_proj.weight",
-        "mlp.gate_proj.weight",
-        "mlp.up_proj.weight",
-        "post_attention_layernorm.weight",
-        "self_attn.k_proj.weight",
-        "self_attn.o_proj.weight",
-        "self_attn.q_proj.weight",
-        "self_attn.v_proj.weight",
-    ],
+    layer_tensors=LAYER_TENSORS,
     before=["model.embed_tokens.weight"],
     after=["lm_head.weight", "model.norm.weight"],
 )

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Mapping
 
+from documents import LAYER_TENSORS
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
 from evomerge_contract.methods import METHODS
@@ -25,17 +26,6 @@ from evomerge_operator.search import make_search
 from evomerge_operator.spaces import Space, baselines, make_space
 
 ITEMS = 500
-_LAYER_TENSORS = [
-    "input_layernorm.weight",
-    "mlp.down_proj.weight",
-    "mlp.gate_proj.weight",
-    "mlp.up_proj.weight",
-    "post_attention_layernorm.weight",
-    "self_attn.k_proj.weight",
-    "self_attn.o_proj.weight",
-    "self_attn.q_proj.weight",
-    "self_attn.v_proj.weight",
-]
 # What the quickstart's baselines score, in total and by skill, by role or name.
 DARE_TIES = {
     "method": "dare_ties",
@@ -97,7 +87,7 @@ def prepared(spec: EvoMergeSpec, layers: int = 12) -> PrepareResult:
     layout = Layout(
         layer_prefix="model.layers.",
         layers=layers,
-        layer_tensors=_LAYER_TENSORS,
+        layer_tensors=LAYER_TENSORS,
         before=["model.embed_tokens.weight"],
         after=["lm_head.weight", "model.norm.weight"],
     )

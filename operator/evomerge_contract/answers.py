@@ -40,10 +40,14 @@ def failure(
     message: str,
     *,
     problems: Sequence[Problem] = (),
+    left_out: int | None = None,
     seconds: Mapping[str, float] | None = None,
     host: str | None = None,
 ) -> Report:
-    """The report that `task` failed. A message that is too long for a candidate is cut."""
+    """The report that `task` failed. A message that is too long for a candidate is cut.
+
+    `left_out` is how many further problems there were.
+    """
     return Report(
         task=task.digest,
         kind=task.kind,
@@ -51,6 +55,7 @@ def failure(
         reason=reason,
         message=message[:MESSAGE_CHARACTERS],
         problems=list(problems),
+        left_out=left_out,
         seconds=dict(seconds or {}),
         host=host,
         trace=task.trace,

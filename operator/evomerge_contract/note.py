@@ -5,7 +5,8 @@ beginning of the task's digest, `p` the seconds of pull, load, merge, evaluate a
 phase), and then one of
     s    an evaluation's scores, in the order of its objectives
     z    the result of another task: its JSON, deflated, in base64
-    r, m reason and message of a failure
+    r, m reason and message of a failure; in place of m, where the failure names them,
+    q, n its problems (path and message), and the number of those that found no room
 The durable report holds all the rest.
 """
 
@@ -20,7 +21,16 @@ from pydantic import Field, FiniteFloat
 from evomerge_contract.answers import failure, success
 from evomerge_contract.base import Contract, canonical_json
 from evomerge_contract.candidate import PHASES, FailureReason
-from evomerge_contract.report import ConcludeResult, EvaluateResult, ExportResult, PrepareResult, Report, SelectResult
+from evomerge_contract.problems import in_words
+from evomerge_contract.report import (
+    ConcludeResult,
+    EvaluateResult,
+    ExportResult,
+    PrepareResult,
+    Problem,
+    Report,
+    SelectResult,
+)
 from evomerge_contract.task import EvaluateTask, Task
 
 NOTE_BYTES = 4000
@@ -49,6 +59,8 @@ class _Entry(Contract):
     z: str | None = None
     r: FailureReason | None = None
     m: str | None = None
+    q: list[tuple[str, str]] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
 
 
 def write_note(tasks: Sequence[Task], reports: Sequence[Report]) -> str:
@@ -89,11 +101,26 @@ def read_note(text: str, tasks: Sequence[Task]) -> list[Report] | None:
 def _entry(task: Task, report: Report, room: int) -> dict[str, Any]:
     head: dict[str, Any] = {"t": _short(task), "p": [_milliseconds(report.seconds.get(name)) for name in _TIMES]}
     if report.reason is not None:
-        return head | {"r": report.reason, "m": _cut(report.message or "", room - _ENTRY_BYTES // 2)}
+        room -= _ENTRY_BYTES // 2
+        told = _problems(report, room) if report.problems else {"m": _cut(report.message or "", room)}
+        return head | {"r": report.reason} | told
     if isinstance(task, EvaluateTask) and report.evaluate is not None:
         return head | {"s": [report.evaluate.scores[o.name] for o in task.objectives]}
     result = getattr(report, task.kind)
     return head | {"z": base64.b64encode(zlib.compress(canonical_json(_lean(result)).encode(), 9)).decode()}
+
+
+def _problems(report: Report, room: int) -> dict[str, Any]:
+    """As many problems as take `room` bytes of JSON; the first, if it alone takes more, in part."""
+    told: list[list[str]] = []
+    for problem in report.problems:
+        taken = len(canonical_json([problem.path, problem.message]).encode()) + 1
+        if told and taken > room:
+            break
+        told.append([problem.path, _cut(problem.message, room - len(canonical_json(problem.path).encode()) - 4)])
+        room -= taken
+    left_out = len(report.problems) - len(told) + (report.left_out or 0)
+    return {"q": told} | ({"n": left_out} if left_out else {})
 
 
 def _without_skills(report: Report) -> Report:
@@ -116,7 +143,9 @@ def _report(task: Task, entry: _Entry) -> Report:
         raise ValueError("a note on another task")
     seconds = {name: value for name, value in zip(_TIMES, entry.p, strict=True) if value is not None}
     if entry.r is not None:
-        return failure(task, entry.r, entry.m or "", seconds=seconds)
+        problems = [Problem(path=path, message=message) for path, message in entry.q or ()]
+        message = in_words(problems, entry.n or 0) if problems else entry.m or ""
+        return failure(task, entry.r, message, problems=problems, left_out=entry.n, seconds=seconds)
     if isinstance(task, EvaluateTask):
         if entry.s is None or len(entry.s) != len(task.objectives):
             raise ValueError("a note without the scores")
@@ -144,6 +173,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 def _cut(message: str, room: int) -> str:
     """As much of the message as takes `room` bytes of JSON."""
+    message = message[: max(0, room)]
     while message and len(canonical_json(message).encode()) > room:
         message = message[: max(0, len(message) - 16)]
     return message

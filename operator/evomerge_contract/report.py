@@ -188,7 +188,10 @@ class Problem(Contract):
 
 
 class Report(Contract):
-    """The answer to a task. Exactly one of `result` (of the task's kind) and `reason` is there."""
+    """The answer to a task. Exactly one of `result` (of the task's kind) and `reason` is there.
+
+    `left_out` is how many problems besides `problems` a note had no room for.
+    """
 
     task: Digest
     kind: Literal["prepare", "evaluate", "select", "conclude", "export"]
@@ -201,6 +204,7 @@ class Report(Contract):
     reason: FailureReason | None = None
     message: str | None = None
     problems: list[Problem] = []
+    left_out: int | None = None
     seconds: dict[str, float] = {}
     host: str | None = None
     trace: dict[str, Any] | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from evomerge_contract.exits import EXIT_INTERRUPTED
+from evomerge_contract.problems import in_rows
 from evomerge_operator.errors import EvoMergeError, InputError
 
 _FILE = click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
@@ -140,7 +141,7 @@ def _one_sentence() -> Iterator[None]:
         error.show()
         sys.exit(error.exit_code)
     except InputError as error:
-        _say(f"{error}\n" + "".join(_row(p.path, p.message, error) for p in error.problems))
+        _say(in_rows(error.source, error.problems))
         sys.exit(error.exit_code)
     except EvoMergeError as error:
         _say(f"evomerge: {error}\n")
@@ -148,11 +149,6 @@ def _one_sentence() -> Iterator[None]:
     except (KeyboardInterrupt, click.Abort):
         _say("evomerge: interrupted; the same command goes on where it was\n")
         sys.exit(EXIT_INTERRUPTED)
-
-
-def _row(path: str, message: str, error: InputError) -> str:
-    width = min(60, max(len(p.path) for p in error.problems))
-    return f"  {path:<{width}}   {message}\n"
 
 
 def _say(text: str) -> None:

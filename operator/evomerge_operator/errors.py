@@ -8,6 +8,7 @@ EvoMergeError
 
 from evomerge_contract.exits import EXIT_FAILURE, EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
 from evomerge_contract.report import Problem
+from evomerge_contract.text import count
 
 
 class EvoMergeError(Exception):
@@ -22,7 +23,7 @@ class InputError(EvoMergeError):
     exit_code = EXIT_INVALID_INPUT
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
-        super().__init__(f"{source}: {len(problems)} mistake{'s' if len(problems) > 1 else ''}")
+        super().__init__(f"{source}: {count(len(problems), 'mistake')}")
         self.source = source
         self.problems = problems
 

@@ -121,34 +121,34 @@ AT_FIRST = [
     Fault(
         "wrong-key",
         lambda s: s.lock("nobody"),
-        "models.one: {uri}/one cannot be read: {server} refuses the S3 credentials (InvalidAccessKeyId); mend them: on "
-        "a cluster, in the Secret of spec.storage.s3.secretName",
+        "spec.models[0].uri: {uri}/one cannot be read: {server} refuses the S3 credentials (InvalidAccessKeyId); mend "
+        "them: on a cluster, in the Secret of spec.storage.s3.secretName",
         Storage.unlock,
     ),
     Fault(
         "missing-bucket",
         lambda s: None,
-        "models.one: {uri}/one cannot be read: there is no bucket {bucket} at {server}; make it, or name the right one "
-        "in a new run",
+        "spec.models[0].uri: {uri}/one cannot be read: there is no bucket {bucket} at {server}; make it, or name the "
+        "right one in a new run",
         Storage.fill,
         bucket=MISSING_BUCKET,
     ),
     Fault(
         "missing-model",
         lambda s: s.delete("two/config.json", "two/model.safetensors"),
-        "models.two: {uri}/two is empty or does not exist; " + NEW_RUN,
+        "spec.models[1].uri: {uri}/two is empty or does not exist; " + NEW_RUN,
         lambda s: s.mend("two/config.json", "two/model.safetensors"),
     ),
     Fault(
         "missing-split",
         lambda s: s.delete("select.jsonl"),
-        "objectives.sums.select: {uri}/select.jsonl does not exist at {server}; " + NEW_RUN,
+        "spec.evaluation.objectives[0].jsonl.select: {uri}/select.jsonl does not exist at {server}; " + NEW_RUN,
         lambda s: s.mend("select.jsonl"),
     ),
     Fault(
         "torn-shard",
         lambda s: s.put("one/model.safetensors", s.model[:-100]),
-        "models.one: {uri}/one: model.safetensors is truncated or no safetensors file",
+        "spec.models[0].uri: {uri}/one: model.safetensors is truncated or no safetensors file",
         lambda s: s.mend("one/model.safetensors"),
     ),
 ]
@@ -157,19 +157,19 @@ LATER = [
     Fault(
         "corrupted-shard",
         lambda s: s.put("two/model.safetensors", s.model[:-1] + bytes([s.model[-1] ^ 1])),
-        "models.two: {uri}/two " + CHANGED,
+        "spec.models[1].uri: {uri}/two " + CHANGED,
         lambda s: s.mend("two/model.safetensors"),
     ),
     Fault(
         "changed-config",
         lambda s: s.put("one/config.json", b'{"rope_theta": 1}'),
-        "models.one: {uri}/one " + CHANGED,
+        "spec.models[0].uri: {uri}/one " + CHANGED,
         lambda s: s.mend("one/config.json"),
     ),
     Fault(
         "changed-items",
         lambda s: s.put("search.jsonl", b'{"text": "easier"}\n'),
-        "objectives.sums.search: {uri}/search.jsonl " + CHANGED,
+        "spec.evaluation.objectives[0].jsonl.search: {uri}/search.jsonl " + CHANGED,
         lambda s: s.mend("search.jsonl"),
     ),
     Fault(
@@ -269,7 +269,7 @@ def test_wrong_input_ends_the_search_at_the_first_attempt_within_a_minute_of_its
     status = search.fails()
     assert status["reason"] == "InvalidInput"
     advice = "has no config.json, but its folder one/ has one; is the path one level too high?"
-    assert status["message"] == f"models.two: {models[1]['uri']} {advice}"
+    assert status["message"] == f"spec.models[1].uri: {models[1]['uri']} {advice}"
     assert status["steps"]["prepare"]["failures"] == 1
     told = datetime.fromisoformat(status["finishedAt"])
     assert (told - _container_started(search)).total_seconds() <= 60

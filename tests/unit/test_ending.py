@@ -20,9 +20,10 @@ from evomerge_operator.services.ending import (
     ending_of,
     has_ended,
 )
-from kube_documents import NOW, evomerge, job, known_of, pod, terminated, time
+from kube_documents import NOW, evomerge, job, known_of, manifest_of, pod, terminated, time
 
 KNOWN = known_of(evomerge(), searching=True)
+SPEC = manifest_of(evomerge()).spec
 JOB = job(KNOWN)
 DISRUPTED = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "evicted"}]
 
@@ -47,7 +48,7 @@ def note(of: Report) -> str:
 
 
 def ending(of_pod: dict[str, Any]) -> Ending:
-    return ending_of(view_pod(of_pod), [task()])
+    return ending_of(view_pod(of_pod), [task()], SPEC)
 
 
 def test_a_note_at_exit_code_0_is_believed_and_gets_the_node() -> None:
@@ -124,7 +125,7 @@ def test_a_lost_pod_is_a_disruption_and_no_failure(of_pod: dict[str, Any]) -> No
 
 
 def test_a_pod_that_was_never_seen_is_a_disruption() -> None:
-    assert isinstance(ending_of(None, [task()]), Disrupted)
+    assert isinstance(ending_of(None, [task()], SPEC), Disrupted)
 
 
 def test_exit_75_waits_and_exit_65_is_wrong_in_the_words_of_the_note_or_of_the_container() -> None:
@@ -158,4 +159,4 @@ def test_a_pod_that_should_have_been_gone_a_minute_ago_is_on_a_dead_node() -> No
     stays = view_pod(pod(JOB, phase="Running", worker={"running": {"startedAt": time(1)}}, deleted=True))
     assert not has_ended(view_job(JOB), stays, NOW + timedelta(seconds=9 + 60), gone=False)
     assert has_ended(view_job(JOB), stays, NOW + timedelta(seconds=9 + 61), gone=False)
-    assert ending_of(stays, [task()]) == Disrupted("the pod was deleted")
+    assert ending_of(stays, [task()], SPEC) == Disrupted("the pod was deleted")

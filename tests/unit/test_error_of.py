@@ -38,7 +38,7 @@ def test_mistakes_and_failures_are_told_apart() -> None:
     problem = Problem(path="base", message="is wrong")
     mistake = error_of(failed("InvalidInput", problem), "ps 3", MANIFEST)
     assert isinstance(mistake, InputError)
-    assert mistake.problems == [Problem(path="spec.base.uri", message="is wrong")]
+    assert mistake.problems == [Problem(path="spec.base", message="is wrong")]
     failure = error_of(failed("Crashed"), "ps 3", MANIFEST)
     assert isinstance(failure, RunError)
     assert str(failure) == "ps 3: models.b: gone (Crashed)"

@@ -12,7 +12,7 @@ from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_operator.local import run as local_run
-from evomerge_operator.local.run import default_workers, field_of, recipe_text, worker_environments
+from evomerge_operator.local.run import default_workers, recipe_text, worker_environments
 from evomerge_operator.local.terminal import Terminal
 from evomerge_operator.plan import BASELINES, Key
 from evomerge_operator.prepared import make_run
@@ -39,21 +39,6 @@ def test_each_worker_gets_a_gpu_of_its_own_where_there_are_gpus(monkeypatch: pyt
     assert [e["CUDA_VISIBLE_DEVICES"] for e in worker_environments(3)] == ["2", "5", "2"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert all("CUDA_VISIBLE_DEVICES" not in e for e in worker_environments(2))
-
-
-@pytest.mark.parametrize(
-    ("path", "field"),
-    [
-        ("models.b", "spec.models[1].uri"),
-        ("models.b.config.json", "spec.models[1].uri.config.json"),
-        ("base", "spec.base.uri"),
-        ("objectives.sums.test", "spec.evaluation.objectives[0].jsonl.test"),
-        ("models.unknown", "models.unknown"),
-        ("spec.models[0].uri", "spec.models[0].uri"),
-    ],
-)
-def test_a_workers_path_becomes_the_field_of_the_manifest(path: str, field: str) -> None:
-    assert field_of(path, manifest().spec) == field
 
 
 def test_the_recipe_names_places_that_can_be_found_from_the_runs_directory(tmp_path: Path) -> None:

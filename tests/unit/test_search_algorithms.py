@@ -305,14 +305,21 @@ def test_one_gene_is_enough_for_every_algorithm() -> None:
 
 
 def test_population_follows_the_spec_or_the_rule_of_the_algorithm() -> None:
-    assert [make_search(Search(algorithm=a, candidates=1), unit_genes(8), "ps", OBJECTIVES).population for a in ALGORITHMS] == [
+    assert [
+        make_search(Search(algorithm=a, candidates=1), unit_genes(8), "ps", OBJECTIVES).population for a in ALGORITHMS
+    ] == [
         8,
         10,
         10,
         1,
     ]
-    assert CmaEs(Search(algorithm="CMA-ES", candidates=1), unit_genes(8), "ps", OBJECTIVES, separable=False).islands == 3
+    assert (
+        CmaEs(Search(algorithm="CMA-ES", candidates=1), unit_genes(8), "ps", OBJECTIVES, separable=False).islands == 3
+    )
     for algorithm in ALGORITHMS:
         assert (
-            make_search(Search(algorithm=algorithm, candidates=1, population=12), unit_genes(8), "ps", OBJECTIVES).population == 12
+            make_search(
+                Search(algorithm=algorithm, candidates=1, population=12), unit_genes(8), "ps", OBJECTIVES
+            ).population
+            == 12
         )

@@ -1,4 +1,4 @@
-"""How a run ended, told alike by the terminal, the status, the report page and the model card."""
+"""How a run ended, told alike by the terminal and the status (and by the report page and the model card)."""
 
 import io
 from pathlib import Path
@@ -10,14 +10,12 @@ from documents import document, prepared
 from endings import ending
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import ConcludeResult
-from evomerge_contract.text import seconds_of
 from evomerge_contract.verdict import in_one_sentence, verdict_of
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.terminal import Terminal
 from evomerge_operator.prepared import make_run
 from evomerge_operator.services.decide import Wait
 from evomerge_operator.services.standing import status_of
-from evomerge_worker.report.answer import concluded
 from kube_documents import NOW, evomerge, known_of
 
 WON = ending((0.1, 0.2), average=(0.05, 0.1))
@@ -90,10 +88,8 @@ def test_a_condition_has_headline_and_figures_in_one_sentence(end: ConcludeResul
 
 
 @pytest.mark.parametrize("end", [WON, LUCKY, ending((-0.01, 0.05)), ending((-0.1, -0.05))])
-def test_terminal_status_and_report_say_the_same(end: ConcludeResult, tmp_path: Path) -> None:
-    verdict, answer = verdict_of(end), concluded(end)
-    assert answer.headline == verdict.headline
-    assert {verdict.figures, *verdict.masks} <= set(answer.details)
+def test_terminal_and_status_say_it_in_the_same_words(end: ConcludeResult, tmp_path: Path) -> None:
+    verdict = verdict_of(end)
     assert shown(end, tmp_path).splitlines()[-5 - len(verdict.masks) : -3] == [
         verdict.headline,
         verdict.figures,
@@ -117,8 +113,3 @@ def shown(end: ConcludeResult, folder: Path) -> str:
     run = make_run(manifest, prepared(manifest), "file:///r")
     Terminal(Console(file=out, width=300)).done(run, end, RunDirectory(folder))
     return out.getvalue()
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("72h", 259_200), ("7d", 604_800)])
-def test_a_manifests_time_span_in_seconds(text: str, seconds: int) -> None:
-    assert seconds_of(text) == seconds

@@ -12,6 +12,7 @@ from typing import Self
 from evomerge_contract.candidate import FailureReason
 from evomerge_contract.exits import EXIT_FAILURE, EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
 from evomerge_contract.manifest import BASE
+from evomerge_contract.problems import in_words
 from evomerge_contract.report import Problem
 
 
@@ -30,7 +31,7 @@ class InputError(WorkerError):
     exit_code = EXIT_INVALID_INPUT
 
     def __init__(self, *problems: Problem) -> None:
-        super().__init__(_told(problems))
+        super().__init__(in_words(problems))
         self.problems = list(problems)
 
     @classmethod
@@ -57,7 +58,7 @@ class StorageError(WorkerError):
     def at(cls, path: str, message: str) -> Self:
         """One disturbance: where, and what to do."""
         problem = Problem(path=path, message=message)
-        return cls(_told([problem]), problem)
+        return cls(in_words([problem]), problem)
 
 
 class CandidateError(WorkerError):
@@ -71,10 +72,6 @@ class CandidateError(WorkerError):
 def where_of(source: str) -> str:
     """The path at which problems with the source of that name are reported."""
     return BASE if source == BASE else f"models.{source}"
-
-
-def _told(problems: Sequence[Problem]) -> str:
-    return "; ".join(f"{p.path}: {p.message}" for p in problems)
 
 
 def out_of_memory(error: Exception) -> bool:

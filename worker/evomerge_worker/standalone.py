@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge_contract.manifest import Storage
+from evomerge_contract.problems import in_rows
 from evomerge_contract.recipe import BASE_TOKENIZER, UNION, Recipe
 from evomerge_contract.report import Problem, RunReport
 from evomerge_contract.task import Source
@@ -39,9 +40,7 @@ def merge(arguments: list[str]) -> int:
     try:
         _merge(recipe_file, out, seed)
     except InputError as error:
-        count = len(error.problems)
-        sys.stderr.write(f"{recipe_file}: {count} mistake{'s' if count > 1 else ''}\n")
-        sys.stderr.writelines(f"  {p.path}   {p.message}\n" for p in error.problems)
+        sys.stderr.write(in_rows(str(recipe_file), error.problems))
         return error.exit_code
     except WorkerError as error:
         return _told(error)

@@ -86,7 +86,7 @@ class Client:
             answer = await self._api.rest_client.request(  # type: ignore[no-untyped-call]
                 method, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=timeout)
             )
-            text, status = await answer.read(), answer.status
+            text, status = bytes(await answer.read()), answer.status
             code = str(status)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"the API server does not answer: {error or type(error).__name__}") from error

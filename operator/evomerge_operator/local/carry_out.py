@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Protocol
 
-from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
-from evomerge_contract.report import PrepareResult, Problem, Report
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.report import PrepareResult, Report
 from evomerge_contract.task import Task
 from evomerge_operator.errors import EvoMergeError, InputError, RunError, TryAgainError
+from evomerge_operator.mistakes import in_fields
 from evomerge_operator.plan.run import prepare_task
 
 
@@ -51,26 +52,9 @@ def carry_out(executor: Executor, task: Task) -> Report:
 
 def error_of(report: Report, doing: str, manifest: EvoMerge, source: str | None = None) -> EvoMergeError:
     """What a report that no further attempt can mend means for the run; `source` is the manifest's file."""
-    problems = [Problem(path=field_of(p.path, manifest.spec), message=p.message) for p in report.problems]
+    report = in_fields(report, manifest.spec)
     if report.reason == "InvalidInput":
-        return InputError(source or manifest.metadata.name, problems)
+        return InputError(source or manifest.metadata.name, report.problems)
     if report.reason == "TryAgain":
-        told = "; ".join(f"{p.path}: {p.message}" for p in problems) or report.message
-        return TryAgainError(f"{doing}: {told}; mend that, and the same command goes on later")
+        return TryAgainError(f"{doing}: {report.message}; mend that, and the same command goes on later")
     return RunError(f"{doing}: {report.message} ({report.reason})")
-
-
-def field_of(path: str, spec: EvoMergeSpec) -> str:
-    """The manifest's field for a worker's `models.<name>…`, `base…` or `objectives.<name>.<split>…`."""
-    kind, _, rest = path.partition(".")
-    name, _, further = rest.partition(".")
-    if kind == BASE:
-        return f"spec.base.uri{'.' + rest if rest else ''}"
-    if kind == "models":
-        index = next((i for i, m in enumerate(spec.models) if m.name == name), None)
-        return path if index is None else f"spec.models[{index}].uri{'.' + further if further else ''}"
-    if kind == "objectives":
-        for index, objective in enumerate(spec.evaluation.objectives):
-            if objective.name == name:
-                return f"spec.evaluation.objectives[{index}].{objective.evaluator_name}.{further}"
-    return path

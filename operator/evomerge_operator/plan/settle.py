@@ -3,8 +3,7 @@
 from math import isfinite
 
 from evomerge_contract.candidate import MESSAGE_CHARACTERS, AskedFields, Candidate, FailureReason
-from evomerge_contract.metrics import fitness_of
-from evomerge_contract.report import Report
+from evomerge_contract.report import Report, fitness_of
 from evomerge_contract.task import EvaluateTask
 from evomerge_operator.plan.proposer import Start
 from evomerge_operator.plan.run import BASELINES, Run

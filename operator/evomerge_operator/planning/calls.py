@@ -161,9 +161,7 @@ def conclude_task(
     return finish.conclude_task(_load(proposer), chosen, selected, compared)
 
 
-def export_task(
-    proposer: bytes, winner: Candidate, conclusion: ConcludeResult, out: str, facts: str
-) -> ExportTask:
+def export_task(proposer: bytes, winner: Candidate, conclusion: ConcludeResult, out: str, facts: str) -> ExportTask:
     """See `plan.finish`."""
     loaded = _load(proposer)
     text = recipe_text(finish.winner_recipe(loaded, winner), loaded.manifest, Path("/"))

@@ -24,8 +24,11 @@ R = TypeVar("R")
 class PlanningError(EvoMergeError):
     """A call took more time or memory than one may; the message says what to do."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, what: str) -> None:
+        super().__init__(
+            f"planning a step of the search {what}; give it fewer models, groups or patterns, a smaller population, or "
+            "another algorithm"
+        )
         self.reason = reason
 
 
@@ -57,9 +60,13 @@ class Pool:
                         _limited, *self._limits, function, arguments, cancellable=True, limiter=self._processes
                     )
             except (TimeoutError, _TooLongError) as error:
-                raise self._refusal(TOO_LONG, f"{self._limits[0]} s of CPU time") from error
-            except (MemoryError, anyio.BrokenWorkerProcess) as error:  # native code ends its process where memory does
-                raise self._refusal(TOO_LARGE, f"{self._limits[1] >> 20} MiB of memory") from error
+                raise PlanningError(TOO_LONG, f"took more than {self._limits[0]} s of CPU time") from error
+            except MemoryError as error:
+                raise PlanningError(TOO_LARGE, f"took more than {self._limits[1] >> 20} MiB of memory") from error
+            except anyio.BrokenWorkerProcess as error:
+                # Native code that gets no memory ends its process.
+                message = f"ended its process, as too little memory does (it may take {self._limits[1] >> 20} MiB)"
+                raise PlanningError(TOO_LARGE, message) from error
             self._last_seconds[caller] = seconds
         return result
 
@@ -67,19 +74,14 @@ class Pool:
         """Let go of what is known of a caller."""
         self._last_seconds.pop(caller, None)
 
-    def _refusal(self, reason: str, what: str) -> PlanningError:
-        return PlanningError(
-            reason,
-            f"planning the search takes more than {what} at a time; give it fewer models, groups or patterns, a "
-            "smaller population, or another algorithm",
-        )
-
 
 class _TooLongError(Exception):
     """A call has used up its CPU time."""
 
 
-def _limited(cpu_seconds: int, memory_bytes: int, function: Callable[..., R], arguments: tuple[Any, ...]) -> Any:
+def _limited(
+    cpu_seconds: int, memory_bytes: int, function: Callable[..., R], arguments: tuple[Any, ...]
+) -> tuple[float, R]:
     """In the helper process: the seconds that a call took, and what it returned."""
     began = time.monotonic()
     signal.signal(signal.SIGXCPU, _too_long)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from evomerge_contract.candidate import GeneLabel, Genome
 from evomerge_contract.manifest import Objective, Search
-from evomerge_contract.metrics import fitness_of
+from evomerge_contract.report import fitness_of
 from evomerge_operator.search.randomness import seed_of
 
 Outcome = Mapping[str, float] | None

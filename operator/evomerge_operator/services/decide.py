@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
+from evomerge_contract.genome import PACKED_ABOVE
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.text import seconds_of
-from evomerge_contract.genome import PACKED_ABOVE
 from evomerge_operator.kube.pods import JobView
 from evomerge_operator.plan.next import all_sources_failed, failures_in_words, next_keys, too_many_failures
-from evomerge_operator.plan.run import BASELINES, Key, Run
+from evomerge_operator.plan.run import Key, Run
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
 

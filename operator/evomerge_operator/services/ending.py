@@ -6,10 +6,12 @@ from datetime import datetime, timedelta
 
 from evomerge_contract.candidate import FailureReason
 from evomerge_contract.exits import EXIT_INVALID_INPUT, EXIT_TRY_AGAIN
+from evomerge_contract.manifest import EvoMergeSpec
 from evomerge_contract.note import read_note
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task
 from evomerge_operator.kube.pods import JobView, PodView, failure_of
+from evomerge_operator.mistakes import in_fields
 
 _DEAD_NODE = timedelta(seconds=60)
 """A pod that should have been gone for so long is on a node that does not answer."""
@@ -65,14 +67,15 @@ def has_ended(job: JobView, pod: PodView | None, now: datetime, gone: bool) -> b
     return job.finished and pod is None and now - job.created > _POD_GRACE
 
 
-def ending_of(pod: PodView | None, tasks: Sequence[Task]) -> Ending:
-    """How an attempt at `tasks` has ended. Scores are believed at exit code 0 only."""
+def ending_of(pod: PodView | None, tasks: Sequence[Task], spec: EvoMergeSpec) -> Ending:
+    """How an attempt at `tasks` of a manifest's `spec` has ended. Scores are believed at exit code 0 only."""
     if pod is None:
         return Disrupted("its pod is gone, with all that it might have said")
     if not pod.ended:
         return Disrupted(pod.disruption or "its pod was taken away before it ended")
     exit_code = pod.exit.code if pod.exit is not None else None
     reports = read_note(pod.exit.message, tasks) if pod.exit is not None else None
+    reports = reports and [in_fields(report, spec) for report in reports]
     if exit_code == 0 and reports is not None:
         return Reported([_with_host(_killed_for_memory(r, pod), pod) for r in reports])
     if pod.timed_out:  # whatever the worker made of the signal

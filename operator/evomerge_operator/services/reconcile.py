@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.problems import in_words
 from evomerge_contract.report import PrepareResult, Problem
 from evomerge_contract.status import EvoMergeStatus
 from evomerge_operator.errors import EvoMergeError
@@ -17,10 +18,10 @@ from evomerge_operator.planning import calls
 from evomerge_operator.planning.pool import PLANNING_REASONS, PlanningError, Pool
 from evomerge_operator.services import decide
 from evomerge_operator.services.act import start_candidates, start_step
+from evomerge_operator.services.backoff import longer
 from evomerge_operator.services.decide import Decision, Fail
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
-from evomerge_operator.services.backoff import longer
 from evomerge_operator.services.settle import (
     BASELINES_KEY,
     LOCK_KEY,
@@ -31,7 +32,7 @@ from evomerge_operator.services.settle import (
     lock_name,
     settle,
 )
-from evomerge_operator.services.standing import not_started, only_figures, obstacle, status_of, what_holds
+from evomerge_operator.services.standing import not_started, obstacle, only_figures, status_of, what_holds
 from evomerge_operator.services.status import write_status
 from evomerge_operator.services.tasks import report_dir, step_task
 
@@ -281,7 +282,7 @@ class Reconciler:
 
 
 def _invalid(problems: list[Problem]) -> Fail:
-    return Fail("InvalidManifest", "; ".join(f"{p.path}: {p.message}" for p in problems))
+    return Fail("InvalidManifest", in_words(problems))
 
 
 def wait_longer(known: Known, now: datetime) -> datetime:

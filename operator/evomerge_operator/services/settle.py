@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 from evomerge_contract.answers import failure
 from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate
+from evomerge_contract.manifest import EvoMerge, EvoMergeSpec
 from evomerge_contract.report import Report
 from evomerge_contract.status import CandidateStatus, StepCounters
 from evomerge_contract.task import Task
@@ -28,7 +29,7 @@ from evomerge_operator.services.decide import CONCLUDE, EXPORT, PREPARE, SELECT,
 from evomerge_operator.services.ending import Disrupted, Ending, Failed, Reported, Waits, Wrong, ending_of, has_ended
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
-from evomerge_operator.services.status import write_status, write_step
+from evomerge_operator.services.status import write_step
 from evomerge_operator.services.tasks import step_tasks, stored_candidates
 
 PROBE_SECONDS = 30
@@ -157,7 +158,7 @@ async def _settle_candidates(
     keys = _keys(job)
     if any(key not in starts for key in keys):
         return None  # told before a crash
-    ending = ending_of(pod, [starts[key].task for key in keys])
+    ending = ending_of(pod, [starts[key].task for key in keys], live.run.manifest.spec)
     endings.append(ending)
     reports = ending.reports if isinstance(ending, Reported) else [None] * len(keys)
     verdict = _verdict(ending)
@@ -230,7 +231,8 @@ async def _settle_step(
     step = job.attempt.step
     if known.ended_attempts(step) >= job.attempt.attempts[0]:
         return None  # told before a crash
-    ending = _step_ending(pod, await step_tasks(known, step, gateway, pool))
+    tasks = await step_tasks(known, step, gateway, pool)
+    ending = _step_ending(pod, tasks, cast(EvoMerge, known.manifest).spec)  # without a manifest there are no tasks
     endings.append(ending)
     if isinstance(ending, Reported) and ending.reports[0].reason is not None:
         ending = _of_step(ending.reports[0])
@@ -265,9 +267,9 @@ def forgiven(counters: StepCounters) -> StepCounters:
     return counters.model_copy(update={"failures": 0, "waits": counters.waits + counters.failures})
 
 
-def _step_ending(pod: PodView | None, tasks: Sequence[Task]) -> Ending:
+def _step_ending(pod: PodView | None, tasks: Sequence[Task], spec: EvoMergeSpec) -> Ending:
     """How a step's attempt has ended. A look at storage may have begun before its first result was stored."""
-    endings = [ending_of(pod, [task]) for task in tasks]
+    endings = [ending_of(pod, [task], spec) for task in tasks]
     return next((e for e in endings if isinstance(e, Reported)), endings[0])
 
 

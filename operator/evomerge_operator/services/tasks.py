@@ -54,9 +54,7 @@ async def step_task(known: Known, step: str, gateway: Gateway, pool: Pool) -> Ta
     return live.step_tasks[step]
 
 
-async def _task_after_search(
-    known: Known, live: LiveRun, step: str, gateway: Gateway, pool: Pool, out: str
-) -> Task:
+async def _task_after_search(known: Known, live: LiveRun, step: str, gateway: Gateway, pool: Pool, out: str) -> Task:
     caller, proposer = known.parent.uid, live.proposer
     if step in (SELECT, CONCLUDE):
         selected = known.status.selected if step == CONCLUDE else None
@@ -75,9 +73,7 @@ async def _task_after_search(
     return await pool.call(caller, calls.export_task, proposer, winner, conclusion, out, FACTS)
 
 
-async def stored_candidates(
-    known: Known, live: LiveRun, indices: Sequence[int], gateway: Gateway
-) -> list[Candidate]:
+async def stored_candidates(known: Known, live: LiveRun, indices: Sequence[int], gateway: Gateway) -> list[Candidate]:
     """Finished candidates of the run's stage, with their genomes."""
     found = []
     for index in indices:

@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from evomerge_contract.base import digest_of
+from evomerge_contract.problems import in_words
 from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError, StorageError, where_of
 from evomerge_worker.store.index import shard_files
@@ -99,7 +100,7 @@ def once_right() -> Iterator[None]:
         yield
     except InputError as error:
         problems = [p.model_copy(update={"message": f"{p.message}; it {CHANGED}"}) for p in error.problems]
-        raise StorageError("; ".join(f"{p.path}: {p.message}" for p in problems), *problems) from error
+        raise StorageError(in_words(problems), *problems) from error
 
 
 def _digest_if_whole(folder: Path, code: bool) -> str | None:

@@ -6,6 +6,7 @@ A cache entry is named by server, URI, and name, ETag and size of every object: 
 from pathlib import Path
 
 from evomerge_contract.base import digest_of
+from evomerge_contract.problems import in_words
 from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.store.cache import Arrived, cached_folder
 from evomerge_worker.store.pull import Place, pull
@@ -61,7 +62,7 @@ def fetch_file(client: S3Client, uri: str, where: str, cache: Path) -> Path:
 def _awaited(lacking: LackingError) -> StorageError:
     """Files that are missing on a server may be put there."""
     problems = [p.model_copy(update={"message": f"{p.message}; {_PUT_IT_THERE}"}) for p in lacking.problems]
-    return StorageError("; ".join(f"{p.path}: {p.message}" for p in problems), *problems)
+    return StorageError(in_words(problems), *problems)
 
 
 def _cached(client: S3Client, uri: str, objects: dict[str, Object], place: Place, cache: Path) -> Path:
