@@ -59,7 +59,7 @@ cluster-down: $(VENV)/.ready-dev
 	$(LAB) down
 
 bench: $(VENV)/.ready-dev $(ORACLE)/.ready $(EVOLVE)/.ready
-	for script in pipeline_share search_busy merge merge_memory merge_vs_mergekit candidates_per_hour quickstart_margin \
+	for script in pipeline_share search_busy search_replay merge merge_memory merge_vs_mergekit candidates_per_hour quickstart_margin \
 			store_pull operator_overhead operator_memory candidate_cost; do \
 		$(BIN)/python bench/$$script.py || exit 1; \
 	done

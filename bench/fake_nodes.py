@@ -22,7 +22,7 @@ from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import PrepareResult
 from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
 from evomerge_operator.kube.objects import Parent
-from evomerge_operator.prepared import prepare_task
+from evomerge_operator.plan.run import prepare_task
 from lab.places import BIN, KUBECONFIG, REPOSITORY
 
 HERE = Path(__file__).parent

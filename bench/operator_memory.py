@@ -3,8 +3,8 @@
 Ten searches with 1,000 finished candidates each and 200 workers running: on a real API server, with KWOK's nodes and
 `pod_stand_in.py` in the kubelets' place. The finished candidates are what the real planner asks for and makes of
 scores; they are stored as the operator stores them. Then the operator starts, reads all of it, starts the 200; it is
-killed, and a second one starts among them. The figure is the larger of the two peaks (VmHWM), goal and reference are
-in MB of 10^6 bytes.
+killed, and a second one starts among them. The figure is the larger of the two peaks (VmHWM, of the
+process and its helpers together), goal and reference are in MB of 10^6 bytes.
 """
 
 import argparse
@@ -20,18 +20,20 @@ import fake_nodes
 from figures import figure
 from sandboxed import inside_the_sandbox
 
+from evomerge_contract.answers import success
 from evomerge_contract.base import canonical_json
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.report import EvaluateResult, Report
+from evomerge_contract.report import EvaluateResult
 from evomerge_contract.status import CandidateStatus
-from evomerge_operator import plan
 from evomerge_operator.kube.candidates import candidate_document, finished_status
 from evomerge_operator.kube.objects import Parent
-from evomerge_operator.prepared import Run, make_run
+from evomerge_operator.plan.next import next_keys
+from evomerge_operator.plan.proposer import begin_stage
+from evomerge_operator.plan.run import Run, default_names, make_run
+from evomerge_operator.plan.settle import settle
 from evomerge_operator.services.act import candidate_spec
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.search import Search
-from evomerge_operator.services.settle import LOCK_KEY, lock_name
+from evomerge_operator.services.settle import BASELINES_KEY, LOCK_KEY, lock_name
 from evomerge_operator.services.tasks import report_dir
 from lab import binaries
 
@@ -82,8 +84,10 @@ async def store_search(session: api.Session, name: str, finished: int, running: 
     known = Known.of(made)
     parsed = EvoMerge.model_validate(manifest)
     prepared = fake_nodes.prepared(parsed)
-    run = make_run(parsed, prepared, report_dir(manifest["spec"]["export"]["uri"], known.parent))
-    lock = {"metadata": known.parent.metadata(lock_name(known)), "data": {LOCK_KEY: canonical_json(prepared.wire())}}
+    names = default_names(parsed)
+    run = make_run(parsed, prepared, report_dir(manifest["spec"]["export"]["uri"], known.parent), names)
+    data = {LOCK_KEY: canonical_json(prepared.wire()), BASELINES_KEY: canonical_json(names)}
+    lock = {"metadata": known.parent.metadata(lock_name(known)), "data": data}
     await api.request(session, "POST", f"/api/v1/namespaces/{NAMESPACE}/configmaps", lock)
     stored = list(finished_candidates(run, known.parent, finished))
     await api.gather([_store(session, *one) for one in stored])
@@ -91,25 +95,20 @@ async def store_search(session: api.Session, name: str, finished: int, running: 
 
 def finished_candidates(run: Run, parent: Parent, count: int) -> Iterator[tuple[Document, Document]]:
     """The baselines and so many candidates, as the planner asks for and settles them: document and status."""
-    search = Search(run)
-    while search.done < count:
-        for start in plan.next_starts(run, search.state(set()), min(16, count + 3 - len(search.finished))):
-            document = candidate_document(parent, candidate_spec(search, start))
-            search.take(document | {"metadata": document["metadata"] | {"uid": "", "resourceVersion": ""}})
+    proposer = begin_stage(run, 0)
+    progress = run.stage.progress
+    while len(progress.finished) < count:
+        proposer.tell(progress.untold)
+        progress.untold.clear()
+        left = count - len(progress.finished) + len(run.baselines) - len(run.compared.finished)
+        for start in proposer.starts(next_keys(run, set(), min(16, left)), {}):
             scores = {o.name: (start.key.index * 37 % 100) / 100 for o in start.task.objectives}
-            report = Report(
-                task=start.task.digest,
-                kind="evaluate",
-                outcome="Succeeded",
-                evaluate=EvaluateResult(scores=scores),
-                seconds={"wait": 1.5, "pull": 0.25, "load": 1.125, "merge": 0.5, "evaluate": 12.75, "total": 15.125},
-                host="fake-0",
-            )
-            candidate = plan.settle(run, search.state(set()), start, report)
+            seconds = {"wait": 1.5, "pull": 0.25, "load": 1.125, "merge": 0.5, "evaluate": 12.75, "total": 15.125}
+            report = success(start.task, EvaluateResult(scores=scores), seconds=seconds, host="fake-0")
+            candidate = settle(run, start, report)
+            run.progress(start.key.stage).finish(candidate)
             status = finished_status(candidate, CandidateStatus(), run.report_dir).wire()
-            told = document | {"metadata": document["metadata"] | {"uid": "", "resourceVersion": ""}, "status": status}
-            search.take(told)
-            yield document, status
+            yield candidate_document(parent, candidate_spec(run, start)), status
 
 
 async def _store(session: api.Session, document: Document, status: Document) -> None:
@@ -129,7 +128,12 @@ async def all_run(session: api.Session, count: int) -> None:
 
 
 def peak_mb(pid: int) -> float:
-    """The most resident memory that a process has had."""
+    """The most resident memory that a process and its helper processes have had, added up."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sum(_peak_mb(each) for each in (pid, *map(int, children)))
+
+
+def _peak_mb(pid: int) -> float:
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
 

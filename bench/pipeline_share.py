@@ -22,9 +22,9 @@ from random_models import QUICKSTART, large_quickstart
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import Report
 from evomerge_contract.task import EvaluateTask, task_adapter
-from evomerge_operator import plan
 from evomerge_operator.manifest import load_manifest
-from evomerge_operator.prepared import make_run, prepare_task
+from evomerge_operator.plan.proposer import begin_stage
+from evomerge_operator.plan.run import Key, default_names, make_run, prepare_task
 from evomerge_worker.evaluate.clock import forward_time
 from evomerge_worker.families import live
 from evomerge_worker.merge import plan_merge
@@ -84,9 +84,10 @@ def candidates_of(manifest: EvoMerge, folder: Path, count: int) -> list[Candidat
     prepared = pipeline.carry_out(prepare_task(manifest, reports.as_uri())).prepare
     if prepared is None:
         raise SystemExit("the models could not be prepared")
-    run = make_run(manifest, prepared, reports.as_uri())
-    starts = plan.next_starts(run, plan.State({}, [], [], {}, set()), len(run.baselines) + count + 1)
-    first, *others = [start.task for start in starts if start.genome is not None]
+    run = make_run(manifest, prepared, reports.as_uri(), default_names(manifest))
+    proposer = begin_stage(run, 0)
+    keys = [Key(run.stage.name, index) for index in range(count + 1)]
+    first, *others = [start.task for start in proposer.starts(keys, {})]
     one_candidate(pipeline, first)
     planning = Stopwatch(plan_merge)
     with patch.object(live, "plan_merge", planning):

@@ -11,22 +11,21 @@ import heapq
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 
 from figures import figure
 
-from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult
 from evomerge_contract.task import EvaluateTask
-from evomerge_operator import plan
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_operator.local.log import RunLog
-from evomerge_operator.local.run import search
+from evomerge_operator.local.search import search
 from evomerge_operator.manifest import load_manifest
-from evomerge_operator.plan import Key
-from evomerge_operator.prepared import Run, make_run
+from evomerge_operator.plan.proposer import Proposer, begin_stage
+from evomerge_operator.plan.run import BASELINES, Key, Run, default_names, make_run
 
 HERE = Path(__file__).parent
 SHORTEST = 0.1
@@ -34,10 +33,11 @@ DIGEST = "sha256:" + "0" * 64
 
 
 class Silent:
-    """Watches a run and says nothing."""
+    """A watcher that shows nothing."""
 
-    def searching(self, run: Run, finished: dict[Key, Candidate]) -> None: ...
-    def moved(self, run: Run, finished: dict[Key, Candidate], running: int) -> None: ...
+    def searching(self, run: Run) -> None: ...
+
+    def moved(self, run: Run, running: int) -> None: ...
 
 
 def main() -> None:
@@ -72,16 +72,18 @@ def share_in_use(algorithm: str, slots: int, candidates: int, seed: int) -> tupl
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder) / "run")
         directory.claim()
-        run = make_run(manifest, _prepared(manifest), directory.reports.as_uri())
-        log = RunLog(directory.log, {})
+        run = make_run(manifest, _prepared(manifest), directory.reports.as_uri(), default_names(manifest))
+        proposer = begin_stage(run, 0)
+        log = RunLog(directory.log, {}, default_names(manifest))
         with LocalExecutor(slots, directory.worker_log, command=command) as executor:
-            _warm_up(executor, run)
+            _warm_up(executor, proposer)
             began = time.perf_counter()
-            finished = search(executor, run, log, directory, Silent())  # type: ignore[arg-type]
+            search(executor, run, proposer, log, deque(), Silent())
             took = time.perf_counter() - began
         log.close()
         directory.release()
-    slept = [finished[key].seconds["evaluate"] for key in plan.log_order(run)]
+    sequences = (run.compared.finished, run.stage.progress.finished)
+    slept = [finished[index].seconds["evaluate"] for finished in sequences for index in sorted(finished)]
     return sum(slept) / (slots * took), sum(slept) / (slots * ideal_seconds(slept, slots))
 
 
@@ -93,9 +95,9 @@ def ideal_seconds(durations: list[float], slots: int) -> float:
     return max(free_at)
 
 
-def _warm_up(executor: LocalExecutor, run: Run) -> None:
+def _warm_up(executor: LocalExecutor, proposer: Proposer) -> None:
     """A first task for each slot, so that no start of a process is measured."""
-    [start] = plan.next_starts(run, plan.State({}, [], [], {}, set()), 1)
+    [start] = proposer.starts([Key(BASELINES, 0)], {})
     waiting = executor.idle
     for _ in range(waiting):
         executor.start(EvaluateTask.model_validate(start.task.model_copy(update={"trace": None})))

@@ -117,10 +117,7 @@ def _finish(
     watcher: Watcher,
 ) -> ConcludeResult:
     """Conclude, export and write the report."""
-    if selected is None:
-        chosen = finalists(proposer, run.stage.progress.finished)
-    else:
-        chosen = [row.index for row in selected.ranked]
+    chosen = finalists(proposer, run.stage.progress.finished)
     task = conclude_task(proposer, [searched[index] for index in chosen], selected, scored_baselines(run))
     watcher.concluding(len(task.baselines))
     report = carry_out(executor, task)

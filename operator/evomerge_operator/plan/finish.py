@@ -50,8 +50,8 @@ def conclude_task(
 ) -> ConcludeTask:
     """Score the test items, for the winner among `chosen` and the baselines named in `compared`.
 
-    `chosen` are the finalists as `selected` ranks them. Without it (a run that was begun before there was a task of
-    its own for that), the task ranks them itself.
+    `chosen` are the finalists, which `selected` ranks. Without it (a run that was begun before there was a task of its
+    own for that), the task ranks them itself.
     """
     seeds = _mask_seeds(proposer) if selected is None else None
     # Each evaluation may take as long as a candidate.
@@ -91,7 +91,7 @@ def export_task(
         mask_seed=stage.search.seed,
         card=CardFacts(
             run=proposer.manifest.metadata.name,
-            method=stage.parameter_space.method,
+            method=stage.space.method,
             algorithm=proposer.search.version,
             candidates=stage.search.candidates,
             seed=stage.search.seed,
@@ -136,7 +136,7 @@ def _finalist(proposer: Proposer, candidate: Candidate) -> Finalist:
 
 def _mask_seeds(proposer: Proposer) -> list[int] | None:
     """The seeds that finalists are scored with, where the method draws masks."""
-    random = METHODS[proposer.stage.parameter_space.method].random
+    random = METHODS[proposer.stage.space.method].random
     return mask_seeds(proposer.stage.search.seed) if random else None
 
 

@@ -131,8 +131,8 @@ def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | Non
         timeout_seconds=LONG_SECONDS,
         report_dir=report_dir,
         objectives=spec.evaluation.objectives,
-        methods=[s.parameter_space.method for s in spec.stages],
-        groups=[s.parameter_space.groups for s in spec.stages],
+        methods=[s.space.method for s in spec.stages],
+        groups=[s.space.groups for s in spec.stages],
         tokenizer_source=spec.tokenizer_source,
     )
 

@@ -57,15 +57,12 @@ async def step_task(known: Known, step: str, gateway: Gateway, pool: Pool) -> Ta
 async def _task_after_search(known: Known, live: LiveRun, step: str, gateway: Gateway, pool: Pool, out: str) -> Task:
     caller, proposer = known.parent.uid, live.proposer
     if step in (SELECT, CONCLUDE):
-        selected = known.status.selected if step == CONCLUDE else None
-        if selected is None:
-            indices = await pool.call(caller, calls.ranked, proposer, live.run.stage.progress.finished)
-        else:
-            indices = [row.index for row in selected.ranked]
+        indices = await pool.call(caller, calls.ranked, proposer, live.run.stage.progress.finished)
         chosen = await stored_candidates(known, live, indices, gateway)
         if step == SELECT:
             return await pool.call(caller, calls.select_task, proposer, chosen)
-        return await pool.call(caller, calls.conclude_task, proposer, chosen, selected, scored_baselines(live.run))
+        selected, compared = known.status.selected, scored_baselines(live.run)
+        return await pool.call(caller, calls.conclude_task, proposer, chosen, selected, compared)
     conclusion = known.status.conclusion
     if conclusion is None:
         raise RunError(f"{step} comes after the conclusion")
