@@ -96,6 +96,7 @@ class Controller:
         loop = self._loops.pop(uid, None)
         if loop is not None and loop is not asyncio.current_task():
             loop.cancel()
+        self._reconciler.forget(uid)
         if known is not None:
             metrics.forget(known.parent.namespace, known.parent.name)
 

@@ -32,6 +32,16 @@ def first_job_create(search: Search, after: datetime) -> datetime:
     return min(at for at in map(_received, made) if at > after)
 
 
+def writes_about(search: Search) -> list[datetime]:
+    """When its operators wrote to a search, or to a child of it, in the order of the log."""
+    of_search = (search.name, f"{search.name}-")
+    return [
+        _received(entry)
+        for entry in _of_operators(search.cluster, search.namespace)
+        if (name := entry["objectRef"].get("name") or "") == of_search[0] or name.startswith(of_search[1])
+    ]
+
+
 def unheld_writes(cluster: Cluster, namespace: str) -> tuple[list[str], int]:
     """The writes that an operator of the namespace tried without holding the Lease, and how many were tried in all.
 

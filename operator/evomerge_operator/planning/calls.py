@@ -28,6 +28,7 @@ from evomerge_operator.plan.run import BASELINES, Key, Run, make_run
 from evomerge_operator.recipes import recipe_text
 from evomerge_operator.search import Outcome
 
+_STATE_BYTES = 64 << 20
 Document = dict[str, Any]
 
 
@@ -45,7 +46,7 @@ def begin(
     """A prepared run with its first stage begun and that stage's proposer, or the mistakes that keep it from it."""
     try:
         run = make_run(manifest, prepared, report_dir, pinned)
-        return run, pickle.dumps(begin_stage(run, 0))
+        return run, _dump(begin_stage(run, 0))
     except InputError as error:
         return error.problems
 
@@ -57,7 +58,7 @@ def starts(
     loaded = _load(proposer)
     loaded.tell(outcomes)
     made = loaded.starts(keys, genomes)
-    return pickle.dumps(loaded), made
+    return _dump(loaded), made
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def read(proposer: bytes, page: bytes) -> Page:
         return Page(proposer, problem=f"a MergeCandidate cannot be read: {error}")
     following = listed.get("metadata", {}).get("continue") or ""
     hole = None if following else loaded.hole()
-    return Page(pickle.dumps(loaded), entries, following, hole and f"the search log {hole}")
+    return Page(_dump(loaded), entries, following, hole and f"the search log {hole}")
 
 
 def _entry(proposer: Proposer, document: Document) -> tuple[Entry, Candidate | None]:
@@ -166,6 +167,18 @@ def export_task(proposer: bytes, winner: Candidate, conclusion: ConcludeResult, 
     loaded = _load(proposer)
     text = recipe_text(finish.winner_recipe(loaded, winner), loaded.manifest, Path("/"))
     return finish.export_task(loaded, winner, conclusion, out, facts=facts, recipe_text=text)
+
+
+def _dump(proposer: Proposer) -> bytes:
+    """A proposer on its way to the next call.
+
+    Raises:
+        MemoryError: it is so large that the process which passes it on would suffer.
+    """
+    dumped = pickle.dumps(proposer, pickle.HIGHEST_PROTOCOL)
+    if len(dumped) > _STATE_BYTES:
+        raise MemoryError
+    return dumped
 
 
 def _load(proposer: bytes) -> Proposer:

@@ -13,7 +13,8 @@ from anyio import CapacityLimiter, to_process
 from evomerge_operator.errors import EvoMergeError
 
 CPU_SECONDS = 15
-MEMORY_BYTES = 640 << 20
+MEMORY_BYTES = 256 << 20
+"""Beyond what a helper process takes by itself; the chart's memory limit has room for two of them."""
 _WALL_SECONDS = 60.0
 """The last resort, for what takes no CPU time or cannot be interrupted."""
 _QUICK_SECONDS = 1.0

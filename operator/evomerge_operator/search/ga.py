@@ -99,7 +99,7 @@ class GeneticAlgorithm(SearchAlgorithm):
         So few samples leave gaps in a gene's range when drawn independently.
         """
         source = Random(self._seed(0, "strata"))
-        return [array("I", source.sample(range(samples), samples)) for _ in self._genes]
+        return [array("H", source.sample(range(samples), samples)) for _ in self._genes]
 
     def _designed(self, index: int) -> Genome:
         source = Random(self._seed(index, "design"))

@@ -82,6 +82,10 @@ class Reconciler:
         known.written_at = now
         await self._say(known, before, now)
 
+    def forget(self, uid: str) -> None:
+        """Let go of what is known of an EvoMerge that is gone."""
+        self._pool.forget(uid)
+
     async def _planned(self, known: Known, now: datetime) -> Decision:
         """Decide and act; a search whose planning takes too much waits, longer each time, and no other does."""
         if known.plans_at is not None and now < known.plans_at and not decide.has_ended(known):

@@ -1,0 +1,80 @@
+"""Searches whose planning is heavy, beside a calm one: the Lease stays where it is, and the calm one goes on."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from audit_log import writes_about
+from image_references import Images
+from kubernetes_cluster import Cluster
+from releases import RELEASE, Release
+from s3 import S3Server
+from searches import Search, light_manifest
+
+_LONGEST_STAND = timedelta(seconds=10)
+
+
+@pytest.fixture
+def light_search_of_release(
+    cluster: Cluster, images: Images, installed: Release, undisturbed: Search, s3: S3Server
+) -> Iterator[Callable[..., Search]]:
+    """Applies an EvoMerge for the light worker, served by the two operators of the chart; it goes with the test."""
+    applied: list[Search] = []
+
+    def apply(name: str, **settings: Any) -> Search:
+        manifest = light_manifest(name, undisturbed.namespace, images.light_worker, s3, **settings)
+        applied.append(Search.apply(cluster, manifest))
+        return applied[-1]
+
+    yield apply
+    for search in applied:
+        search.delete()
+
+
+@pytest.fixture
+def heavy_stages() -> dict[str, dict[str, Any]]:
+    """Valid searches over 32 models in every layer: a full covariance of hundreds of genes, a large population."""
+    space = {
+        "method": "dare_ties",
+        "groups": {"everyLayer": True},
+        "parameters": {"weight": {"min": "0", "max": "1"}, "density": {"min": "0.1", "max": "1"}},
+    }
+    searches = {
+        "covariance": {"algorithm": "CMA-ES", "candidates": 4000, "lag": 64, "population": 64},
+        "population": {"algorithm": "GA", "candidates": 9000, "lag": 1024, "population": 4096},
+    }
+    return {name: {"name": "ps", "parameterSpace": space, "search": search} for name, search in searches.items()}
+
+
+def test_heavy_searches_keep_the_lease_where_it_is_and_a_calm_one_never_stands_for_ten_seconds(
+    cluster: Cluster,
+    installed: Release,
+    light_search_of_release: Callable[..., Search],
+    heavy_stages: dict[str, dict[str, Any]],
+) -> None:
+    """With two replicas: a leader that plans on the loop that renews the Lease would lose it to the other."""
+    calm = light_search_of_release("calm", candidates=25, parallelism=1)
+    calm.wait(lambda status: status.get("done", 0) >= 2)
+    lease = _lease(cluster)
+    models = [{"name": f"m{i}", "uri": f"s3://models/m{i}"} for i in range(32)]
+    heavy = [
+        light_search_of_release(name, models=models, base={"uri": "s3://models/base"}, stages=[stage], parallelism=1)
+        for name, stage in heavy_stages.items()
+    ]
+    calm.succeeds()
+    assert _lease(cluster) == lease
+    times = sorted(writes_about(calm))
+    stands = [later - earlier for earlier, later in pairwise(times)]
+    assert len(stands) > 50
+    assert max(stands) < _LONGEST_STAND
+    for search in heavy:
+        assert search.wait(lambda status: status.get("done", 0) >= 1)["phase"] in ("Searching", "Waiting")
+
+
+def _lease(cluster: Cluster) -> tuple[str, int]:
+    """Who holds the Lease, and how often it has changed hands."""
+    spec = cluster.get("lease/evomerge", f"--namespace={RELEASE}")["spec"]
+    return spec["holderIdentity"], spec.get("leaseTransitions", 0)
