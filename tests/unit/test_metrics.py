@@ -12,6 +12,7 @@ import pytest
 from documents import document
 from evomerge_contract.base import canonical_json
 from evomerge_contract.manifest import SPLITS, Evaluator, EvoMergeSpec, Jsonl, Objective, without_uris
+from evomerge_contract.methods import any_of
 from evomerge_contract.metrics import EVALUATORS, METRICS, MetricName, metrics_of
 from evomerge_contract.report import ItemScore, fitness_of
 from evomerge_operator.manifest import parse_manifest
@@ -95,20 +96,26 @@ def test_the_report_says_which_metrics_count_negatively(monkeypatch: pytest.Monk
 def test_an_objective_names_exactly_one_evaluator() -> None:
     (problem,) = broken_rules(spec_with(objective().model_copy(update={"jsonl": None})))
     assert problem.path == "spec.evaluation.objectives[0]"
-    assert problem.message == "names 0 evaluators; exactly one is allowed: jsonl"
+    assert problem.message == f"names 0 evaluators; exactly one is allowed: {', '.join(EVALUATORS)}"
 
 
 def test_a_metric_of_another_evaluator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "acc", replace(METRICS["acc"], evaluators=()))
     (problem,) = broken_rules(spec_with(objective("acc")))
     assert problem.path == "spec.evaluation.objectives[0].metric"
-    assert problem.message == "acc is no metric of jsonl; choose exact_match, acc_norm or perplexity"
+    assert problem.message == f"acc is no metric of jsonl; choose {any_of(metrics_of('jsonl'))}"
+    assert "acc" not in metrics_of("jsonl")
 
 
 def test_a_figure_per_token_is_refused_with_those_that_are_none() -> None:
     spec = spec_with(objective("perplexity")).model_copy(update={"tokenizer_source": "union"})
     (problem,) = broken_rules(spec)
-    assert problem.message.endswith("choose exact_match, acc or acc_norm")
+    assert problem.message.endswith(f"choose {any_of(metrics_of('jsonl', per_token=False))}")
+    assert "perplexity" not in metrics_of("jsonl", per_token=False)
+
+
+def test_names_to_choose_from_are_joined_by_or() -> None:
+    assert [any_of(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a or b", "a, b or c"]
 
 
 def test_items_at_other_places_make_the_same_digest_and_an_evaluators_settings_another() -> None:
