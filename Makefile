@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart quickstart-models test test-unit test-operator test-parity test-run test-cluster cluster-up cluster-down bench lint format crds constraints clean
+.PHONY: quickstart quickstart-models test test-unit test-operator test-parity test-run test-gpu test-cluster cluster-up cluster-down bench lint format crds constraints clean
 
 quickstart: $(VENV)/.ready
 	$(BIN)/evomerge run examples/quickstart/evomerge.yaml
@@ -45,6 +45,10 @@ test-parity: $(VENV)/.ready-dev $(ORACLE)/.ready
 
 test-run: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/run $(PYTEST_ARGS)
+
+# What a GPU does. Where there is none, the tests are skipped and say why; EVOMERGE_TEST_DEVICE=cpu tries them on a CPU.
+test-gpu: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/gpu $(PYTEST_ARGS)
 
 # On a Kubernetes of its own (Linux, root), or on the one whose kubectl context EVOMERGE_TEST_CONTEXT names.
 test-cluster: $(VENV)/.ready-dev
