@@ -122,6 +122,8 @@ SPACES: dict[str, dict[str, Any]] = {
     "multislerp": {"weight": WEIGHT},
     "nearswap": {"t": {"min": "0", "max": "0.1"}},
     "sce": {"select_topk": {"min": "0.1", "max": "1"}},
+    "ram": {"epsilon": {"min": "0", "max": "0.01"}},
+    "ramplus_tl": {"r": {"min": "0", "max": "1"}, "alpha": {"min": "0", "max": "2"}, "epsilon": {"value": "0.0001"}},
 }
 
 
