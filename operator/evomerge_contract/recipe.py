@@ -17,7 +17,7 @@ def _truth(value: Any) -> Any:
 
 
 Scalar = Annotated[StrictBool | float, BeforeValidator(_truth)]  # strict, or 1.0 would be read as true
-_Gradient = Annotated[list[Annotated[float, BeforeValidator(_truth)]], Field(min_length=1)]
+Gradient = Annotated[list[Annotated[float, BeforeValidator(_truth)]], Field(min_length=1)]
 DTypeName = Literal["float32", "float16", "bfloat16"]
 _DType = Annotated[DTypeName, BeforeValidator(lambda value: str(value).removeprefix("torch."))]
 
@@ -30,7 +30,7 @@ class Filtered(_Recipe):
     """A value for the tensors whose source name contains `filter`; without one, for all. The first match wins."""
 
     filter: str | None = None
-    value: Scalar | _Gradient
+    value: Scalar | Gradient
 
 
 def _listed(setting: Any) -> Any:
@@ -39,7 +39,7 @@ def _listed(setting: Any) -> Any:
 
 
 _Filters = Annotated[list[Filtered], Field(min_length=1)]
-Setting = Annotated[Scalar | _Filters | _Gradient, Field(union_mode="left_to_right"), BeforeValidator(_listed)]
+Setting = Annotated[Scalar | _Filters | Gradient, Field(union_mode="left_to_right"), BeforeValidator(_listed)]
 """A scalar, a list of filters, or a gradient: numbers spread evenly over the layers and interpolated.
 
 Numbers may be text: to YAML, 1e-5 is one.

@@ -540,6 +540,22 @@ def test_winner_grid_of_a_recipe_for_whole_models() -> None:
     assert weights["embeddings"] == 0.75
 
 
+def test_the_winner_grid_reads_filters_as_the_merge_does() -> None:
+    """`*` is every tensor, and experts answer to the name they have where they are fused."""
+    weight = [{"filter": "experts.down_proj", "value": 0.125}, {"filter": "*", "value": 0.5}, {"value": 0.75}]
+    models = [{"model": "a", "parameters": {"weight": weight}}]
+    recipe = Recipe.model_validate({"merge_method": "linear", "models": models})
+    experts = [f"block_sparse_moe.experts.{i}.w{w}.weight" for i in (0, 1) for w in (1, 2)]
+    layout = prepared(manifest().spec).layout.model_copy(update={"layer_tensors": experts})
+    weights = {p.label: p.values["weight", "a"] for p in places(recipe, layout)}
+    assert weights == {
+        "embeddings": 0.5,
+        "layers 0–11: block_sparse_moe.experts.0.w1, block_sparse_moe.experts.1.w1": 0.5,
+        "layers 0–11: block_sparse_moe.experts.0.w2, block_sparse_moe.experts.1.w2": 0.125,
+        "final norm and head": 0.5,
+    }
+
+
 def test_colours_diverge_from_the_natural_middle() -> None:
     """1/n for weights that sum to one, 0 where both signs occur; else from pale to strong."""
     third = shade(Parameter(min="0", max="1", sums_to_one=True), 3, [])

@@ -1,25 +1,14 @@
 """What a parameter's setting in a recipe means for one tensor: scalars, filters, gradients, as mergekit has them."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 
+from evomerge_contract.filters import value_for
 from evomerge_contract.methods import Method, Range
 from evomerge_contract.recipe import Filtered, Setting, Settings
 
 Value = float | bool
 Convert = Callable[[Value], Value]
-
-_IN_MEMORY = (
-    (re.compile(r"\.block_sparse_moe\.gate\."), ".mlp.gate."),
-    (
-        re.compile(r"\.(block_sparse_moe|mlp)\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"),
-        ".mlp.experts.gate_up_proj",
-    ),
-    (re.compile(r"\.(block_sparse_moe|mlp)\.experts\.\d+\.(w2|down_proj)\.weight$"), ".mlp.experts.down_proj"),
-)
-"""What tensors of experts, as they are published, are called where they are fused."""
 
 
 def resolve(name: str, scopes: Iterable[Settings | None], tensor: str, t: float, convert: Convert) -> Value | None:
@@ -37,25 +26,10 @@ def resolve(name: str, scopes: Iterable[Settings | None], tensor: str, t: float,
 
 
 def _evaluate(setting: Setting, tensor: str, t: float, convert: Convert) -> Value | None:
-    if not isinstance(setting, list):
-        return convert(setting)
-    if isinstance(setting[0], Filtered):
-        for case in setting:
-            if isinstance(case, Filtered) and (case.filter in (None, "*") or _asks_for(str(case.filter), tensor)):
-                return _evaluate(case.value, tensor, t, convert)
-        return None
-    return _interpolate([convert(v) for v in setting if not isinstance(v, Filtered)], t)
-
-
-def _asks_for(wanted: str, tensor: str) -> bool:
-    """Whether a filter asks for a tensor, by its name in the file or by the one that mergekit has for it."""
-    return any(wanted in name for name in _names(tensor))
-
-
-@cache
-def _names(tensor: str) -> tuple[str, ...]:
-    fused = (pattern.sub(name, tensor) for pattern, name in _IN_MEMORY)
-    return (tensor, *(name for name in fused if name != tensor))
+    value = value_for(setting, tensor)
+    if isinstance(value, list):
+        return _interpolate([convert(v) for v in value], t)
+    return None if value is None else convert(value)
 
 
 def _interpolate(values: list[Value], t: float) -> Value:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from evomerge_contract.recipe import Filtered, Recipe, Setting
+from evomerge_contract.filters import value_for
+from evomerge_contract.recipe import Recipe, Setting
 from evomerge_contract.report import Layout
 
 SHARED = ""
@@ -108,20 +109,10 @@ def _by_values(tensors: Iterable[str], settings: _Settings) -> dict[tuple[tuple[
     """The tensors that share their values."""
     classes: dict[tuple[tuple[Key, float], ...], list[str]] = {}
     for tensor in tensors:
-        values = {key: _resolve(setting, tensor) for key, setting in settings.items()}
-        known = tuple((key, value) for key, value in values.items() if value is not None)
+        values = ((key, value_for(setting, tensor)) for key, setting in settings.items())
+        known = tuple((key, float(value)) for key, value in values if value is not None and not isinstance(value, list))
         classes.setdefault(known, []).append(tensor)
     return classes
-
-
-def _resolve(setting: Setting, tensor: str) -> float | None:
-    """The value for a tensor: of the first filter its name contains."""
-    if not isinstance(setting, list):
-        return float(setting)
-    for entry in setting:
-        if isinstance(entry, Filtered) and (entry.filter is None or entry.filter in tensor):
-            return None if isinstance(entry.value, list) else float(entry.value)
-    return None
 
 
 def _layers(layers: list[int]) -> str:

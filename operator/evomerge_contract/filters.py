@@ -1,0 +1,37 @@
+"""Which value of a recipe's setting is meant for a tensor, as mergekit has it."""
+
+import re
+from functools import cache
+
+from evomerge_contract.recipe import Filtered, Gradient, Scalar, Setting
+
+_IN_MEMORY = (
+    (re.compile(r"\.block_sparse_moe\.gate\."), ".mlp.gate."),
+    (
+        re.compile(r"\.(block_sparse_moe|mlp)\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"),
+        ".mlp.experts.gate_up_proj",
+    ),
+    (re.compile(r"\.(block_sparse_moe|mlp)\.experts\.\d+\.(w2|down_proj)\.weight$"), ".mlp.experts.down_proj"),
+)
+"""What tensors of experts, as they are published, are called where they are fused."""
+
+
+def value_for(setting: Setting, tensor: str) -> Scalar | Gradient | None:
+    """A scalar, a gradient, or None where no filter matches; of several filters the first that matches counts."""
+    if not isinstance(setting, list):
+        return setting
+    if isinstance(setting[0], Filtered):
+        cases = (case for case in setting if isinstance(case, Filtered))
+        return next((case.value for case in cases if _matches(case.filter, tensor)), None)
+    return [value for value in setting if not isinstance(value, Filtered)]
+
+
+def _matches(wanted: str | None, tensor: str) -> bool:
+    """Whether a filter asks for a tensor, by its name in the file or by the one that mergekit has for it."""
+    return wanted is None or wanted == "*" or any(wanted in name for name in _names(tensor))
+
+
+@cache
+def _names(tensor: str) -> tuple[str, ...]:
+    fused = (pattern.sub(name, tensor) for pattern, name in _IN_MEMORY)
+    return (tensor, *(name for name in fused if name != tensor))
