@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Tiny
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import RunReport
 from evomerge_contract.task import Baseline, ConcludeTask, DataDigests, EvaluateTask, Finalist, SelectTask, mask_seeds
@@ -20,6 +19,7 @@ from evomerge_worker.process.session import carry_out
 from evomerge_worker.report import render
 from example_runs import finished_run, manifest
 from pipeline_bench import Bench, mix
+from tiny_models import Tiny
 
 
 @pytest.fixture
