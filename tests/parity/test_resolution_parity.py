@@ -191,7 +191,7 @@ def test_a_decoded_genome_selects_the_same_of_fused_experts(
     space = ParameterSpace.model_validate(
         {"method": "ties", "groups": MIXTRALS_GROUPS[groups], "parameters": SPACES["ties"]}, by_alias=True
     )
-    genes = make_space(_spec(), space, sources["a"].layout, "bfloat16")
+    genes = make_parameter_space(space, ["a", "b"], _spec(), sources["a"].layout, "bfloat16")
     chance = random.Random(groups)
     recipe = genes.decode(tuple(round(chance.uniform(gene.low, gene.high), 6) for gene in genes.genes))
     theirs = oracle(ask="resolve", recipe=_with_paths(recipe, sources))

@@ -9,7 +9,7 @@ from evomerge_contract.grouping import misplaced
 from evomerge_contract.manifest import Groups
 from evomerge_contract.recipe import Filtered
 from evomerge_contract.report import Layout
-from evomerge_operator.space import setting
+from evomerge_operator.spaces.parameter_space import setting
 
 PUBLISHED = [f"block_sparse_moe.experts.{i}.w{w}.weight" for i in range(3) for w in (1, 2, 3)]
 LAYOUT = Layout(
