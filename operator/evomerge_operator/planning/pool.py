@@ -1,5 +1,6 @@
 """Helper processes: each call in them may take so much CPU time and memory, and the event loop goes on meanwhile."""
 
+import math
 import os
 import resource
 import signal
@@ -87,7 +88,7 @@ def _limited(
     began = time.monotonic()
     signal.signal(signal.SIGXCPU, _too_long)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_seconds)
+    _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu_seconds)
     _limit(resource.RLIMIT_AS, _address_space() + memory_bytes)
     try:
         result = function(*arguments)
