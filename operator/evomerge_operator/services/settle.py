@@ -30,7 +30,7 @@ from evomerge_operator.services.ending import Disrupted, Ending, Failed, Reporte
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
 from evomerge_operator.services.status import write_step
-from evomerge_operator.services.tasks import step_tasks, stored_candidates
+from evomerge_operator.services.tasks import candidate_starts, step_tasks, stored_candidates
 
 PROBE_SECONDS = 30
 _LOSSES_AT_ONCE = 5
@@ -80,7 +80,7 @@ async def _starts(known: Known, gateway: Gateway, pool: Pool, jobs: Sequence[Job
     # Of one that was told before a crash, while others of its pod were not, the genome was let go.
     told = [key.index for key in keys if key not in live.open and key.stage != BASELINES]
     genomes = {c.index: c.genome for c in await stored_candidates(known, live, told, gateway) if c.genome}
-    return {start.key: start for start in await live.planned(keys, pool, known.parent.uid, genomes)}
+    return {start.key: start for start in await candidate_starts(live, keys, pool, known.parent.uid, genomes)}
 
 
 def _is_untold(known: Known, job: JobView) -> bool:
