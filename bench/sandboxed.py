@@ -16,7 +16,7 @@ def inside_the_sandbox(measure: Callable[[], None], ready: Callable[[Places], ob
     if KUBECONFIG.exists():
         measure()
         return
-    places = Places(os.environ.get("EVOMERGE_TEST_CLUSTER", "bench"))
+    places = Places(os.environ.setdefault("EVOMERGE_TEST_CLUSTER", "bench"))  # for the processes that bring it up too
     was_up = cluster.is_up(places)
     cluster.up(places)
     try:

@@ -9,6 +9,7 @@ from documents import LAYER_TENSORS
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
 from evomerge_contract.methods import METHODS
+from evomerge_contract.metrics import METRICS
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import (
     ConcludeResult,
@@ -126,6 +127,7 @@ def finished_run(
         run=made.metadata.name,
         manifest=made.wire(),
         prepared=found,
+        baseline_names=[b.name for b in compared],
         genes=[g.label for g in space.genes],
         baselines=[_baseline(b, i) for i, b in enumerate(compared)],
         candidates=candidates,
@@ -240,6 +242,7 @@ def _baseline(baseline: Baseline, index: int) -> Candidate:
     return Candidate(
         stage="baselines",
         index=index,
+        role=baseline.role,
         name=baseline.name,
         recipe=baseline.recipe,
         recipe_digest=baseline.recipe.digest,
@@ -253,7 +256,6 @@ def _baseline(baseline: Baseline, index: int) -> Candidate:
 def _search(spec: EvoMergeSpec, space: Space, fail_every: int, done: int) -> list[Candidate]:
     stage = spec.stages[0]
     search = make_search(stage.search, space.genes, stage.name, spec.evaluation.objectives)
-    [objective] = spec.evaluation.objectives
     rng = random.Random(stage.search.seed)
     target = [g.low + rng.choice((0.1, 0.25, 0.75, 0.9)) * (g.high - g.low) for g in space.genes]
     fitness: list[float | None] = []
@@ -261,13 +263,19 @@ def _search(spec: EvoMergeSpec, space: Space, fail_every: int, done: int) -> lis
     for index in range(done):
         while search.told < index - stage.search.lag + 1:
             outcome = fitness[search.told]
-            search.tell(None if outcome is None else {objective.name: outcome})
+            search.tell(None if outcome is None else _scores(spec, outcome))
         genome = search.ask()
         failed = index % fail_every == fail_every - 1
         value = None if failed else _fitness(space, genome, target, rng)
         fitness.append(value)
         candidates.append(_candidate(stage.name, index, genome, value, search.version, rng))
     return candidates
+
+
+def _scores(spec: EvoMergeSpec, fitness: float) -> dict[str, float]:
+    """Scores of all objectives that come to this fitness."""
+    lower = {o.name: METRICS[o.metric].lower_is_better for o in spec.evaluation.objectives}
+    return {name: -fitness if better else fitness for name, better in lower.items()}
 
 
 def _fitness(space: Space, genome: Genome, target: list[float], rng: random.Random) -> float:

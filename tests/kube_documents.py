@@ -8,9 +8,10 @@ from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import PrepareResult
 from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
 from evomerge_operator.manifest import parse_manifest
-from evomerge_operator.prepared import make_run
+from evomerge_operator.plan.run import default_names
+from evomerge_operator.planning import calls
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.search import Search
+from evomerge_operator.services.live_run import LiveRun
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 DEFAULTS = Defaults(image="worker:1", template={})
@@ -40,14 +41,27 @@ def evomerge(status: Document | None = None, generation: int = 1, version: int =
     return made | ({"status": status} if status is not None else {})
 
 
-def known_of(made: Document, *, searching: bool = False) -> Known:
-    """What is known of it after a first look; `searching`: it is prepared too, and no candidate is there yet."""
+def known_of(made: Document, *, searching: bool = False, pinned: bool = True) -> Known:
+    """What is known of it after a first look; `searching`: it is prepared too, and no candidate is there yet.
+
+    Without `pinned`, it was prepared before baselines were pinned.
+    """
     known = Known.of(made)
     known.manifest = manifest_of(made)
     if searching:
         known.prepared = prepared_of(made)
-        known.search = Search(make_run(known.manifest, known.prepared, "s3://out/tiny/reports"))
+        known.pinned = default_names(known.manifest) if pinned else None
+        known.live = live_of(known)
     return known
+
+
+def live_of(known: Known) -> LiveRun:
+    """The run of what is prepared, before its first candidate."""
+    assert known.manifest is not None
+    assert known.prepared is not None
+    begun = calls.begin(known.manifest, known.prepared, "s3://out/tiny/reports", known.pinned)
+    assert not isinstance(begun, list)
+    return LiveRun(*begun)
 
 
 def manifest_of(made: Document) -> EvoMerge:

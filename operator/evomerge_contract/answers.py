@@ -44,7 +44,7 @@ def failure(
     seconds: Mapping[str, float] | None = None,
     host: str | None = None,
 ) -> Report:
-    """The report that `task` failed. A message that is too long for a candidate is cut.
+    """The report that `task` failed. A message that is too long for a candidate is cut; one of problems is not.
 
     `left_out` is how many further problems there were.
     """
@@ -53,7 +53,7 @@ def failure(
         kind=task.kind,
         outcome="Failed",
         reason=reason,
-        message=message[:MESSAGE_CHARACTERS],
+        message=message if problems else message[:MESSAGE_CHARACTERS],
         problems=list(problems),
         left_out=left_out,
         seconds=dict(seconds or {}),

@@ -6,14 +6,11 @@ from functools import cache
 from evomerge_contract.recipe import Filtered, Gradient, Scalar, Setting
 
 _IN_MEMORY = (
-    (re.compile(r"\.block_sparse_moe\.gate\."), ".mlp.gate."),
-    (
-        re.compile(r"\.(block_sparse_moe|mlp)\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"),
-        ".mlp.experts.gate_up_proj",
-    ),
-    (re.compile(r"\.(block_sparse_moe|mlp)\.experts\.\d+\.(w2|down_proj)\.weight$"), ".mlp.experts.down_proj"),
+    (re.compile(r"\.block_sparse_moe\.(?=(gate|experts)\.)"), ".mlp."),
+    (re.compile(r"\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"), ".experts.gate_up_proj"),
+    (re.compile(r"\.experts\.\d+\.(w2|down_proj)\.weight$"), ".experts.down_proj"),
 )
-"""What tensors of experts, as they are published, are called where they are fused."""
+"""One after the other, what tensors of experts, as they are published, are called where they are fused."""
 
 
 def value_for(setting: Setting, tensor: str) -> Scalar | Gradient | None:
@@ -28,10 +25,13 @@ def value_for(setting: Setting, tensor: str) -> Scalar | Gradient | None:
 
 def _matches(wanted: str | None, tensor: str) -> bool:
     """Whether a filter asks for a tensor, by its name in the file or by the one that mergekit has for it."""
-    return wanted is None or wanted == "*" or any(wanted in name for name in _names(tensor))
+    return wanted is None or wanted == "*" or any(wanted in name for name in names(tensor))
 
 
 @cache
-def _names(tensor: str) -> tuple[str, ...]:
-    fused = (pattern.sub(name, tensor) for pattern, name in _IN_MEMORY)
-    return (tensor, *(name for name in fused if name != tensor))
+def names(tensor: str) -> tuple[str, ...]:
+    """The name of a tensor in its file and, if it has another there, in memory: that is the one mergekit may have."""
+    fused = tensor
+    for pattern, name in _IN_MEMORY:
+        fused = pattern.sub(name, fused)
+    return (tensor,) if fused == tensor else (tensor, fused)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from evomerge_contract.filters import names
 from evomerge_contract.manifest import Groups
 from evomerge_contract.report import Layout
 
@@ -22,6 +23,19 @@ def misplaced(groups: Groups, layout: Layout) -> Iterator[tuple[str, str]]:
                 "mend it, or leave the pattern out",
             )
         left -= matched
+        apart = _apart(matched, left)
+        if apart is not None:
+            yield f"patterns[{index}].regex", f'pattern {pattern.name}: "{pattern.regex}" matches {apart}'
+
+
+def _apart(matched: set[str], left: set[str]) -> str | None:
+    """Two tensors, one of each set, that are one in memory, where a filter cannot tell them apart."""
+    others = {names(tensor)[-1]: tensor for tensor in sorted(left, reverse=True)}
+    for tensor in sorted(matched):
+        fused = names(tensor)[-1]
+        if fused in others:
+            return f"{tensor} and not {others[fused]}; both are one tensor to mergekit, {fused}: match both or neither"
+    return None
 
 
 def tensors_of(layout: Layout) -> Iterator[str]:

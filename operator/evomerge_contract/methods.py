@@ -81,6 +81,8 @@ _EPSILON = {"epsilon": Range(0.0, 1.0)}
 _GAMMA = {"gamma": Range(0.0, 1.0)}
 _LAMBDA = {"lambda": Range()}
 _NOT_NEGATIVE = Range(0.0)
+_CHANGED = {"epsilon": Range(0.0, 1.0)}
+"""Up to which distance an element counts as not having changed."""
 
 
 def _task_arithmetic(
@@ -147,7 +149,14 @@ METHODS: dict[str, Method] = {
         defaults={"select_topk": 1.0},
         base="origin",
     ),
+    "ram": Method(shared=_CHANGED, defaults={"epsilon": 1e-5}, base="origin"),
+    "ramplus_tl": Method(
+        shared={"r": Range(), "alpha": _NOT_NEGATIVE} | _CHANGED,
+        defaults={"r": 0.1, "alpha": 0.2, "epsilon": 1e-5},
+        base="origin",
+    ),
     "nearswap": Method(shared={"t": _NOT_NEGATIVE}, base="start", least=1, most=1),
+    "arcee_fusion": Method(base="start", least=1, most=1),
     "passthrough": Method(per_model={"scale": Range()}, defaults={"scale": 1.0}, most=1),
 }
 

@@ -95,7 +95,7 @@ class ScoreRow(Contract):
     """One row of the final table."""
 
     name: str = Field(description="The winner, a source, or another baseline.")
-    role: Literal["winner"] | Role = Field(description="How the row may be read.")
+    role: Literal["winner", Role] = Field(description="How the row may be read.")
     score: float = Field(description="The fitness on test items: the weighted mean over objectives, higher is better.")
     interval: Interval = Field(description="The 95 % interval of the score.")
     scores: dict[str, float] = Field(description="Per objective, in the metric's own direction.")

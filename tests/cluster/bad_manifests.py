@@ -175,7 +175,8 @@ CREATED: list[Case] = [
     ),
     Case(
         "spec",
-        f"{_TASK_ARITHMETIC}, sce need a base; add spec.base or choose linear, slerp, nuslerp, multislerp or nearswap",
+        f"{_TASK_ARITHMETIC}, sce, ram, ramplus_tl need a base; "
+        "add spec.base or choose linear, slerp, nuslerp, multislerp or nearswap",
         {"spec.base": GONE, **_with("ties", weight=_FREE)},
     ),
     *(
@@ -273,6 +274,8 @@ CREATED: list[Case] = [
             ("della, della_linear", "della", f"weight, density, epsilon, {_SHARED}", {"weight": _FREE}),
             ("breadcrumbs, breadcrumbs_ties", "breadcrumbs", f"weight, density, gamma, {_SHARED}", {"weight": _FREE}),
             ("sce", "sce", "select_topk, int8_mask", {"select_topk": _FREE}),
+            ("ram", "ram", "epsilon", {"epsilon": _FREE}),
+            ("ramplus_tl", "ramplus_tl", "r, alpha, epsilon", {"r": _FREE}),
         )
     ),
     Case(
@@ -293,6 +296,7 @@ CREATED: list[Case] = [
         _with("slerp", t={"min": "-0.1", "max": "1"}),
     ),
     Case(_PARAMETERS, "t is above 1, the largest t", _with("slerp", t={"min": "0", "max": "1.1"})),
+    Case(_PARAMETERS, "alpha is below 0, the smallest alpha", _with("ramplus_tl", alpha={"min": "-0.1", "max": "1"})),
     *(
         Case(_PARAMETERS, f"{name} is {words} {name}", _with(method, **{name: bounds}, **needed))
         for name, method, needed in (

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from evomerge_contract.filters import names
 from evomerge_contract.manifest import EvoMergeSpec, ParameterSpace
 from evomerge_contract.recipe import Recipe
 from evomerge_operator.spaces.parameter_space import make_parameter_space
 from evomerge_worker.merge import TensorPlan, plan_merge
 from evomerge_worker.shards import Checkpoint
-from merge_corpus import CORPUS
+from merge_corpus import CORPUS, Entry
 from oracle import Oracle
 from tiny_models import Tiny
 
@@ -122,6 +123,8 @@ SPACES: dict[str, dict[str, Any]] = {
     "multislerp": {"weight": WEIGHT},
     "nearswap": {"t": {"min": "0", "max": "0.1"}},
     "sce": {"select_topk": {"min": "0.1", "max": "1"}},
+    "ram": {"epsilon": {"min": "0", "max": "0.01"}},
+    "ramplus_tl": {"r": {"min": "0", "max": "1"}, "alpha": {"min": "0", "max": "2"}, "epsilon": {"value": "0.0001"}},
 }
 
 
@@ -162,6 +165,46 @@ def test_a_decoded_genome_means_what_it_means_to_mergekit(
         _check(oracle, genes.decode(tuple(round(draw(gene), 6) for gene in genes.genes)), sources)
 
 
+MIXTRALS_GROUPS: dict[str, dict[str, Any]] = GROUPS | {
+    "experts by their matrices": {
+        "patterns": [
+            {"name": "down", "regex": r"w2|experts\.down_proj"},
+            {"name": "router", "regex": r"(moe|mlp)\.gate\."},
+            {"name": "early", "regex": r"layers\.0\..*(w[13]|gate_up_proj)"},
+        ]
+    }
+}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("groups", MIXTRALS_GROUPS)
+def test_a_decoded_genome_selects_the_same_of_fused_experts(
+    oracle: Oracle, tiny: Tiny, groups: str, fused: bool
+) -> None:
+    """Whether they lie on disk as they were published (w1, w2, w3 of each expert) or as in memory: mergekit's names."""
+    if fused:
+        entry = Entry("", "mixtral", "bfloat16", {"models": [{"model": m} for m in ("base", "a", "b")]})
+        folders = [checkpoint.folder for checkpoint in entry.checkpoints(tiny).values()]
+    else:
+        folders = [tiny("mixtral", seed=seed) for seed in range(3)]
+    sources = {n: Checkpoint.open(folder, n) for n, folder in zip(("base", "a", "b"), folders, strict=True)}
+    space = ParameterSpace.model_validate(
+        {"method": "ties", "groups": MIXTRALS_GROUPS[groups], "parameters": SPACES["ties"]}, by_alias=True
+    )
+    genes = make_parameter_space(space, ["a", "b"], _spec(), sources["a"].layout, "bfloat16")
+    chance = random.Random(groups)
+    recipe = genes.decode(tuple(round(chance.uniform(gene.low, gene.high), 6) for gene in genes.genes))
+    theirs = oracle(ask="resolve", recipe=_with_paths(recipe, sources))
+    called = {str(checkpoint.folder): name for name, checkpoint in sources.items()}
+    ours = plan_merge(recipe, sources)
+    assert {names(plan.name)[-1] for plan in ours} == theirs.keys()
+    for plan in ours:
+        answer = _of_mergekit(theirs[names(plan.name)[-1]], plan, called)
+        assert {key: _resolved(plan)[key] for key in ("shared", "per_model")} == {
+            key: answer[key] for key in ("shared", "per_model")
+        }, plan.name
+
+
 def _spec() -> EvoMergeSpec:
     """What a space needs to know of a run: its models and base."""
     jsonl = {"search": "file:///s", "select": "file:///v", "test": "file:///t"}
@@ -183,14 +226,14 @@ def _spec() -> EvoMergeSpec:
 
 def _check(oracle: Oracle, recipe: Recipe, sources: dict[str, Checkpoint]) -> None:
     """Compare tensor by tensor: inputs, base, every parameter, to the last bit."""
-    names = {str(checkpoint.folder): name for name, checkpoint in sources.items()}
+    called = {str(checkpoint.folder): name for name, checkpoint in sources.items()}
     theirs = oracle(ask="resolve", recipe=_with_paths(recipe, sources))
     ours = plan_merge(recipe, sources)
     assert sorted(plan.name for plan in ours) == sorted(theirs)
     for plan in ours:
         if plan.method is None:  # a buffer, which is copied from the anchor
             continue
-        assert _resolved(plan) == _of_mergekit(theirs[plan.name], plan, names), plan.name
+        assert _resolved(plan) == _of_mergekit(theirs[plan.name], plan, called), plan.name
 
 
 def _with_paths(recipe: Recipe, sources: Mapping[str, Checkpoint]) -> dict[str, Any]:
@@ -212,20 +255,20 @@ def _resolved(plan: TensorPlan) -> dict[str, Any]:
     }
 
 
-def _of_mergekit(answer: dict[str, Any], plan: TensorPlan, names: dict[str, str]) -> dict[str, Any]:
+def _of_mergekit(answer: dict[str, Any], plan: TensorPlan, called: dict[str, str]) -> dict[str, Any]:
     """mergekit's answer in our words.
 
     Some methods take no base; task_arithmetic's density is parsed but never used; a scale of one is none to mergekit.
     """
-    base = names[answer["base"]] if answer["base"] and plan.base else None
-    per_model = {names[path]: dict(values) for path, values in answer["per_model"].items() if names[path] != base}
+    base = called[answer["base"]] if answer["base"] and plan.base else None
+    per_model = {called[path]: dict(values) for path, values in answer["per_model"].items() if called[path] != base}
     if plan.method == "task_arithmetic":
         for values in per_model.values():
             values.pop("density")
     if plan.method == "passthrough":
         per_model = {name: {"scale": 1.0 if v["scale"] is None else v["scale"]} for name, v in per_model.items()}
     return {
-        "inputs": {names[path]: tensor for path, tensor in answer["inputs"].items()},
+        "inputs": {called[path]: tensor for path, tensor in answer["inputs"].items()},
         "base": base,
         "shared": answer["shared"],
         "per_model": per_model,

@@ -9,7 +9,8 @@ from evomerge_contract.note import write_note
 from evomerge_contract.report import EvaluateResult, Report
 from evomerge_contract.task import EvaluateTask
 from evomerge_operator.kube.pods import view_job, view_pod
-from evomerge_operator.plan import BASELINES, Key, start_of
+from evomerge_operator.plan.run import BASELINES, Key
+from evomerge_operator.planning import calls
 from evomerge_operator.services.ending import (
     Disrupted,
     Ending,
@@ -29,8 +30,9 @@ DISRUPTED = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionB
 
 
 def task() -> EvaluateTask:
-    assert KNOWN.search is not None
-    return start_of(KNOWN.search.run, Key(BASELINES, 0), None).task
+    assert KNOWN.live is not None
+    _, [start] = calls.starts(KNOWN.live.proposer, [], [Key(BASELINES, 0)], {})
+    return start.task
 
 
 def report(**fields: Any) -> Report:

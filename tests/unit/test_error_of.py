@@ -5,7 +5,7 @@ from evomerge_contract.candidate import FailureReason
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import Problem, Report
 from evomerge_operator.errors import InputError, RunError, TryAgainError
-from evomerge_operator.local.run import error_of
+from evomerge_operator.local.carry_out import error_of
 
 MANIFEST = EvoMerge.model_validate(document())
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from evomerge_operator.plan.run import Key
 from evomerge_operator.services.known import Known
 from kube_documents import NOW, evomerge, job, known_of, pod, terminated
 
@@ -90,8 +91,8 @@ def test_a_pod_that_came_while_the_list_was_asked_for_is_not_taken_for_lost(know
 
 def test_disruptions_of_candidates_and_steps_count_together(known: Known) -> None:
     known.saw_evomerge(evomerge({"steps": {"prepare": {"disruptions": 2, "waits": 1}}}, version=2))
-    assert known.search is not None
-    known.search.disruptions.update(dict.fromkeys(list(range(3)), 1))  # type: ignore[misc]
+    assert known.live is not None
+    known.live.disruptions.update({Key("ps", index): 1 for index in range(3)})
     assert known.disruptions == 5
     assert known.ended_attempts("prepare") == 3
     assert known.ended_attempts("export") == 0

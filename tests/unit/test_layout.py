@@ -10,7 +10,7 @@ from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.note import read_note, write_note
 from evomerge_contract.report import Layout, PreparedSplit, PrepareResult, Report
 from evomerge_contract.task import PrepareTask
-from evomerge_operator.prepared import prepare_task
+from evomerge_operator.plan.run import prepare_task
 from evomerge_worker.shards import Checkpoint, layout_of
 from published_names import llava, mixtral, sdxl_unet
 from tiny_models import Tiny

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from documents import document, prepared
+from begun import begun
+from documents import document
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.recipe import Recipe, RecipeModel
-from evomerge_operator.local import run as local_run
-from evomerge_operator.local.run import default_workers, recipe_text, worker_environments
+from evomerge_operator.local import workers
 from evomerge_operator.local.terminal import Terminal
-from evomerge_operator.plan import BASELINES, Key
-from evomerge_operator.prepared import make_run
-from evomerge_operator.recipes import portable_recipe
+from evomerge_operator.local.workers import default_workers, worker_environments
+from evomerge_operator.plan.run import BASELINES
+from evomerge_operator.recipes import portable_recipe, recipe_text
 
 
 def manifest(**spec: object) -> EvoMerge:
@@ -24,7 +24,7 @@ def manifest(**spec: object) -> EvoMerge:
 
 
 def test_workers_are_as_many_as_parallelism_and_cores_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_run, "_gpus", list)
+    monkeypatch.setattr(workers, "_gpus", list)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
     assert default_workers(manifest(parallelism=2).spec) == 2
     assert default_workers(manifest(parallelism=9).spec) == 4
@@ -42,7 +42,7 @@ def test_each_worker_gets_a_gpu_of_its_own_where_there_are_gpus(monkeypatch: pyt
 
 
 def test_the_recipe_names_places_that_can_be_found_from_the_runs_directory(tmp_path: Path) -> None:
-    run = make_run(manifest(base={"uri": "base"}), prepared(manifest(base={"uri": "base"})), "file:///r")
+    run, _ = begun(manifest(base={"uri": "base"}))
     recipe = run.baselines[3].recipe
     models = {
         "a": Base(uri=f"file://{tmp_path}/models/a"),
@@ -60,15 +60,15 @@ def test_the_recipe_names_places_that_can_be_found_from_the_runs_directory(tmp_p
 def test_the_recipe_names_the_place_of_the_tokenizer(tmp_path: Path, source: str, place: str) -> None:
     """Also that of spec.base, which a recipe without base_model cannot call base."""
     changed = manifest(base={"uri": "base"}, tokenizerSource=source)
-    recipe = make_run(changed, prepared(changed), "file:///r").space.decode((0.25, 0.125))
+    _, proposer = begun(changed)
+    recipe = proposer.space.decode((0.25, 0.125))
     models = {name: Base(uri=f"s3://bucket/{name}") for name in ("a", "b", "base")}
     assert portable_recipe(recipe, models, tmp_path).plain()["tokenizer_source"] == place
 
 
 def test_the_recipes_text_is_yaml_with_numbers_as_they_are(tmp_path: Path) -> None:
-    text = recipe_text(
-        make_run(manifest(), prepared(manifest()), "file:///r").space.decode((0.25, 0.125)), manifest(), tmp_path
-    )
+    _, proposer = begun(manifest())
+    text = recipe_text(proposer.space.decode((0.25, 0.125)), manifest(), tmp_path)
     assert "weight: 0.25" in text
     assert "weight: 0.125" in text
     assert text.startswith("# evomerge merge recipe.yaml OUT\nmerge_method: linear\n")
@@ -82,15 +82,15 @@ def test_a_random_methods_recipe_names_its_seed(tmp_path: Path, method: str, ran
 
 
 def test_without_a_terminal_progress_is_lines_with_counts_and_the_best_so_far() -> None:
-    run = make_run(manifest(), prepared(manifest()), "file:///r")
+    run, _ = begun(manifest())
     out = io.StringIO()
     terminal = Terminal(Console(file=out, width=120))
-    finished: dict[Key, Candidate] = {}
-    terminal.searching(run, finished)
+    terminal.searching(run)
     for index in range(8):
-        finished[Key("ps", index)] = _candidate("ps", index, 0.1 * index)
-    finished |= {Key(BASELINES, i): _candidate(BASELINES, i, 0.25 - i / 10) for i in range(2)}
-    terminal.moved(run, finished, running=0)
+        run.stage.progress.finish(_candidate("ps", index, 0.1 * index))
+    for index in range(2):
+        run.compared.finish(_candidate(BASELINES, index, 0.25 - index / 10))
+    terminal.moved(run, running=0)
     assert out.getvalue().splitlines() == [
         "tiny · stage ps · linear · 2 dimensions · GA",
         "8/8   0 running   0.50 s each  best 0.700   best source 0.250 (a)",

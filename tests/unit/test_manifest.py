@@ -219,6 +219,26 @@ MISTAKES: list[tuple[str, Change, str, str]] = [
         f"{STAGE_PS}.method",
         "has nothing to search, only a recipe",
     ),
+    (
+        "nothing to search between a base and a source",
+        change(f"{PS}.method", "arcee_fusion"),
+        f"{STAGE_PS}.method",
+        "has nothing to search, only a recipe",
+    ),
+    (
+        "ram without a base",
+        lambda doc: doc["spec"].update(stages=[stage("ram", parameters={"epsilon": {"min": "0", "max": "0.01"}})]),
+        "spec.base",
+        "ram needs a base",
+    ),
+    (
+        "a change larger than any",
+        lambda doc: doc["spec"].update(
+            base={"uri": "base"}, stages=[stage("ramplus_tl", parameters={"epsilon": {"min": "0", "max": "1.5"}})]
+        ),
+        "spec.stages[0].parameterSpace.parameters.epsilon.max",
+        '"1.5" is above 1, the largest epsilon',
+    ),
     ("one source only", change(f"{PS}.method", "passthrough"), f"{STAGE_PS}.method", "only a recipe can name it"),
     (
         "density and epsilon",
@@ -291,7 +311,8 @@ def test_a_density_that_keeps_its_margin_is_accepted(
 @pytest.mark.parametrize("name", sorted(SEARCHABLE))
 def test_every_method_with_something_to_search_may_be_named(name: str) -> None:
     method = SEARCHABLE[name]
-    searched = {parameter: {"min": "0.4", "max": "0.5"} for parameter in method.real if parameter != "epsilon"}
+    narrow = method.margin[1:] if method.margin else ()
+    searched = {parameter: {"min": "0.4", "max": "0.5"} for parameter in method.real if parameter not in narrow}
     switches = {switch: {"value": "true"} for switch in method.switches}
     base = {"base": {"uri": "base"}} if method.needs_base else {}
     assert parse_manifest(

@@ -66,6 +66,100 @@ def test_sce_of_the_base_alone_is_the_base() -> None:
     assert torch.equal(carried_out("sce", [], base, SCE), base)
 
 
+def _ram(base: Tensor, tensors: list[Tensor], epsilon: float, r: float = 0.0, alpha: float = 0.0) -> Tensor:
+    """Yuan et al. 2026, by loops over elements; with r the overlap of each tensor alone, as mergekit has it."""
+    deltas = [(tensor - base).flatten().tolist() for tensor in tensors]
+    movers = [[i for i, delta in enumerate(deltas) if abs(delta[e]) > epsilon] for e in range(base.numel())]
+    gains = []
+    for i in range(len(deltas)):
+        unique, shared = movers.count([i]), sum(i in several for several in movers if len(several) > 1)
+        gains.append(1 + r * min(shared / max(unique, 1), alpha))
+    merged = base.flatten().clone()
+    for e, several in enumerate(movers):
+        if len(several) == 1:
+            merged[e] += gains[several[0]] * deltas[several[0]][e]
+        elif several:
+            merged[e] += sum(deltas[i][e] for i in several) / len(several)
+    return merged.view(SHAPE)
+
+
+def _sparse(seed: int, share: float) -> Tensor:
+    """A task vector as reinforcement learning leaves it: zero in most places."""
+    moved = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed + 10)) < share
+    return torch.where(moved, random_tensor(seed), 0.0)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-5, 0.5])
+def test_ram_averages_a_change_over_those_that_made_it(epsilon: float) -> None:
+    base = random_tensor(0)
+    tensors = [base + _sparse(seed, 0.2 * seed) for seed in range(1, 4)]
+    result = carried_out("ram", [source(t) for t in tensors], base, {"epsilon": epsilon})
+    close(result, _ram(base.double(), [t.double() for t in tensors], epsilon))
+
+
+def test_ram_counts_a_change_of_exactly_epsilon_as_none() -> None:
+    x, y = torch.tensor([0.5, -0.5, 1.0, 0.0]), torch.tensor([0.25, 1.0, 2.0, 0.5])
+    result = carried_out("ram", [source(x), source(y)], torch.zeros(4), {"epsilon": 0.5})
+    assert result.tolist() == [0, 1, 1.5, 0]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 100.0])
+@pytest.mark.parametrize("r", [0.1, 1.0, -0.5])
+def test_ramplus_strengthens_what_one_model_alone_changed(r: float, alpha: float) -> None:
+    base = random_tensor(0)
+    tensors = [base + _sparse(seed, 0.2 * seed) for seed in range(1, 4)]
+    shared = {"r": r, "alpha": alpha, "epsilon": 1e-5}
+    result = carried_out("ramplus_tl", [source(t) for t in tensors], base, shared)
+    close(result, _ram(base.double(), [t.double() for t in tensors], 1e-5, r, alpha))
+
+
+@pytest.mark.parametrize("method", ["ram", "ramplus_tl"])
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_ram_of_equals_is_any_of_them_and_of_nothing_the_base(method: str, number: int) -> None:
+    """Nothing is unique where all changed alike, nor where there is nothing to be changed."""
+    base, delta = random_tensor(0), _sparse(1, 0.3)
+    shared = {"r": 0.1, "alpha": 0.2, "epsilon": 0.0}
+    result = carried_out(method, [source(base + delta)] * number, base, shared)
+    close(result, (base + delta if number else base).double())
+    assert torch.equal(carried_out(method, [source(base)] * number, base, shared), base)
+
+
+def _fused(base: Tensor, x: Tensor) -> Tensor:
+    """Arcee Fusion in float64, the tensor's last dimension a row."""
+    p, q = (logits.softmax(-1) + 1e-8 for logits in (x, base))
+    importance = (x - base).abs() * (p * (p / q).log()).sum(-1, keepdim=True)
+    ordered = importance.flatten().sort().values
+    lower, median, upper = (ordered[int(q * (len(ordered) - 1))] for q in (0.25, 0.5, 0.75))
+    return torch.where(importance >= median + 1.5 * (upper - lower), x, base)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (400, 3), (3, 5, 40), (2000,)])
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_arcee_fusion_takes_the_elements_that_stand_out(shape: tuple[int, ...], scale: float) -> None:
+    """Of models that lie near to one another too, where divergences in float32 are rounding errors."""
+    base = random_tensor(0, shape)
+    x = base + scale * random_tensor(1, shape) ** 3
+    result, expected = carried_out("arcee_fusion", [source(x)], base, {}), _fused(base.double(), x.double())
+    close(result, expected)
+    taken = (result != base).float().mean()
+    assert 0.01 < float(taken) < 0.35
+
+
+@pytest.mark.parametrize("moved", [0, 1, 5])
+def test_arcee_fusion_takes_everything_where_few_elements_moved(moved: int) -> None:
+    """Three quarters without importance give a threshold of zero, which all reach."""
+    base = random_tensor(0)
+    x = base.clone()
+    x.view(-1)[:moved] += 1
+    assert torch.equal(carried_out("arcee_fusion", [source(x)], base, {}), x)
+
+
+def test_arcee_fusion_takes_equal_importances_together() -> None:
+    """A threshold that several elements have keeps all of them; of bf16 weights many are equally far."""
+    base, x = torch.zeros(8), torch.tensor([1.0, 2, -2, 2, 2, 2, 5, -5])
+    assert carried_out("arcee_fusion", [source(x)], base, {}).tolist() == [0, 2, -2, 2, 2, 2, 5, -5]
+
+
 @pytest.mark.parametrize(("density", "gamma"), [(0.4, 0.1), (0.4, 0.0), (0.95, 0.2), (0.0, 0.1), (0.3, 0.7)])
 @pytest.mark.parametrize("rescale", [False, True])
 def test_breadcrumbs_drops_both_tails(density: float, gamma: float, rescale: bool) -> None:

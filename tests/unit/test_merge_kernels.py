@@ -12,7 +12,7 @@ from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import Delta, Votes, WeightedSum, plain
 from evomerge_worker.merge.method import Source
 from evomerge_worker.merge.run import carry_out
-from evomerge_worker.merge.selection import between, largest_share, select
+from evomerge_worker.merge.selection import at_ranks, between, largest_share, select
 from evomerge_worker.merge.statistics import (
     _magnitudes,
     _plain_norms,
@@ -360,6 +360,16 @@ def test_what_is_chosen_comes_out_again(keep: list[bool], whole_bytes: int) -> N
     chosen = choose(vector.split(8 * whole_bytes), like=vector)
     assert chosen.bits.numel() == -(-len(keep) // 8)
     assert Sieve(chosen).keep(torch.ones(len(keep)), 0).tolist() == keep
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-40, 1e-12, 0.25, 1.0, 1.0 + 2**-23, 3e38]), min_size=1, max_size=60), st.data()
+)
+def test_elements_of_some_ranks_are_those_of_sorting(values: list[float], data: st.DataObject) -> None:
+    ranks = data.draw(st.lists(st.integers(1, len(values)), max_size=3))
+    vector = torch.tensor(values)
+    ordered = vector.sort(descending=True).values.tolist()
+    assert at_ranks(lambda: vector.split(7), ranks) == [ordered[rank - 1] for rank in ranks]
 
 
 @given(st.lists(st.floats(0, 8, width=32) | st.sampled_from([0.0, 0.5]), max_size=60), st.floats(0, 1))

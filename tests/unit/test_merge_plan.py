@@ -342,9 +342,9 @@ def test_a_density_makes_no_difference_to_task_arithmetic(sources: dict[str, Che
     ("keys", "path", "message"),
     [
         (
-            {"merge_method": "arcee_fusion", "models": _models(a=1)},
+            {"merge_method": "task_swapping", "models": _models(a=1)},
             "recipe.merge_method",
-            "arcee_fusion is not a method this version has",
+            "task_swapping is not a method this version has",
         ),
         ({}, "recipe", "give either models or slices"),
         ({"models": _models(a=1), "slices": [{"sources": [{"model": "a", "layer_range": [0, 4]}]}]}, "recipe", "give"),

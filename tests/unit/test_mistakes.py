@@ -13,13 +13,12 @@ from evomerge_contract.problems import MESSAGE_CHARACTERS, in_rows, in_words
 from evomerge_contract.report import Problem, Report
 from evomerge_contract.task import Task
 from evomerge_operator.errors import InputError
-from evomerge_operator.local.run import error_of
+from evomerge_operator.local.carry_out import error_of
 from evomerge_operator.manifest import load_manifest
 from evomerge_operator.mistakes import field_of
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.tasks import step_task
-from kube_documents import Document, evomerge, known_of, manifest_of
-from one_look import message_of, reported
+from kube_documents import Document, evomerge, manifest_of
+from one_look import first_task, message_of, reported
 
 SUMS = {split: f"s3://data/{split}.jsonl" for split in ("search", "select", "test")}
 OBJECTIVE = {"name": "sums", "jsonl": SUMS, "metric": "exact_match"}
@@ -73,7 +72,7 @@ def test_a_mistake_of_the_manifest_reads_the_same(spec: Document, fields: list[s
 
 def test_what_storage_withholds_reads_the_same() -> None:
     made, problem = evomerge(), Problem(path="models.b", message="s3://models/b is empty or does not exist")
-    report = failed(step_task(known_of(made), "prepare"), [problem], reason="TryAgain")
+    report = failed(first_task(made), [problem], reason="TryAgain")
     message = message_of(reported(made, report, code=75))
     assert message == "spec.models[1].uri: s3://models/b is empty or does not exist"
     error = error_of(report, "preparing the sources", manifest_of(made))
@@ -90,7 +89,7 @@ def test_a_terminal_has_a_row_a_mistake_with_the_words_in_one_column() -> None:
 
 
 def test_mistakes_without_room_in_a_note_are_counted() -> None:
-    task = step_task(known_of(evomerge()), "prepare")
+    task = first_task(evomerge())
     problems = [Problem(path="models.a", message=f"tensor {number} has another shape") for number in range(200)]
     told = through_a_note([task], [failed(task, problems)])[0]
     assert told.problems == problems[: len(told.problems)]
@@ -103,7 +102,7 @@ def test_mistakes_without_room_in_a_note_are_counted() -> None:
 
 @pytest.mark.parametrize("length", [10, 100, 10_000])
 def test_each_of_sixteen_tasks_tells_the_beginning_of_its_mistake(length: int) -> None:
-    tasks = [step_task(known_of(evomerge()), "prepare")] * 16
+    tasks = [first_task(evomerge())] * 16
     text = "é" * length
     told = through_a_note(tasks, [failed(task, [Problem(path="models.a", message=text)]) for task in tasks])
     for report in told:
@@ -114,7 +113,7 @@ def test_each_of_sixteen_tasks_tells_the_beginning_of_its_mistake(length: int) -
 
 
 def test_a_note_of_an_earlier_worker_is_read_in_its_own_words() -> None:
-    task = step_task(known_of(evomerge()), "prepare")
+    task = first_task(evomerge())
     note = write_note([task], [failed(task, []).model_copy(update={"message": "models.a: no config.json"})])
     assert '"m":"models.a: no config.json"' in note
     assert '"q"' not in note

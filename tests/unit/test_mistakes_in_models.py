@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import Tiny
 from evomerge_contract.base import canonical_json
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.problems import in_words
 from evomerge_operator.errors import InputError
-from evomerge_operator.local.run import error_of
+from evomerge_operator.local.carry_out import error_of
 from evomerge_operator.manifest import load_manifest
-from evomerge_operator.prepared import prepare_task
+from evomerge_operator.plan.run import prepare_task
 from evomerge_worker.pipeline import Pipeline
-from evomerge_worker.session import carry_out
+from evomerge_worker.process.session import carry_out
 from kube_documents import Document, evomerge
 from one_look import message_of, reported
 from prepare_tasks import GOOD
+from tiny_models import Tiny
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Tiny
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import RunReport
 from evomerge_contract.task import Baseline, ConcludeTask, DataDigests, EvaluateTask, Finalist, SelectTask, mask_seeds
-from evomerge_operator.local.log import read_log
+from evomerge_operator.local.log import RunLog
 from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.merge import known
 from evomerge_worker.pipeline import Pipeline
@@ -20,6 +19,7 @@ from evomerge_worker.process.session import carry_out
 from evomerge_worker.report import render
 from example_runs import finished_run, manifest
 from pipeline_bench import Bench, mix
+from tiny_models import Tiny
 
 
 @pytest.fixture
@@ -161,7 +161,8 @@ def test_an_export_with_facts_holds_the_runs_records(bench: Bench) -> None:
     assert {"run.json", "log.jsonl", "report.html", "recipe.yaml"} <= exported.files.keys()
     best = bench.folder / "best"
     assert RunReport.model_validate_json((best / "run.json").read_bytes()) == run
-    assert read_log(best / "log.jsonl") == (run.identity, [*run.baselines, *run.candidates])
+    log = RunLog(best / "log.jsonl", run.identity, baselines=[])  # which refuses the log of another identity
+    assert (log.baselines, log.found) == (run.baseline_names, [*run.baselines, *run.candidates])
     assert (best / "report.html").read_text() == render(run)
     assert (best / "recipe.yaml").read_text() == task.recipe_text
 

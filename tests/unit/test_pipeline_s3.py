@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Tiny
 from evomerge_contract.manifest import S3, Storage
 from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.pipeline import Pipeline
@@ -15,6 +14,7 @@ from evomerge_worker.process.session import carry_out
 from evomerge_worker.store.s3_export import ExportManifest
 from pipeline_bench import Bench
 from s3 import S3Server, s3_server
+from tiny_models import Tiny
 
 __all__ = ["s3_server"]
 BUCKET = "pipeline"

@@ -125,6 +125,8 @@ def test_a_shared_parameter_stands_at_the_slice_and_slerp_goes_from_the_first_mo
         ("nuslerp", "weight", False, None),
         ("nuslerp", "weight", True, "base"),
         ("sce", "select_topk", True, "base"),
+        ("ram", "epsilon", True, "base"),
+        ("ramplus_tl", "r", True, "base"),
         ("linear", "weight", True, None),
     ],
 )

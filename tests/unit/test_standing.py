@@ -10,7 +10,7 @@ from evomerge_contract.status import EvoMergeStatus
 from evomerge_contract.verdict import in_one_sentence
 from evomerge_operator.services.decide import Fail, Suspend, Wait
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.standing import hindrance, only_figures, status_of
+from evomerge_operator.services.standing import obstacle, only_figures, status_of
 from kube_documents import NOW, evomerge, job, known_of, pod, terminated, time
 
 LATER = NOW + timedelta(seconds=11)
@@ -31,12 +31,12 @@ def searching(*pods: dict[str, Any], **status: Any) -> Known:
     return known
 
 
-def test_the_commonest_hindrance_is_told_with_how_many_it_holds_up() -> None:
+def test_the_commonest_obstacle_is_told_with_how_many_it_holds_up() -> None:
     known = searching(
         {"conditions": UNSCHEDULABLE}, {"conditions": UNSCHEDULABLE}, {"phase": "Pending", "worker": NO_IMAGE}
     )
     advice = "see spec.worker.resources, spec.worker.podTemplate and the nodes"
-    assert hindrance(known, LATER) == ("Unschedulable", f"2 pods cannot start: 0/3 nodes have a GPU; {advice}")
+    assert obstacle(known, LATER) == ("Unschedulable", f"2 pods cannot start: 0/3 nodes have a GPU; {advice}")
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_commonest_hindrance_is_told_with_how_many_it_holds_up() -> None:
         ({"phase": "Failed", "worker": terminated(1)}, LATER),
     ],
 )
-def test_pods_that_start_or_have_started_are_no_hindrance(fields: dict[str, Any], now: datetime) -> None:
-    assert hindrance(searching(fields), now) is None
+def test_pods_that_start_or_have_started_are_no_obstacle(fields: dict[str, Any], now: datetime) -> None:
+    assert obstacle(searching(fields), now) is None
 
 
 def test_an_event_tells_what_no_status_does() -> None:
@@ -57,13 +57,13 @@ def test_an_event_tells_what_no_status_does() -> None:
     known.saw_job(job(known), deleted=False)
     known.trouble["job-1"] = ("FailedCreate", "exceeded quota")
     advice = "see spec.worker.podTemplate, and the namespace's quota, limits and Pod Security level"
-    assert hindrance(known, LATER) == ("FailedCreate", f"1 pod cannot start: exceeded quota; {advice}")
+    assert obstacle(known, LATER) == ("FailedCreate", f"1 pod cannot start: exceeded quota; {advice}")
 
 
 def test_a_queued_job_is_told_as_queued() -> None:
     known = searching()
     known.saw_job(queued(known, "job-1"), deleted=False)
-    assert hindrance(known, LATER) == ("Queued", "1 pod cannot start: the queue has not admitted the Job yet")
+    assert obstacle(known, LATER) == ("Queued", "1 pod cannot start: the queue has not admitted the Job yet")
 
 
 def test_it_waits_only_when_no_pod_at_all_gets_on_but_says_why_some_do_not() -> None:
@@ -76,9 +76,9 @@ def test_it_waits_only_when_no_pod_at_all_gets_on_but_says_why_some_do_not() -> 
 
 def test_why_the_last_start_came_to_nothing_is_told_until_a_pod_starts() -> None:
     known = searching()
-    known.hindered = ("ErrImagePull", "no such image; tried again at 12:01:00 UTC")
+    known.pending = ("ErrImagePull", "no such image; tried again at 12:01:00 UTC")
     status = status_of(known, Wait(), LATER)
-    assert (status.phase, status.reason, status.message) == ("Waiting", *known.hindered)
+    assert (status.phase, status.reason, status.message) == ("Waiting", *known.pending)
     again = job(known)
     known.saw_job(again, deleted=False)
     known.saw_pod(pod(again, phase="Pending", worker=NO_IMAGE), deleted=False)

@@ -8,13 +8,13 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from documents import document, prepared
+from begun import begun
+from documents import document
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge
 from evomerge_operator.local import terminal as module
 from evomerge_operator.local.terminal import Terminal
-from evomerge_operator.plan import BASELINES, Key
-from evomerge_operator.prepared import Run, make_run
+from evomerge_operator.plan.run import BASELINES, Key
 
 _ERASE_LINE = "\x1b[2K"
 """Comes before a picture that is drawn over the one before."""
@@ -27,19 +27,24 @@ class Screen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 0.0
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.seconds))
-        manifest = EvoMerge.model_validate(document())
-        self._run: Run = make_run(manifest, prepared(manifest), "file:///r")
+        self._run, _ = begun(EvoMerge.model_validate(document()))
         self._written = io.StringIO()
         self._terminal = Terminal(Console(file=self._written, width=100, force_terminal=True))
 
     def begin(self, finished: Mapping[Key, Candidate]) -> list[str]:
         """What is said before the picture."""
-        self._terminal.searching(self._run, finished)
+        self._finish(finished)
+        self._terminal.searching(self._run)
         self._before = len(self._written.getvalue())
         return Text.from_ansi(self._written.getvalue()).plain.splitlines()
 
     def show(self, finished: Mapping[Key, Candidate], running: int) -> None:
-        self._terminal.moved(self._run, finished, running)
+        self._finish(finished)
+        self._terminal.moved(self._run, running)
+
+    def _finish(self, finished: Mapping[Key, Candidate]) -> None:
+        for key, candidate in finished.items():
+            self._run.progress(key.stage).finish(candidate)
 
     def left(self) -> list[str]:
         """The picture that is left when the terminal is given back."""
@@ -81,7 +86,7 @@ def test_in_the_middle_it_shows_how_far_how_fast_how_good_and_how_it_grew(screen
     screen.show(scored(0.1, 0.3, None, 0.2) | baselines(0.25, 0.15, 0.35), 2)
     assert screen.left() == [
         "tiny · stage ps · linear · 2 dimensions · GA",
-        "████████████░░░░░░░░░░░░  4/8   2 running   1 failed   0.5 s each   40 s left",
+        "████████████░░░░░░░░░░░░  4/8   2 running   1 failed   0.50 s each   40.0 s left",
         "best 0.300   best source 0.250 (a)   plain average 0.350   ▁▁▁███████",
     ]
 
@@ -98,7 +103,7 @@ def test_candidates_that_were_found_in_the_log_are_said_and_not_timed(screen: Sc
     assert screen.begin(found)[0] == "going on after 3 candidates found in the log"
     screen.seconds = 100
     screen.show(scored(0.1, 0.2, 0.3, 0.4), 1)
-    assert screen.left()[1] == "████████████░░░░░░░░░░░░  4/8   1 running   0.5 s each"
+    assert screen.left()[1] == "████████████░░░░░░░░░░░░  4/8   1 running   0.50 s each"
 
 
 def test_at_the_end_the_bar_is_full(screen: Screen) -> None:
@@ -106,7 +111,7 @@ def test_at_the_end_the_bar_is_full(screen: Screen) -> None:
     screen.seconds = 1
     screen.show(scored(*(n / 8 for n in range(8))), 0)
     assert screen.left()[1:] == [
-        "████████████████████████  8/8   0 running   0.5 s each",
+        "████████████████████████  8/8   0 running   0.50 s each",
         "best 0.875   ▁▁▂▃▄▄▅▆▇█",
     ]
 

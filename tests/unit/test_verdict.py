@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from documents import document, prepared
+from begun import begun
+from documents import document
 from endings import ending
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import ConcludeResult
 from evomerge_contract.verdict import in_one_sentence, verdict_of
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.terminal import Terminal
-from evomerge_operator.prepared import make_run
 from evomerge_operator.services.decide import Wait
 from evomerge_operator.services.standing import status_of
 from kube_documents import NOW, evomerge, known_of
@@ -108,8 +108,7 @@ def test_the_terminals_table_says_what_each_row_is(tmp_path: Path) -> None:
 
 def shown(end: ConcludeResult, folder: Path) -> str:
     """What a terminal prints in the end."""
-    manifest = EvoMerge.model_validate(document())
     out = io.StringIO()
-    run = make_run(manifest, prepared(manifest), "file:///r")
+    run, _ = begun(EvoMerge.model_validate(document()))
     Terminal(Console(file=out, width=300)).done(run, end, RunDirectory(folder))
     return out.getvalue()

@@ -75,8 +75,8 @@ def elements(tensor: Tensor) -> Tensor:
 
 
 def rows(tensor: Tensor) -> Tensor:
-    """The vectors along the last dimension, [number, length]."""
-    return tensor.view(-1, tensor.shape[-1])
+    """The vectors along the last dimension, [number, length]; a number alone is one of length 1."""
+    return tensor.view(-1, *tensor.shape[-1:] or (1,))
 
 
 def columns(tensor: Tensor) -> Tensor:

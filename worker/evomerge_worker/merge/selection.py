@@ -128,11 +128,31 @@ def largest_share(vector: Callable[[], Iterable[Tensor]], share: float) -> AtLea
     upper, nonzero = np.zeros(1 << 31 - _LOWER, np.int64), 0
     for piece in vector():
         nonzero += int(piece.count_nonzero())
-        upper += _counts(piece.view(torch.int32) >> _LOWER, len(upper))
+        upper += _upper_counts(piece)
     kept = int(share * nonzero)
     if not kept:
         return AtLeast(math.inf, 0)
-    key, kept = _place(upper, kept)
+    return _largest(upper, vector, kept)
+
+
+def at_ranks(vector: Callable[[], Iterable[Tensor]], ranks: Sequence[int]) -> list[float]:
+    """The elements of a vector that have these ranks; the largest has rank 1.
+
+    `vector` is as in `largest_share`; it is gone through once, and once more a rank.
+    """
+    upper = np.zeros(1 << 31 - _LOWER, np.int64)
+    for piece in vector():
+        upper += _upper_counts(piece)
+    return [_largest(upper, vector, rank).threshold for rank in ranks]
+
+
+def _upper_counts(piece: Tensor) -> NDArray[np.int64]:
+    return _counts(piece.view(torch.int32) >> _LOWER, 1 << 31 - _LOWER)
+
+
+def _largest(upper: NDArray[np.int64], vector: Callable[[], Iterable[Tensor]], k: int) -> AtLeast:
+    """What keeps the k largest of a vector whose elements' upper bits are counted in `upper`."""
+    key, kept = _place(upper, k)
     bits, ties = kth_of_bin((piece.view(torch.int32) for piece in vector()), key, _LOWER, kept)
     return AtLeast(magnitude_of(bits), ties)
 

@@ -1,0 +1,16 @@
+"""A run whose first stage has just begun, for tests of what comes next."""
+
+from documents import LAYOUT, prepared
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.report import Layout
+from evomerge_operator.plan.proposer import Proposer, begin_stage
+from evomerge_operator.plan.run import Run, default_names, make_run
+
+
+def begun(
+    manifest: EvoMerge, layout: Layout = LAYOUT, report_dir: str = "file:///reports", *, pinned: bool = True
+) -> tuple[Run, Proposer]:
+    """The run and what proposes its candidates; without `pinned`, as it was begun before baselines were pinned."""
+    names = default_names(manifest) if pinned else None
+    run = make_run(manifest, prepared(manifest, layout), report_dir, names)
+    return run, begin_stage(run, 0)
