@@ -8,7 +8,6 @@ import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,6 +19,7 @@ from evomerge_contract.status import CandidateSpec, CandidateStatus
 from evomerge_contract.task import ConcludeTask, ExportTask, SelectTask
 from evomerge_operator.errors import InputError
 from evomerge_operator.kube.candidates import finished_candidate, genome_in, identity_of
+from evomerge_operator.kube.objects import Document
 from evomerge_operator.manifest import parse_manifest
 from evomerge_operator.plan import finish
 from evomerge_operator.plan.proposer import Proposer, Start, begin_stage
@@ -29,7 +29,6 @@ from evomerge_operator.recipes import recipe_text
 from evomerge_operator.search import Outcome
 
 _STATE_BYTES = 64 << 20
-Document = dict[str, Any]
 
 
 def check(document: Document, name: str) -> EvoMerge | list[Problem]:

@@ -1,13 +1,11 @@
 """What a helper process has read from a page of a list of MergeCandidates."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.status import CandidateStatus
+from evomerge_operator.kube.objects import Document
 from evomerge_operator.plan.run import Key
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,15 @@
 """A run as its MergeCandidates report it, and what the planner has made of it."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.status import CandidateStatus
 from evomerge_contract.task import Task
 from evomerge_operator.kube.candidates import identity_of
+from evomerge_operator.kube.objects import Document
 from evomerge_operator.plan.proposer import Start
 from evomerge_operator.plan.run import Key, Run
 from evomerge_operator.planning.page import Page
-
-Document = dict[str, Any]
 
 
 @dataclass
