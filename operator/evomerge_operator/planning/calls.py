@@ -89,6 +89,8 @@ def _item(proposer: Proposer, document: Document) -> tuple[PageItem, Candidate |
     key = Key(spec.stage, spec.index)
     if spec.stage not in (BASELINES, proposer.stage.name):
         raise ValueError(f"there is no stage {spec.stage}")
+    if spec.stage == BASELINES and spec.index >= len(proposer.baselines):
+        raise ValueError(f"there is no baseline {spec.index}")
     genome = genome_in(spec)
     recipe = proposer.baselines[spec.index].recipe if spec.stage == BASELINES else None
     candidate = finished_candidate(spec, status, genome, recipe)

@@ -1,12 +1,13 @@
 """What is to happen next for an EvoMerge: pure decisions over what is known of it. `act` carries them out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
 from evomerge_contract.genome import PACKED_ABOVE
-from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.manifest import Base, EvoMerge
+from evomerge_contract.report import Problem
 from evomerge_contract.text import seconds_of
 from evomerge_operator.kube.pods import JobView
 from evomerge_operator.plan.next import all_sources_failed, failures_in_words, next_keys, too_many_failures
@@ -68,18 +69,33 @@ class StartCandidates:
 Decision = Idle | Suspend | Fail | Delete | Wait | RunStep | StartCandidates
 
 
-def refusal(manifest: EvoMerge) -> str | None:
+def refusal(manifest: EvoMerge) -> list[Problem]:
     """What keeps a valid manifest from running on a cluster; the CRD says the same, where it is up to date."""
     spec = manifest.spec
-    models = [*spec.models, *([spec.base] if spec.base else [])]
-    uris = [uri for m in models for uri in (m.uri, m.adapter) if uri is not None]
-    uris += [uri for o in spec.evaluation.objectives for uri in o.evaluator.uris.values()]
-    local = [uri for uri in uris if not uri.startswith(("s3://", "hf://"))]
-    if local:
-        return f"{local[0]} is not on any server: on a cluster models and data lie at s3:// (or models at hf://)"
+    found = {f"spec.models[{i}].{field}": uri for i, model in enumerate(spec.models) for field, uri in _places(model)}
+    found |= {f"spec.base.{field}": uri for field, uri in _places(spec.base)} if spec.base else {}
+    for index, objective in enumerate(spec.evaluation.objectives):
+        field = f"spec.evaluation.objectives[{index}].{objective.evaluator_name}"
+        found |= {f"{field}.{split}": uri for split, uri in objective.evaluator.uris.items()}
+    problems = [
+        Problem(
+            path=path, message=f"{uri} is on no server; on a cluster models and data lie at s3:// (models at hf:// too)"
+        )
+        for path, uri in found.items()
+        if not uri.startswith(("s3://", "hf://"))
+    ]
     if spec.export is None:
-        return "spec.export.uri is missing: on a cluster the winner has no other place to go"
-    return None
+        problems.append(
+            Problem(path="spec.export.uri", message="is missing; on a cluster the winner has no other place")
+        )
+    return problems
+
+
+def _places(model: Base) -> Iterator[tuple[str, str]]:
+    """The fields of a model that say where it lies."""
+    yield "uri", model.uri
+    if model.adapter is not None:
+        yield "adapter", model.adapter
 
 
 def log_too_large(run: Run) -> str | None:

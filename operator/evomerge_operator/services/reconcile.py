@@ -143,9 +143,9 @@ class Reconciler:
         manifest = await self._pool.call(known.parent.uid, calls.check, document, known.parent.name)
         if not isinstance(manifest, EvoMerge):
             return _invalid(manifest)
-        refusal = decide.refusal(manifest)
-        if refusal is not None:
-            return Fail("InvalidManifest", refusal)
+        refused = decide.refusal(manifest)
+        if refused:
+            return _invalid(refused)
         known.manifest = manifest
         if known.status.phase == "Failed" and known.status.observed_generation != known.generation:
             known.status = _forgiven(known.status)
