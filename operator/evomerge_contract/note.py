@@ -111,8 +111,8 @@ def _entry(task: Task, report: Report, room: int, *, tight: bool = False) -> dic
     head: dict[str, Any] = {"t": _short(task), "p": [_milliseconds(report.seconds.get(name)) for name in _TIMES]}
     if report.reason is not None:
         room -= _ENTRY_BYTES // 2
-        told = _problems(report, room) if report.problems else {"m": _cut(report.message or "", room)}
-        return head | {"r": report.reason} | told
+        shown = _problems(report, room) if report.problems else {"m": _cut(report.message or "", room)}
+        return head | {"r": report.reason} | shown
     if isinstance(task, EvaluateTask) and report.evaluate is not None:
         return head | {"s": [report.evaluate.scores[o.name] for o in task.objectives]}
     text = canonical_json(_lean(getattr(report, task.kind)))
@@ -146,15 +146,15 @@ def _dictionary(task: Task) -> bytes:
 
 def _problems(report: Report, room: int) -> dict[str, Any]:
     """As many problems as take `room` bytes of JSON; the first, if it alone takes more, in part."""
-    told: list[list[str]] = []
+    shown: list[list[str]] = []
     for problem in report.problems:
         taken = len(canonical_json([problem.path, problem.message]).encode()) + 1
-        if told and taken > room:
+        if shown and taken > room:
             break
-        told.append([problem.path, _cut(problem.message, room - len(canonical_json(problem.path).encode()) - 4)])
+        shown.append([problem.path, _cut(problem.message, room - len(canonical_json(problem.path).encode()) - 4)])
         room -= taken
-    left_out = len(report.problems) - len(told) + (report.left_out or 0)
-    return {"q": told} | ({"n": left_out} if left_out else {})
+    left_out = len(report.problems) - len(shown) + (report.left_out or 0)
+    return {"q": shown} | ({"n": left_out} if left_out else {})
 
 
 def _without_skills(report: Report) -> Report:

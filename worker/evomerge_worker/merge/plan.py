@@ -7,19 +7,19 @@ from typing import NamedTuple
 import torch
 
 from evomerge_contract.methods import METHODS
-from evomerge_contract.recipe import Filtered, Recipe, Settings, Slice, SliceSource
+from evomerge_contract.recipe import Filtered, Parameters, Recipe, Slice, SliceSource
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, other_depth, outside_tensors
 from evomerge_worker.merge.layers import layer_kinds, result_kinds
-from evomerge_worker.merge.settings import Value, resolve, to_bool, to_float
+from evomerge_worker.merge.settings import ParameterValue, resolve, to_bool, to_float
 from evomerge_worker.merge.slices import anchor_of, base_of, counted_mistakes, has_form, sliced, spoken_mistakes
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import BY_NAME
 
 __all__ = ["Input", "TensorPlan", "anchor_of", "plan_merge"]
 
-_Scopes = tuple[Settings | None, ...]
+_Scopes = tuple[Parameters | None, ...]
 """Where a parameter is looked for, in this order."""
 
 
@@ -43,7 +43,7 @@ class TensorPlan(NamedTuple):
     method: str | None
     inputs: tuple[Input, ...]
     base: Input | None
-    shared: Mapping[str, Value]
+    shared: Mapping[str, ParameterValue]
     dtype: torch.dtype
 
     @property
@@ -221,7 +221,7 @@ class _Parameters:
         self._method = METHODS[recipe.merge_method]
         # By slice, source and place in gradients; slices and sources are there for as long as this is.
         self._per_model: dict[tuple[int, int, float], dict[str, float]] = {}
-        self._shared: dict[tuple[int, float], dict[str, Value]] = {}
+        self._shared: dict[tuple[int, float], dict[str, ParameterValue]] = {}
 
     def per_model(self, place: _Place, source: SliceSource, tensor: str) -> dict[str, float]:
         """Those of `source` for its `tensor`."""
@@ -234,7 +234,7 @@ class _Parameters:
             self._per_model[key] = values
         return values
 
-    def shared(self, place: _Place) -> dict[str, Value]:
+    def shared(self, place: _Place) -> dict[str, ParameterValue]:
         """Those that are not per model."""
         key = (id(place.slice), place.t)
         if key in self._shared:
@@ -262,8 +262,8 @@ class _Parameters:
                 self.mistakes.setdefault(f"recipe.{name}[{model}]", f"{given}: {rule}")
         return values
 
-    def _of_all(self, scopes: _Scopes, tensor: str, t: float) -> dict[str, Value]:
-        values: dict[str, Value] = {}
+    def _of_all(self, scopes: _Scopes, tensor: str, t: float) -> dict[str, ParameterValue]:
+        values: dict[str, ParameterValue] = {}
         for name, allowed in (self._method.shared | self._method.numerics).items():
             value = self._value(name, scopes, tensor, t)
             if value is None:
@@ -276,7 +276,7 @@ class _Parameters:
             values[name] = default if switch is None else switch
         return values
 
-    def _value(self, name: str, scopes: _Scopes, tensor: str, t: float) -> Value | None:
+    def _value(self, name: str, scopes: _Scopes, tensor: str, t: float) -> ParameterValue | None:
         value = resolve(name, scopes, tensor, t, to_float)
         return self._method.defaults.get(name) if value is None else value
 
