@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from pathlib import Path
 
 
 def square(number: int) -> int:
@@ -39,6 +40,18 @@ def fill_memory() -> None:
     pieces = []
     while True:
         pieces.append([object() for _ in range(1000)])
+
+
+def fill_memory_unevenly() -> None:
+    """Takes memory without end in pieces of many sizes, of which an allocator gives little back."""
+    pieces: list[bytes] = []
+    while True:
+        pieces.append(b"x" * (600 + len(pieces) % 5000))
+
+
+def resident() -> int:
+    """The bytes of memory that the process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def take_memory(size: int) -> int:

@@ -45,7 +45,7 @@ def begin(
     """A prepared run with its first stage begun and that stage's proposer, or the mistakes that keep it from it."""
     try:
         run = make_run(manifest, prepared, report_dir, pinned)
-        return run, _dump(begin_stage(run, 0))
+        return run, _dump(begin_stage(run, len(run.stages)))
     except InputError as error:
         return error.problems
 
@@ -139,7 +139,8 @@ def conclude_task(
 def export_task(proposer: bytes, winner: Candidate, conclusion: ConcludeResult, out: str, facts: str) -> ExportTask:
     """See `plan.finish`."""
     loaded = _load(proposer)
-    text = recipe_text(finish.winner_recipe(loaded, winner), loaded.manifest, Path("/"))
+    recipe, seed = finish.winner_recipe(loaded, winner), loaded.stage.search.seed
+    text = recipe_text(recipe, loaded.manifest, Path("/"), seed)
     return finish.export_task(loaded, winner, conclusion, out, facts=facts, recipe_text=text)
 
 

@@ -63,12 +63,9 @@ class Pool:
                     )
             except (TimeoutError, _TooLongError) as error:
                 raise PlanningError(TOO_LONG, f"took more than {self._limits[0]} s of CPU time") from error
-            except MemoryError as error:
-                raise PlanningError(TOO_LARGE, f"took more than {self._limits[1] >> 20} MiB of memory") from error
             except anyio.BrokenWorkerProcess as error:
-                # Native code that gets no memory ends its process.
-                message = f"ended its process, as too little memory does (it may take {self._limits[1] >> 20} MiB)"
-                raise PlanningError(TOO_LARGE, message) from error
+                most = f"{self._limits[1] >> 20} MiB of memory"
+                raise PlanningError(TOO_LARGE, f"took more than {most}, or ended its process") from error
             self._last_seconds[caller] = seconds
         return result
 
@@ -92,6 +89,8 @@ def _limited(
     _limit(resource.RLIMIT_AS, _address_space() + memory_bytes)
     try:
         result = function(*arguments)
+    except MemoryError:
+        os._exit(1)  # as native code does that gets no memory: not all that the call took would come back
     finally:
         _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
         _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)
