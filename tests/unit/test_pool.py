@@ -51,19 +51,22 @@ def test_a_call_that_takes_too_much_time_is_ended_and_the_next_works(
     assert run(pool.call("a", heavy_calls.square, 7)) == 49
 
 
-def test_a_call_that_takes_too_much_memory_is_ended_and_the_next_works(run: Run[Any], pool: Pool) -> None:
-    for function, *arguments in (
-        (heavy_calls.fill_memory,),
-        (heavy_calls.fill_memory_unevenly,),
-        (heavy_calls.take_memory, 2 * MEMORY),
-    ):
-        with pytest.raises(
-            PlanningError, match=r"took more than 128 MiB of memory, or ended its process; give it"
-        ) as raised:
-            run(pool.call("a", function, *arguments))
-        assert raised.value.reason == TOO_LARGE
-        # What it took is given back as a whole.
-        assert run(pool.call("a", heavy_calls.resident)) < MEMORY
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (heavy_calls.fill_memory, ()),
+        (heavy_calls.fill_memory_unevenly, ()),
+        (heavy_calls.take_memory, (2 * MEMORY,)),
+    ],
+)
+def test_a_call_that_takes_too_much_memory_is_ended_and_the_next_works(
+    run: Run[Any], pool: Pool, function: Callable[..., object], arguments: tuple[int, ...]
+) -> None:
+    words = "took more than 128 MiB of memory, or ended its process; give it fewer models"
+    with pytest.raises(PlanningError, match=words) as raised:
+        run(pool.call("a", function, *arguments))
+    assert raised.value.reason == TOO_LARGE
+    assert run(pool.call("a", heavy_calls.resident)) < MEMORY, "what it took is given back as a whole"
     assert run(pool.call("a", heavy_calls.take_memory, MEMORY // 2)) == MEMORY // 2
 
 
