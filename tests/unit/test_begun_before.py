@@ -7,23 +7,15 @@ from typing import Any
 
 import pytest
 
-from documents import document, prepared, stage
-from evomerge_contract.answers import success
+from documents import document, stage
 from evomerge_contract.log import log_line, parse_line
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.report import (
-    ConcludeResult,
-    ExportResult,
-    Report,
-    RunReport,
-    SelectResult,
-    SelectRow,
-)
-from evomerge_contract.task import ConcludeTask, ExportTask, PrepareTask, SelectTask, Task
+from evomerge_contract.report import Report, RunReport
+from evomerge_contract.task import ConcludeTask, ExportTask, SelectTask, Task
 from evomerge_operator.local import run as local_run
 from evomerge_operator.local.run import run_manifest
 from evomerge_operator.plan.run import BASELINES
-from simulated_workers import Silent, SimulatedWorkers, scored
+from simulated_workers import Silent, SimulatedWorkers, answer_any
 
 MANIFEST = EvoMerge.model_validate(document(stages=[stage(candidates=12, lag=4, seed=3)], base={"uri": "models/base"}))
 NAMES = ["a", "b", "plain average", "default DARE-TIES", "base"]
@@ -44,22 +36,9 @@ class Workers(SimulatedWorkers):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def _answer_any(self, task: Any) -> Report:
+    def _answer_any(self, task: Task) -> Report:
         self.tasks.append(task)
-        if isinstance(task, PrepareTask):
-            return success(task, prepared(MANIFEST))
-        if isinstance(task, SelectTask):  # the other way round than on search items
-            rows = [SelectRow(index=f.index, fitness=f.fitness, score=-f.fitness) for f in task.finalists]
-            return success(task, SelectResult(ranked=rows[::-1]))
-        if isinstance(task, ConcludeTask):
-            winner = task.selected.ranked[0].index if task.selected else task.finalists[0].index
-            end = ConcludeResult(
-                winner=winner, select=[], test=[], test_items=9, best_source="a", beats_best_source=True
-            )
-            return success(task, end)
-        if isinstance(task, ExportTask):
-            return success(task, ExportResult(out=task.out, files={}))
-        return scored(task)
+        return answer_any(MANIFEST)(task)
 
     @property
     def steps(self) -> list[Task]:
