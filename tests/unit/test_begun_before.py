@@ -12,6 +12,7 @@ from evomerge_contract.log import log_line, parse_line
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import Report, RunReport
 from evomerge_contract.task import ConcludeTask, ExportTask, SelectTask, Task
+from evomerge_operator.errors import InputError
 from evomerge_operator.local import run as local_run
 from evomerge_operator.local.run import run_manifest
 from evomerge_operator.plan.run import BASELINES
@@ -140,9 +141,14 @@ def test_a_run_begun_before_is_concluded_by_one_task(workers: Workers, tmp_path:
     assert export.recipe == conclude.finalists[0].recipe
 
 
-def test_a_run_that_is_pinned_to_a_baseline_of_another_version_says_so(workers: Workers, tmp_path: Path) -> None:
+def test_a_run_that_is_pinned_to_a_baseline_of_another_version_says_so_and_is_left_alone(
+    workers: Workers, tmp_path: Path
+) -> None:
     first, *others = run(tmp_path / "new")
-    pinned = log_line(entry(first) | {"baselines": [*NAMES, "model soup"]})
-    begun_before(tmp_path / "newer", [pinned, *others])
-    with pytest.raises(ValueError, match='there is no baseline "model soup"'):
+    lines = [log_line(entry(first) | {"baselines": [*NAMES, "model soup"]}), *others[:7]]
+    begun_before(tmp_path / "newer", lines)
+    with pytest.raises(InputError) as raised:
         run(tmp_path / "newer")
+    [problem] = raised.value.problems
+    assert problem.message.startswith('another version has begun this run: there is no baseline "model soup"')
+    assert lines_of(tmp_path / "newer") == lines

@@ -134,6 +134,20 @@ def test_a_new_run_names_its_baselines_in_its_lock() -> None:
     assert lock["data"][BASELINES_KEY] == '["a","b","plain average"]'
 
 
+def test_a_run_that_another_version_has_begun_with_other_baselines_ends_with_the_reason() -> None:
+    new = cluster()
+    run_to_end(new)
+    of = begun_before(new)
+    for lock in of.config_maps.values():
+        lock["data"][BASELINES_KEY] = '["a","b","model soup"]'
+    known = run_to_end(of)
+    assert known.status.phase == "Failed"
+    assert known.status.message is not None
+    assert known.status.message.startswith(
+        'baselines: another version has begun this run: there is no baseline "model soup"; known: a, b, plain average'
+    )
+
+
 class Exceeded(InOneProcess):
     """A pool in which the next calls take too much time."""
 
