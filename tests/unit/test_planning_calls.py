@@ -35,8 +35,8 @@ def known_with(**search: Any) -> Known:
     return known_of(evomerge(stages=[one]), searching=True)
 
 
-def with_many_genes(**search: Any) -> Known:
-    made = evomerge(stages=[stage(groups={"everyLayer": True}, candidates=20, lag=LAG, seed=3, **search)])
+def with_many_genes() -> Known:
+    made = evomerge(stages=[stage(groups={"everyLayer": True}, candidates=20, lag=LAG, seed=3)])
     known = known_of(made, searching=True)
     known.prepared = prepared(manifest_of(made), LAYOUT.model_copy(update={"layers": MANY}))
     return known
@@ -114,9 +114,8 @@ def test_a_search_that_is_read_page_by_page_goes_on_with_the_same_genomes(algori
         assert asked_on(live, finished, CANDIDATES) == straight[finished:]
 
 
-@pytest.mark.parametrize("algorithm", ["GA", "SepCMA-ES"])
-def test_packed_genomes_are_read_and_gone_on_from(algorithm: str) -> None:
-    known = with_many_genes(algorithm=algorithm)
+def test_packed_genomes_are_read_and_gone_on_from() -> None:
+    known = with_many_genes()
     straight = asked_at_once(known, 12)
     assert len(straight[0]) > PACKED_ABOVE
     documents = stored(known, 8, score)
