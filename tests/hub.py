@@ -1,6 +1,6 @@
-"""A hub on loopback for tests: it answers as the Hugging Face hub does what `snapshot_download` asks.
+"""A hub on loopback for tests: it answers as the Hugging Face hub does what `snapshot_download` and `model_info` ask.
 
-Folders are served as repositories of one commit each; every request is kept for tests to look at.
+Folders are served as repositories of one commit and one branch, main; every request is kept for tests to look at.
 """
 
 import hashlib
@@ -63,6 +63,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(503, "", body)
         if parts[:2] == ["api", "models"] and parts[4:5] == ["tree"]:
             repo, commit, name = "/".join(parts[2:4]), parts[5], None
+        elif parts[:2] == ["api", "models"] and (len(parts) == 4 or parts[4:5] == ["revision"]):
+            repo, name = "/".join(parts[2:4]), "info"
+            commit = COMMIT if parts[5:] in ([], ["main"]) else parts[5]
         elif parts[2:3] == ["resolve"]:
             repo, commit, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         else:
@@ -73,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(401, "RepoNotFound", body)
         if commit != COMMIT:
             return self._refuse(404, "RevisionNotFound", body)
+        if parts[0] == "api" and name == "info":
+            return self._send_json({"id": repo, "sha": COMMIT})
         if name is None:
             return self._send_tree(hub.repos[repo])
         if not (hub.repos[repo] / name).is_file():
@@ -86,7 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
             size = file.stat().st_size if file.is_file() else 0
             name = str(file.relative_to(folder))
             tree.append({"type": kind, "oid": hashlib.sha1(name.encode()).hexdigest(), "size": size, "path": name})  # noqa: S324
-        content = json.dumps(tree).encode()
+        self._send_json(tree)
+
+    def _send_json(self, answer: Any) -> None:
+        content = json.dumps(answer).encode()
         self._start(200, len(content), {"Content-Type": "application/json"})
         self.wfile.write(content)
 

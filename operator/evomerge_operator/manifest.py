@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from evomerge_contract.foreign import foreign
 from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.report import Problem
 from evomerge_contract.yaml_document import DocumentError, read_document
@@ -36,7 +37,7 @@ def load_manifest(path: Path) -> EvoMerge:
 def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The document in a file, and the keys that are given twice in it."""
     try:
-        document, twice = read_document(yaml.SafeLoader(path.read_text(encoding="utf-8")), "")
+        document, twice, _ = read_document(yaml.SafeLoader(path.read_text(encoding="utf-8")), "")
     except DocumentError as error:
         raise InputError.at(str(path), error.path or "file", error.message) from error
     except OSError as error:
@@ -45,6 +46,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         raise InputError.at(str(path), "file", f"is not YAML: {_one_line(error)}") from error
     if not isinstance(document, dict):
         raise InputError.at(str(path), "file", "is not an EvoMerge manifest: expected apiVersion, kind, metadata, spec")
+    if words := foreign(document):
+        raise InputError.at(str(path), "file", words)
     if "merge_method" in document and "spec" not in document:
         raise InputError.at(str(path), "file", "is a recipe, not the manifest of a search; use evomerge merge")
     return document, twice

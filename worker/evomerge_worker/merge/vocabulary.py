@@ -17,6 +17,7 @@ from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.merge.rows import Rows, rearranged, rows_by_number, rows_by_token
 from evomerge_worker.merge.shell import with_numbers_of, write_shell
 from evomerge_worker.merge.slices import anchor_of
+from evomerge_worker.merge.token_choices import chosen_rows
 from evomerge_worker.merge.tokens import (
     Tokens,
     difference,
@@ -53,7 +54,7 @@ class Vocabularies:
         parts = _participants(recipe, checkpoints)
         if parts is None or (recipe.vocabulary is None and not _padded(parts, checkpoints)):
             return checkpoints
-        settings = (recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of)
+        settings = (recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.model_dump_json())
         key = (settings, parts, tuple(sorted((name, id(c)) for name, c in checkpoints.items())))
         if key not in self._done:
             if recipe.vocabulary is None:
@@ -133,12 +134,18 @@ def _tokens_aligned(recipe: Recipe, parts: _Participants, checkpoints: Sources, 
     united = None
     if recipe.vocabulary == UNION and unite(tokenizers[giver], [tokenizers[n] for n in parts.all if n != giver]):
         united = tokenizers[giver]
+    choices = (recipe.tokenizer and recipe.tokenizer.tokens) or {}
+    if added := [token for token in choices if token not in tokens_of(tokenizers[giver])]:
+        united = tokenizers[giver]
+        united.add_tokens(added)
     tokens = tokens_of(tokenizers[giver])
+    chosen = chosen_rows(choices, tokens, {name: vocabularies[name] for name in parts.all}, checkpoints)
     multiple = (recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of) or 1
     count = -(-(max(tokens.values()) + 1) // multiple) * multiple
 
     def rows_for(lenders: _Lenders) -> Rows:
-        return rows_by_token(tokens, count, {n: vocabularies[n] for n in parts.all}, lenders.models, lenders.base)
+        known = {name: vocabularies[name] for name in parts.all}
+        return rows_by_token(tokens, count, known, lenders.models, lenders.base, chosen)
 
     before, after = rows_for(parts.before), rows_for(parts.after)
     changed = {name: _rearranged(name, checkpoints, before, after) for name in parts.all}
