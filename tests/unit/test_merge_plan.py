@@ -247,7 +247,8 @@ def test_a_head_of_its_own_is_missed(tmp_path: Path, sources: dict[str, Checkpoi
     without = {name: tensor for name, tensor in _tensors().items() if name != "lm_head.weight"}
     sources["b"] = _checkpoint(tmp_path / "other", "b", without)
     assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
-        "models.b": "lacks tensor lm_head.weight, which a has; leave b or a out"
+        "models.b": "lacks tensor lm_head.weight, which a has; if its files are incomplete, fetch them again; else "
+        "leave b or a out"
     }
 
 
@@ -270,7 +271,7 @@ def test_misfits_of_one_kind_are_one_problem_and_many_kinds_are_cut(
     messages = [p.message for p in caught.value.problems]
     assert messages[:8] == [
         f"has tensor model.layers.0.attn.{kind}, which a lacks in layer 0 (and 3 more tensors like it); "
-        "leave b or a out"
+        "if it can do without, delete it from its files; else leave b or a out"
         for kind in kinds[:8]
     ]
     assert messages[8:] == ["and 8 more tensors do not fit"]
@@ -317,14 +318,16 @@ def test_words_are_told_beside_tensors_that_do_not_fit(tmp_path: Path, sources: 
 def test_whole_models_of_other_depth_are_one_mistake(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
     sources["b"] = _checkpoint(tmp_path / "deep", "b", _tensors(6))
     assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
-        "models.b": "has 6 layers, but a has 4; leave b or a out"
+        "models.b": "has 6 layers, but a has 4; take as many of each by slices in a recipe, or leave b or a out"
     }
 
 
 def test_an_empty_list_of_slices_is_none(sources: dict[str, Checkpoint]) -> None:
     recipe = _recipe(models=_models(a=1, b=1))
     assert plan_merge(_recipe(models=_models(a=1, b=1), slices=[]), sources) == plan_merge(recipe, sources)
-    assert _refusals(_recipe(models=_models(a=1) * 2, slices=[]), sources) == {"recipe.models": "a takes part twice"}
+    assert _refusals(_recipe(models=_models(a=1) * 2, slices=[]), sources) == {
+        "recipe.models": "a takes part twice; give it once"
+    }
 
 
 def test_a_density_makes_no_difference_to_task_arithmetic(sources: dict[str, Checkpoint]) -> None:
@@ -354,7 +357,7 @@ def test_a_density_makes_no_difference_to_task_arithmetic(sources: dict[str, Che
             "recipe.weight[a]",
             "linear needs a weight for a at model.embed_tokens.weight",
         ),
-        ({"models": _models(a=1) * 2}, "recipe.models", "a takes part twice"),
+        ({"models": _models(a=1) * 2}, "recipe.models", "a takes part twice; give it once"),
         (
             {"merge_method": "slerp", "models": [{"model": "a"}, {"model": "b"}], "parameters": {"t": 0.5}},
             "recipe.base_model",

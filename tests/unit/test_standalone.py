@@ -161,7 +161,7 @@ def test_whole_models_of_different_depth_are_refused(
     shutil.copytree(tiny(seed=2, num_hidden_layers=6), tmp_path / "b")
     assert merge(written(linear("a", "b"), tmp_path)) == 65
     (told,) = capsys.readouterr().err.splitlines()[1:]
-    assert told == "  b   has 6 layers, but a has 4; leave b or a out"
+    assert told == "  b   has 6 layers, but a has 4; take as many of each by slices in a recipe, or leave b or a out"
 
 
 def test_slices_may_leave_out_what_does_not_fit(tiny: Tiny, tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (linear("a", "b", "./a"), "a takes part twice"),
-        (linear("a", "b", "{}/b/"), "b takes part twice"),
+        (linear("a", "b", "./a"), "a takes part twice; give it once"),
+        (linear("a", "b", "{}/b/"), "b takes part twice; give it once"),
         (
             {"merge_method": "model_stock", "base_model": "b/", "models": [{"model": "a"}, {"model": "b"}]},
             "model_stock merges at least 2 models beside its base_model; here are 1",

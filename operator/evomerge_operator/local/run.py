@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from evomerge_contract.base import canonical_json
+from evomerge_contract.causes import by_cause
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
 from evomerge_contract.recipe import Recipe
@@ -291,6 +292,6 @@ def error_of(report: Report, doing: str, manifest: EvoMerge, source: str | None 
     if report.reason == "InvalidInput":
         return InputError(source or manifest.metadata.name, problems)
     if report.reason == "TryAgain":
-        told = "; ".join(f"{p.path}: {p.message}" for p in problems) or report.message
+        told = "; ".join(by_cause(problems)) or report.message
         return TryAgainError(f"{doing}: {told}; mend that, and the same command goes on later")
     return RunError(f"{doing}: {report.message} ({report.reason})")
