@@ -41,7 +41,10 @@ class Metadata(Contract):
 class Base(Contract):
     """The common ancestor that task vectors are taken from. Not in the pool; scored for comparison."""
 
-    uri: Uri = Field(description="s3://bucket/path or hf://org/name@commit; on one machine a folder too.")
+    uri: Uri = Field(
+        description="s3://bucket/path or hf://org/name, perhaps with @commit or @branch: without a commit it is pinned to the "
+        "one that it has when the run is prepared. On one machine a folder too.",
+    )
     adapter: Uri | None = Field(
         None,
         description="The folder of a LoRA adapter as PEFT writes it, at a place as for uri; merged into the model.",

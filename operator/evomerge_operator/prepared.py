@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from evomerge_contract.base import GRID, GRID_DECIMALS
-from evomerge_contract.manifest import BASE, EvoMerge
+from evomerge_contract.manifest import BASE, Base, EvoMerge
 from evomerge_contract.recipe import DTypeName
 from evomerge_contract.report import PrepareResult
 from evomerge_contract.task import Baseline, DataDigests, PrepareTask, Source
@@ -13,6 +13,7 @@ from evomerge_operator.errors import InputError
 from evomerge_operator.search import SearchAlgorithm, make_search
 from evomerge_operator.space import Space, baselines, make_space
 
+_Named = TypeVar("_Named", bound=Base)
 LONG_SECONDS = 86_400
 """The limit of tasks that pull and write whole models; a candidate's limit says nothing about them."""
 
@@ -39,8 +40,26 @@ class Run:
         return self.manifest.spec.stages[0].search.candidates
 
 
+def commits(prepared: PrepareResult) -> dict[str, str]:
+    """The places at the hub that named no commit, each with the one that it had when the run was prepared."""
+    return {asked: found for source in prepared.sources for asked, found in (source.commits or {}).items()}
+
+
+def pinned(manifest: EvoMerge, commits: Mapping[str, str]) -> EvoMerge:
+    """The manifest with the commits that its models at the hub have in this run."""
+
+    def at_commit(model: _Named) -> _Named:
+        places = {"uri": model.uri, "adapter": model.adapter}
+        return model.model_copy(update={key: commits.get(uri, uri) for key, uri in places.items() if uri is not None})
+
+    spec = manifest.spec
+    update = {"models": [at_commit(model) for model in spec.models], "base": spec.base and at_commit(spec.base)}
+    return manifest.model_copy(update={"spec": spec.model_copy(update=update)})
+
+
 def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | None = None) -> PrepareTask:
     """The first task of a run; with what is `known` of an earlier one, a look whether all is as it was."""
+    manifest = pinned(manifest, commits(known)) if known else manifest
     spec = manifest.spec
     return PrepareTask(
         sources=_sources(manifest, {s.name: s.digest for s in known.sources} if known else {}),
@@ -63,6 +82,7 @@ def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str) -> Ru
     Raises:
         InputError: the space does not fit the models, or the search the space.
     """
+    manifest = pinned(manifest, commits(prepared))
     spec, stage = manifest.spec, manifest.spec.stages[0]
     field = "spec.stages[0].parameterSpace.groups"
     try:

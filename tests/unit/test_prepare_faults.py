@@ -142,7 +142,8 @@ DELETE = "; if it can do without, delete it from its files; else leave b or a ou
         (cut_head, f"tensor lm_head.weight has shape [50, 32], but [96, 32] in a{OUT}"),
         (
             drop_up,
-            "lacks tensor model.layers.0.mlp.up_proj.weight, which a has in layer 0 (and 3 more tensors like it)" + FETCH,
+            "lacks tensor model.layers.0.mlp.up_proj.weight, which a has in layer 0 (and 3 more tensors like it)"
+            + FETCH,
         ),
         (damage, "model.layers.1.mlp.up_proj.weight holds NaN or infinity: the model is damaged"),
     ],
@@ -203,12 +204,24 @@ EXPECTED = [
     ("models.gptq", r"rms_norm_eps is 0\.1, but 1e-06 in a; leave gptq or a out"),
     ("models.gguf", r".* only as GGUF \(model\.gguf\)"),
     ("models.mistral", r"architecture \(model_type\) is mistral, but llama in a; leave mistral or a out"),
-    ("models.shallow", r"has 3 layers, but a has 4; take as many of each by slices in a recipe, or leave shallow or a out"),
+    (
+        "models.shallow",
+        r"has 3 layers, but a has 4; take as many of each by slices in a recipe, or leave shallow or a out",
+    ),
     ("models.shallow", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave shallow or a out"),
     ("models.theta", r"rope_parameters is .*500000.*, but .*10000.* in a; leave theta or a out"),
-    ("models.theta", r"has tensor .*0\.self_attn\.k_proj\.bias.* 3 more tensors like it\); if it can do without, .*; else leave theta or a out"),
-    ("models.theta", r"has tensor .*0\.self_attn\.q_proj\.bias.* 3 more tensors like it\); if it can do without, .*; else leave theta or a out"),
-    ("models.theta", r"lacks tensor .*0\.mlp\.up_proj\.weight.* 3 more tensors like it\); if its files are .*; else leave theta or a out"),
+    (
+        "models.theta",
+        r"has tensor .*0\.self_attn\.k_proj\.bias.* 3 more tensors like it\); if it can do without, .*; else leave theta or a out",
+    ),
+    (
+        "models.theta",
+        r"has tensor .*0\.self_attn\.q_proj\.bias.* 3 more tensors like it\); if it can do without, .*; else leave theta or a out",
+    ),
+    (
+        "models.theta",
+        r"lacks tensor .*0\.mlp\.up_proj\.weight.* 3 more tensors like it\); if its files are .*; else leave theta or a out",
+    ),
     ("models.theta", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave theta or a out"),
     ("models.wide", r"tensor lm_head\.weight in model\.safetensors is of type F64; .*convert the model first"),
     ("models.wide", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave wide or a out"),

@@ -136,7 +136,11 @@ def test_a_recipe_reads_in_mergekit_as_it_was_written() -> None:
         ),
         ({"normalize": False}, "recipe.normalize", "belongs to parameters, one level further down"),
         ({"parameters": {"dtype": "float32"}}, "recipe.parameters.dtype", "belongs to the recipe itself"),
-        ({"parameters": {"wieght": 1}}, "recipe.parameters.wieght", "is not a parameter of linear; did you mean weight?"),
+        (
+            {"parameters": {"wieght": 1}},
+            "recipe.parameters.wieght",
+            "is not a parameter of linear; did you mean weight?",
+        ),
         (
             {"parameters": {"weight": [{"fitler": "mlp", "value": 1}]}},
             "recipe.parameters.weight[0].fitler",

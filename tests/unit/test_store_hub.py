@@ -15,7 +15,7 @@ from evomerge_contract.manifest import Storage
 from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError, StorageError, WorkerError
 from evomerge_worker.store import Store, with_commits
-from hub import COMMIT, Hub, running_hub
+from hub import COMMIT, Hub, running_hub, speak_to
 
 MODEL = {
     "config.json": b"{}",
@@ -41,15 +41,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         speak_to(server.endpoint, monkeypatch)
         serve(server, "team/mine", MODEL | UNWANTED | CODE, tmp_path)
         yield server
-
-
-def speak_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does when it is set before the client is first imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture

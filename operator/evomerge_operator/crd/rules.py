@@ -32,8 +32,8 @@ def _in_s3(what: str, where: str) -> Rule:
 
 
 _MODEL_URI = rule(
-    "self.matches('^s3://[^/]+/.') || self.matches('^hf://[^/@]+/[^/@]+@[0-9a-f]{40}$')",
-    "a model must lie at s3://bucket/folder or hf://org/name@commit (all 40 digits of the commit): "
+    "self.matches('^s3://[^/]+/.') || self.matches('^hf://[^/@]+/[^/@]+(@[^@]+)?$')",
+    "a model must lie at s3://bucket/folder or hf://org/name, perhaps with @commit or @branch: "
     "a cluster reaches no file:// and no relative path",
 )
 

@@ -10,11 +10,12 @@ from evomerge_operator.errors import RunError
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_operator.local.run import carry_out, prepare, worker_environments
 from evomerge_operator.plan import Key, Start, State
-from evomerge_operator.prepared import Run, make_run
+from evomerge_operator.prepared import Run, commits, make_run
 
 
-def check(manifest: EvoMerge, source: str, folder: Path) -> None:
-    """Open models and data and find every mistake in them, and in the space over them.
+def check(manifest: EvoMerge, source: str, folder: Path) -> list[str]:
+    """Open models and data and find every mistake in them, and in the space over them; say what models were found at
+    the hub.
 
     Raises:
         InputError: with all problems.
@@ -23,6 +24,11 @@ def check(manifest: EvoMerge, source: str, folder: Path) -> None:
     with LocalExecutor(1, folder / "worker.log", worker_environments(1)) as executor:
         prepared = prepare(executor, manifest, source, folder)
         make_run(manifest, prepared, folder.as_uri())
+    return _pinned(prepared)
+
+
+def _pinned(prepared: PrepareResult) -> list[str]:
+    return [f"{asked} is now {found}" for asked, found in commits(prepared).items()]
 
 
 def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list[str]:
@@ -53,6 +59,7 @@ def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float
     busy = min(workers, stage.search.lag)
     total = start_seconds + each * (stage.search.candidates + len(run.baselines)) / busy
     lines = [f"{run.manifest.metadata.name}: stage {stage.name}, {stage.parameter_space.method}"]
+    lines += [f"  pinned      {line}" for line in _pinned(prepared)]
     for model in prepared.sources:
         lines.append(
             f"  source      {model.name}: {model.parameters:,} parameters, {_bytes(model.bytes)}, {model.dtype}"

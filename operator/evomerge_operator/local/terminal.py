@@ -14,7 +14,7 @@ from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import ConcludeResult, Interval, ScoreRow
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.plan import BASELINES, Key
-from evomerge_operator.prepared import Run
+from evomerge_operator.prepared import Run, commits
 
 _BAR_WIDTH = 24
 _LINE_EVERY_SECONDS = 10.0
@@ -50,7 +50,9 @@ class Terminal:
         )
 
     def searching(self, run: Run, finished: Mapping[Key, Candidate]) -> None:
-        """Begin the live picture."""
+        """Say what models at the hub are pinned to, and begin the live picture."""
+        for asked, found in commits(run.prepared).items():
+            self._console.print(f"{asked} is now {found}", highlight=False, markup=False, soft_wrap=True)
         self._began = time.monotonic()
         self._found_at_start = len(_searched(run, finished))
         if self._found_at_start:

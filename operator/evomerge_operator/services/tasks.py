@@ -46,6 +46,6 @@ def step_task(known: Known, step: str) -> Task:
     if conclusion is None:
         raise RunError(f"{step} comes after the conclusion")
     recipe = plan.winner_recipe(search.run, search.finished, conclusion)
-    text = recipe_text(recipe, manifest, Path("/"))
+    text = recipe_text(recipe, search.run.manifest, Path("/"))
     out = manifest.spec.export.uri
     return plan.export_task(search.run, search.finished, conclusion, out, facts=FACTS, recipe_text=text)
