@@ -73,11 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if hub.broken:
             return self._refuse(503, "", body)
-        if parts[:2] == ["api", "models"] and parts[4:5] == ["tree"]:
-            repo, commit, name = "/".join(parts[2:4]), parts[5], None
-        elif parts[:2] == ["api", "models"] and (len(parts) == 4 or parts[4:5] == ["revision"]):
-            repo, name = "/".join(parts[2:4]), "info"
-            commit = COMMIT if parts[5:] in ([], ["main"]) else parts[5]
+        if parts[:2] == ["api", "models"]:
+            repo, commit, name = "/".join(parts[2:4]), "/".join(parts[5:]) or "main", None
         elif parts[2:3] == ["resolve"]:
             repo, commit, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         else:
@@ -86,24 +83,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(403, "GatedRepo", body)
         if repo not in hub.repos:
             return self._refuse(401, "RepoNotFound", body)
-        if commit != COMMIT:
+        if commit not in (COMMIT, "main"):
             return self._refuse(404, "RevisionNotFound", body)
-        if parts[0] == "api" and name == "info":
-            return self._send_json({"id": repo, "sha": COMMIT})
         if name is None:
-            return self._send_tree(hub.repos[repo])
+            is_tree = parts[4:5] == ["tree"]
+            return self._send_json(_tree(hub.repos[repo]) if is_tree else {"id": repo, "sha": COMMIT})
         if not (hub.repos[repo] / name).is_file():
             return self._refuse(404, "EntryNotFound", body)
         return self._send_file(hub.repos[repo] / name, body)
-
-    def _send_tree(self, folder: Path) -> None:
-        tree: list[dict[str, Any]] = []
-        for file in sorted(folder.rglob("*")):
-            kind = "file" if file.is_file() else "directory"
-            size = file.stat().st_size if file.is_file() else 0
-            name = str(file.relative_to(folder))
-            tree.append({"type": kind, "oid": hashlib.sha1(name.encode()).hexdigest(), "size": size, "path": name})  # noqa: S324
-        self._send_json(tree)
 
     def _send_json(self, answer: Any) -> None:
         content = json.dumps(answer).encode()
@@ -134,3 +121,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: the requests are kept."""
+
+
+def _tree(folder: Path) -> list[dict[str, Any]]:
+    tree: list[dict[str, Any]] = []
+    for file in sorted(folder.rglob("*")):
+        kind = "file" if file.is_file() else "directory"
+        size = file.stat().st_size if file.is_file() else 0
+        name = str(file.relative_to(folder))
+        tree.append({"type": kind, "oid": hashlib.sha1(name.encode()).hexdigest(), "size": size, "path": name})  # noqa: S324
+    return tree

@@ -42,8 +42,8 @@ class Base(Contract):
     """The common ancestor that task vectors are taken from. Not in the pool; scored for comparison."""
 
     uri: Uri = Field(
-        description="s3://bucket/path or hf://org/name, perhaps with @commit or @branch: without a commit it is pinned to the "
-        "one that it has when the run is prepared. On one machine a folder too.",
+        description="s3://bucket/path or hf://org/name, perhaps with @commit or @branch: without a commit it is "
+        "pinned to the one that it has when the run is prepared. On one machine a folder too.",
     )
     adapter: Uri | None = Field(
         None,

@@ -30,9 +30,9 @@ _SETTING = (
 _NAMELESS = "its name is no text to YAML, as on, off, yes, no, numbers and dates are none; put it in quotes"
 _EMPTY = "is an empty list; give a number or a list of numbers, or leave the parameter out"
 _RANGE = "is not two whole numbers: the first layer, and the one behind the last"
-_TOKENS_AT = ("tokenizer", "tokens")
-_TOKENS = 'is not a set of tokens; write "TOKEN: {source: MODEL}" for each below it'
-_TOKEN = (
+_CHOSEN_AT = ("tokenizer", "tokens")
+_NO_CHOICES = 'is not a set of tokens; write "TOKEN: {source: MODEL}" for each below it'
+_NO_CHOICE = (
     "is not how a token's embedding is chosen; write {source: MODEL}, {source: {kind: zero}} or {source: {kind: "
     "model_token, model: MODEL, token: TOKEN}}, or token_id instead of token, and perhaps force: true"
 )
@@ -117,14 +117,14 @@ def _put_right(error: ErrorDetails, document: dict[Any, Any]) -> bool:
     A faulty parameter gets a value that is right, or it would count as missing.
     """
     loc = error["loc"]
-    if "parameters" in loc[:-1] and loc[:2] != _TOKENS_AT:
+    if "parameters" in loc[:-1] and loc[:2] != _CHOSEN_AT:
         *place, name = _parameter(loc)
         holder = _found(document, tuple(place))
         method = METHODS.get(str(document.get("merge_method")))
         if name in holder and isinstance(name, str):
             holder[name] = method.defaults.get(name, 1.0) if method is not None else 1.0
             return True
-    elif loc[:2] == _TOKENS_AT:
+    elif loc[:2] == _CHOSEN_AT:
         _found(document, ("tokenizer",)).pop("tokens", None)
         return True
     elif error["type"] in ("extra_forbidden", "literal_error") or loc[-1:] == ("pad_to_multiple_of",):
@@ -136,8 +136,8 @@ def _put_right(error: ErrorDetails, document: dict[Any, Any]) -> bool:
 def _problem(error: ErrorDetails, document: Any) -> Problem:
     """One mistake. Within a parameter, where each form it might have had is told apart, the parameter is the place."""
     loc = error["loc"]
-    if loc[:2] == _TOKENS_AT:
-        return Problem(path=_path(loc[:3], document), message=_TOKENS if len(loc) == 2 else _TOKEN)
+    if loc[:2] == _CHOSEN_AT:
+        return Problem(path=_path(loc[:3], document), message=_NO_CHOICES if len(loc) == 2 else _NO_CHOICE)
     if "parameters" in loc[:-1]:
         loc = _parameter(loc)
         return Problem(path=_path(loc, document), message=_wrong_parameter(_found(document, loc[:-1]), loc[-1]))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from evomerge_contract.base import canonical_json
-from evomerge_contract.causes import by_cause
 from evomerge_contract.candidate import Candidate, Genome
+from evomerge_contract.causes import by_cause
 from evomerge_contract.manifest import BASE, EvoMerge, EvoMergeSpec
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, PrepareResult, Problem, Report, RunReport
@@ -138,7 +138,7 @@ def _remembered(prepared: PrepareResult, manifest: EvoMerge, earlier: Mapping[st
         places[BASE] = (manifest.spec.base.uri, manifest.spec.base.adapter)
     sources = []
     for source in prepared.sources:
-        known = {uri: earlier[uri] for uri in places[source.name] if uri in earlier}
+        known = {uri: earlier[uri] for uri in places[source.name] if uri is not None and uri in earlier}
         sources.append(source.model_copy(update={"commits": known or source.commits}))
     return prepared.model_copy(update={"sources": sources})
 

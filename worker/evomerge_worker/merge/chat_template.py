@@ -74,7 +74,8 @@ def template_mistake(wanted: str) -> str | None:
         return _syntax_mistake(wanted)
     near = get_close_matches(wanted, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"names are {', '.join(names)}"
-    return f"{json.dumps(wanted[:60], ensure_ascii=False)} is neither a template (it has no {{) nor the name of one; {hint}"
+    shown = json.dumps(wanted[:60], ensure_ascii=False)
+    return f"{shown} is neither a template (it has no {{) nor the name of one; {hint}"
 
 
 def _syntax_mistake(template: str) -> str | None:

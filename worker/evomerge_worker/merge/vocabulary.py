@@ -45,9 +45,9 @@ class Vocabularies:
     def aligned(self, recipe: Recipe, checkpoints: Sources) -> Sources:
         """The sources as `recipe` merges them, by the same names: embeddings and head have a row per token.
 
-        The anchor's folder then holds the result's tokenizer with its chat template, config and generation config. Without a vocabulary in the
-        recipe, sources of one vocabulary that differ in the padding of their embeddings get the anchor's rows, and all
-        others are left as they are.
+        The anchor's folder then holds the result's tokenizer, chat template, config and generation config. Without a
+        vocabulary in the recipe, sources of one vocabulary that differ in the padding of their embeddings get the
+        anchor's rows, and all others are left as they are.
 
         Raises:
             InputError: the vocabularies differ and the recipe says nothing of them, or they cannot be aligned.

@@ -1,7 +1,6 @@
 """Configurations: read as transformers reads them, and compared where a difference changes what the weights mean."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Set
 from pathlib import Path
@@ -181,7 +180,7 @@ def _object(path: Path) -> dict[str, Any] | None:
 def _shown_apart(ours: object, theirs: object) -> tuple[str, str]:
     """Two different values as texts; of long ones the part in which they differ."""
     texts = [_text(value) for value in (ours, theirs)]
-    same = len(os.path.commonprefix(texts))
+    same = next((i for i, (one, two) in enumerate(zip(*texts, strict=False)) if one != two), min(map(len, texts)))
     start = max(0, same - _LONGEST // 2) if same > _LONGEST // 2 else 0
     one, two = (_cut(text, start) for text in texts)
     return one, two
