@@ -30,6 +30,7 @@ def prepare_folders(
     *,
     methods: Sequence[str] = ("linear",),
     tokenizer_source: str | None = None,
+    chat_template: str | None = None,
     trust_remote_code: bool = False,
     lines: dict[str, Lines] = GOOD,
     **objective: Any,
@@ -41,7 +42,8 @@ def prepare_folders(
     task = prepare_task_over(
         [Source(name=name, uri=folder.as_uri()) for name, folder in folders.items()], data, lines, **objective
     )
-    options = {"methods": list(methods), "tokenizer_source": tokenizer_source, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"methods": list(methods), "trust_remote_code": trust_remote_code}
+    options |= {"tokenizer_source": tokenizer_source, "chat_template": chat_template}
     store = Store(Storage(), data / "cache", trust_remote_code=trust_remote_code)
     return prepare(task.model_copy(update=options), store)
 

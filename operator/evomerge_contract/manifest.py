@@ -295,6 +295,11 @@ class EvoMergeSpec(Contract):
         description="Whose tokens the winner has where the models' vocabularies differ: union, base (spec.base's), or "
         "the name of a model. Left out, all must have the same tokens.",
     )
+    chat_template: Annotated[str, StringConstraints(max_length=32_768)] | None = Field(
+        None,
+        description="The winner's chat template, and the candidates': auto (the one most models have), a name as in "
+        "mergekit (chatml, llama3, mistral, alpaca, exaone) or a Jinja template. Left out: the first model's own.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the models. Off unless set.")
     storage: Storage = Storage()
     evaluation: Evaluation

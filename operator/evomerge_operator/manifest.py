@@ -2,6 +2,8 @@
 
 import copy
 from datetime import date
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -142,7 +144,7 @@ def _message(error: ErrorDetails) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        return f"is not a field that is known here; allowed: {', '.join(_siblings(error['loc']))}"
+        return _unknown(error["loc"])
     if kind == "string_type" and isinstance(given, int | float | date) and not isinstance(given, bool):
         return f'must be text: write "{given}" in quotes'
     if kind == "string_pattern_mismatch":
@@ -152,6 +154,29 @@ def _message(error: ErrorDetails) -> str:
         return f"{given!r} is not known; allowed: {context.get('expected')}"
     text = error["msg"]
     return f"{text[0].lower()}{text[1:]}, not {given!r}" if isinstance(given, str | int | float) else text
+
+
+def _unknown(loc: tuple[int | str, ...]) -> str:
+    """What is said of a field that does not belong where it stands."""
+    name, here = str(loc[-1]), _siblings(loc)
+    if near := get_close_matches(name, here, n=1, cutoff=0.8):
+        return f"is not a field that is known here; did you mean {near[0]}?"
+    if places := [place for place, names in _holders(EvoMerge, "").items() if name in names]:
+        return f"does not belong here, but to {' or '.join(places)}"
+    return f"is not a field that is known here; allowed: {', '.join(here)}"
+
+
+@cache
+def _holders(model: type[BaseModel], path: str) -> dict[str, list[str]]:
+    """The fields of each part of a manifest that has any, by its path."""
+    found: dict[str, list[str]] = {path: []} if path else {}
+    for name, field in model.model_fields.items():
+        shown = field.alias or name
+        found.setdefault(path, []).append(shown)
+        listed = "[]" if "list[" in str(field.annotation) else ".NAME" if "dict[" in str(field.annotation) else ""
+        if inner := _inner(field.annotation):
+            found |= _holders(inner, f"{path}.{shown}{listed}".removeprefix("."))
+    return {place: names for place, names in found.items() if place}
 
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:

@@ -73,6 +73,7 @@ def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | Non
         methods=[s.parameter_space.method for s in spec.stages],
         groups=[s.parameter_space.groups for s in spec.stages],
         tokenizer_source=spec.tokenizer_source,
+        chat_template=spec.chat_template,
     )
 
 
@@ -97,7 +98,7 @@ def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str) -> Ru
 
 
 def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
-    """What makes two runs the same: contents, evaluation, stages and vocabulary.
+    """What makes two runs the same: contents, evaluation, stages, vocabulary and template.
 
     URIs, parallelism and worker settings are never part of it. The order of the models counts: it is that of genes and
     baselines.
@@ -106,8 +107,8 @@ def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
     evaluation = spec.evaluation.wire()
     for objective in evaluation["objectives"]:
         objective["jsonl"] = {k: v.digest for k, v in prepared.data[objective["name"]].items()}
-    vocabulary = {} if spec.tokenizer_source is None else {"tokenizerSource": spec.tokenizer_source}
-    return vocabulary | {
+    chosen = {"tokenizerSource": spec.tokenizer_source, "chatTemplate": spec.chat_template}
+    return {key: value for key, value in chosen.items() if value is not None} | {
         "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
         "evaluation": evaluation,
         "stages": [s.wire() for s in spec.stages],

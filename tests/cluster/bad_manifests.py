@@ -378,6 +378,7 @@ REPLACED: list[Case] = [
     _forever("base", {"spec.base": GONE}),
     _forever("tokenizerSource", {"spec.tokenizerSource": "base"}),
     _forever("tokenizerSource", {"spec.tokenizerSource": GONE}),
+    _forever("chatTemplate", {"spec.chatTemplate": "chatml"}),
     _forever("trustRemoteCode", {"spec.trustRemoteCode": GONE}),
     _forever("evaluation", {"spec.evaluation.threads": 1}),
     _forever("evaluation", {f"{_OBJECTIVE}.extract": GONE}),

@@ -343,3 +343,46 @@ def test_a_server_that_does_not_answer_is_told_by_the_recipes_name(
     assert told.startswith("evomerge: s3://bucket/a: ")
     assert "; s3://bucket/b: " in told
     assert "models." not in told
+
+
+def test_a_published_recipe_is_merged_with_a_warning_for_each_key_that_mergekit_passes_over(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_a_and_b(tiny, tmp_path)
+    plain, published = linear("a", "b"), linear("a", "b")
+    for model in published["models"]:
+        model["parameters"]["density"] = 0.5
+    published |= {"name": "mix", "parameters": {"int8_mask": True}, "random_seed": 0}
+    assert merge(written(plain, tmp_path)) == 0
+    (tmp_path / "out").rename(tmp_path / "expected")
+    capsys.readouterr()
+    assert merge(written(published, tmp_path)) == 0
+    warnings = capsys.readouterr().err.splitlines()
+    places = [
+        line.removeprefix(f"{tmp_path / 'recipe.yaml'}: ").split()[0] for line in warnings if "passed over" in line
+    ]
+    assert places == [
+        "recipe.name",
+        "recipe.random_seed",
+        "recipe.models[0].parameters.density",
+        "recipe.parameters.int8_mask",
+    ]
+    merged = Checkpoint.open(tmp_path / "out", "out")
+    expected = Checkpoint.open(tmp_path / "expected", "expected")
+    assert all(torch.equal(merged.tensor(name), expected.tensor(name)) for name in expected.names)
+
+
+def test_servers_that_all_lack_the_same_are_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert merge(written(linear(*(f"s3://bucket/{i}" for i in range(5))), tmp_path)) == 75
+    told = capsys.readouterr().err
+    assert told.count("without S3 credentials") == 1
+    assert told.startswith(
+        "evomerge: s3://bucket/0, s3://bucket/1 and 3 more: s3://bucket/0 (and 4 more) cannot be read"
+    )

@@ -12,7 +12,7 @@ from evomerge_operator.crd.parameters import PARAMETER_RULES, space_rules
 from evomerge_operator.rules import RESERVED_STAGE, REST
 
 NAME_CHARACTERS = 30
-_IMMUTABLE = ("models", "base", "tokenizerSource", "trustRemoteCode", "evaluation", "stages", "export")
+_IMMUTABLE = ("models", "base", "tokenizerSource", "chatTemplate", "trustRemoteCode", "evaluation", "stages", "export")
 
 
 def _unchanged(field: str) -> Rule:

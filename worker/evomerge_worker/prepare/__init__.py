@@ -16,6 +16,7 @@ from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult, Problem
 from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import WorkerError
+from evomerge_worker.merge.chat_template import template_mistake
 from evomerge_worker.prepare.architecture import check_own_configs
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
@@ -84,6 +85,8 @@ def _look(
 ) -> tuple[list[Opened], dict[str, dict[SplitName, PreparedSplit]]]:
     """Everything that can be told without a look at weights."""
     mistakes.found += _without_base(task)
+    if message := template_mistake(task.chat_template or ""):
+        mistakes.found.append(Problem(path="spec.chatTemplate", message=message))
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     pool_first = sorted(opened, key=lambda source: source.name == BASE)
     check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source)
@@ -119,6 +122,7 @@ def _of_all(task: PrepareTask) -> Recipe:
         models=[RecipeModel(model=name, parameters={"weight": 1.0}) for name in names],
         base_model=BASE if needed else None,
         tokenizer_source=task.tokenizer_source,
+        chat_template=task.chat_template,
     )
 
 
