@@ -10,7 +10,7 @@ _SHOWN = 2
 
 
 def by_cause(problems: Iterable[Problem]) -> list[str]:
-    """What is wrong, a sentence for each cause: with its places, and of what lies there the first.
+    """What is wrong, a sentence for each cause: with its places, and of what lies there the first, if that is not said.
 
     Causes are told apart by the message, without the URI that it begins with.
     """
@@ -19,7 +19,9 @@ def by_cause(problems: Iterable[Problem]) -> list[str]:
         uri = _URI.match(problem.message)
         start = uri.end() if uri else 0
         found.setdefault(problem.message[start:], []).append((problem.path, problem.message[:start]))
-    return [f"{_paths([path for path, _ in places])}: {_uris(places)}{cause}" for cause, places in found.items()]
+    return [
+        f"{_paths([path for path, _ in places])}: {(_uris(places) + cause).strip()}" for cause, places in found.items()
+    ]
 
 
 def _paths(paths: list[str]) -> str:
@@ -28,5 +30,5 @@ def _paths(paths: list[str]) -> str:
 
 
 def _uris(places: list[tuple[str, str]]) -> str:
-    uris = list(dict.fromkeys(uri for _, uri in places if uri))
+    uris = list(dict.fromkeys(uri for path, uri in places if uri and uri != path))
     return "".join(uris[:1]) + (f" (and {len(uris) - 1} more)" if len(uris) > 1 else "")

@@ -12,9 +12,10 @@ from documents import document, prepared
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import PrepareResult
 from evomerge_contract.task import Source
+from evomerge_operator.local.commits import known_commits, remembered
 from evomerge_operator.local.directory import RunDirectory
-from evomerge_operator.local.run import _commits, _remembered, recipe_text
 from evomerge_operator.prepared import commits, common_fields, make_run, pinned, prepare_task
+from evomerge_operator.recipes import recipe_text
 from evomerge_worker.prepare import prepare
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.standalone import merge
@@ -108,9 +109,9 @@ def test_all_tasks_of_a_run_and_its_recipe_name_the_commits() -> None:
 def test_a_run_goes_on_with_the_commits_that_it_began_with(tmp_path: Path) -> None:
     """Even if the branch is elsewhere by then; a place that the manifest names anew is looked up."""
     directory = RunDirectory(tmp_path)
-    assert _commits(directory) == {}
+    assert known_commits(directory) == {}
     directory.facts.write_text(json.dumps({"prepared": _found(_manifest()).wire()}))
-    earlier = _commits(directory)
+    earlier = known_commits(directory)
     assert earlier == FOUND
     assert pinned(_manifest(), earlier).spec.models[0].uri == FOUND["hf://team/a"]
-    assert commits(_remembered(prepared(_manifest()), _manifest(), earlier)) == FOUND
+    assert commits(remembered(prepared(_manifest()), _manifest(), earlier)) == FOUND

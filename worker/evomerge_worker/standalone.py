@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge_contract.causes import by_cause
 from evomerge_contract.manifest import Storage
 from evomerge_contract.recipe import BASE_TOKENIZER, UNION, Recipe
 from evomerge_contract.report import Problem, RunReport
@@ -164,10 +165,8 @@ def _raise_any(mistakes: "Mistakes", models: list[str]) -> None:
     try:
         mistakes.raise_any(order=models)
     except StorageError as error:
-        told = str(error)
-        for where, model in names.items():
-            told = told.replace(f"{where}: ", f"{model}: ")
-        raise StorageError(told) from error
+        problems = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in error.problems]
+        raise StorageError("; ".join(by_cause(problems)), *problems) from error
 
 
 def _opened(model: str, source: Source | None, store: "Store", mistakes: "Mistakes") -> "Opened":

@@ -1,8 +1,7 @@
 """`evomerge run`: the planner, driven on one machine."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,13 @@ from evomerge_contract.report import ConcludeResult, PrepareResult, Problem, Rep
 from evomerge_contract.task import Task
 from evomerge_operator import plan
 from evomerge_operator.errors import EvoMergeError, InputError, RunError, TryAgainError
+from evomerge_operator.local.commits import known_commits, remembered
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_operator.local.log import RunLog
 from evomerge_operator.local.worker_command import render_report
 from evomerge_operator.plan import Key, Start, State
-from evomerge_operator.prepared import Run, commits, identity, make_run, pinned, prepare_task
+from evomerge_operator.prepared import Run, identity, make_run, pinned, prepare_task
 from evomerge_operator.recipes import recipe_text
 
 
@@ -105,9 +105,9 @@ def run_manifest(manifest: EvoMerge, source: str, out: Path, workers: int, watch
         directory.claim()
         watcher.preparing(manifest, directory, workers)
         with LocalExecutor(workers, directory.worker_log, worker_environments(workers)) as executor:
-            earlier = _commits(directory)
+            earlier = known_commits(directory)
             prepared = prepare(executor, pinned(manifest, earlier), source, directory.reports)
-            prepared = _remembered(prepared, manifest, earlier)
+            prepared = remembered(prepared, manifest, earlier)
             run = make_run(manifest, prepared, directory.reports.resolve().as_uri())
             with _log(directory, identity(manifest, prepared)) as log:
                 finished = search(executor, run, log, directory, watcher)
@@ -120,27 +120,6 @@ def run_manifest(manifest: EvoMerge, source: str, out: Path, workers: int, watch
         raise TryAgainError(f"{place}: {error.strerror}; mend that, then the same command goes on") from error
     finally:
         directory.release()
-
-
-def _commits(directory: RunDirectory) -> dict[str, str]:
-    """The commits that models at the hub had when the run in a directory began, which it goes on with."""
-    try:
-        facts = json.loads(directory.facts.read_bytes())
-    except FileNotFoundError:
-        return {}
-    return commits(PrepareResult.model_validate(facts["prepared"]))
-
-
-def _remembered(prepared: PrepareResult, manifest: EvoMerge, earlier: Mapping[str, str]) -> PrepareResult:
-    """What was found now, with the commits that were found earlier."""
-    places = {m.name: (m.uri, m.adapter) for m in manifest.spec.models}
-    if manifest.spec.base is not None:
-        places[BASE] = (manifest.spec.base.uri, manifest.spec.base.adapter)
-    sources = []
-    for source in prepared.sources:
-        known = {uri: earlier[uri] for uri in places[source.name] if uri is not None and uri in earlier}
-        sources.append(source.model_copy(update={"commits": known or source.commits}))
-    return prepared.model_copy(update={"sources": sources})
 
 
 def default_workers(spec: EvoMergeSpec) -> int:

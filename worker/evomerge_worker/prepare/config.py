@@ -47,6 +47,8 @@ TRUST = (
 _TOKENIZER = "tokenizer.json"
 _ABSENT = object()
 _LONGEST = 60
+_SEEN = 8
+"""So many letters from where two values begin to differ are to be seen."""
 
 
 def read_config(folder: Path, where: str, *, code: bool) -> Any:
@@ -181,7 +183,7 @@ def _shown_apart(ours: object, theirs: object) -> tuple[str, str]:
     """Two different values as texts; of long ones the part in which they differ."""
     texts = [_text(value) for value in (ours, theirs)]
     same = next((i for i, (one, two) in enumerate(zip(*texts, strict=False)) if one != two), min(map(len, texts)))
-    start = max(0, same - _LONGEST // 2) if same > _LONGEST // 2 else 0
+    start = 0 if same + _SEEN < _LONGEST else same - _LONGEST // 2
     one, two = (_cut(text, start) for text in texts)
     return one, two
 
