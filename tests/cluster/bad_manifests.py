@@ -151,7 +151,7 @@ _SHARED = "lambda, normalize, rescale, int8_mask"
 _DISJOINT = "the three splits must be disjoint"
 _OBJECTIVE = "spec.evaluation.objectives.0"
 _NO_MODEL = (
-    "a model must lie at s3://bucket/folder or hf://org/name@commit (all 40 digits of the commit): "
+    "a model must lie at s3://bucket/folder or hf://org/name, perhaps with @commit or @branch: "
     "a cluster reaches no file:// and no relative path"
 )
 _NO_ITEMS = "items must lie at s3://bucket/key: a cluster reaches no file:// and no relative path"
@@ -209,7 +209,7 @@ CREATED: list[Case] = [
     Case("spec.models[].name", '"base" means spec.base; choose another name', {"spec.models.1.name": "base"}),
     *(
         Case("spec.models[].uri", _NO_MODEL, {"spec.models.1.uri": uri})
-        for uri in ("models/two", "file:///models/two", "s3://models", "hf://org/two", "hf://org/two@main")
+        for uri in ("models/two", "file:///models/two", "s3://models", "hf://two", "hf://org/two@a@b")
     ),
     Case("spec.base.uri", _NO_MODEL, {"spec.base.uri": "/models/base"}),
     Case("spec.models[].adapter", _NO_MODEL, {"spec.models.1.adapter": "file:///models/adapter"}),
@@ -382,6 +382,7 @@ REPLACED: list[Case] = [
     _forever("base", {"spec.base": GONE}),
     _forever("tokenizerSource", {"spec.tokenizerSource": "base"}),
     _forever("tokenizerSource", {"spec.tokenizerSource": GONE}),
+    _forever("chatTemplate", {"spec.chatTemplate": "chatml"}),
     _forever("trustRemoteCode", {"spec.trustRemoteCode": GONE}),
     _forever("evaluation", {"spec.evaluation.threads": 1}),
     _forever("evaluation", {f"{_OBJECTIVE}.extract": GONE}),

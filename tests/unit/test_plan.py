@@ -284,9 +284,10 @@ def test_identity_holds_contents_and_the_search_but_no_places_or_worker_settings
     faster = manifest.spec.evaluation.model_copy(update={"threads": 2})
     other = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"evaluation": faster})})
     assert identity(other, found) != same
-    united = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"tokenizer_source": "union"})})
-    assert identity(united, found) != same
-    assert "tokenizerSource" not in same  # runs from before it was there go on
+    for choice in ({"tokenizer_source": "union"}, {"chat_template": "auto"}):
+        chosen = manifest.model_copy(update={"spec": manifest.spec.model_copy(update=choice)})
+        assert identity(chosen, found) != same
+    assert not {"tokenizerSource", "chatTemplate"} & same.keys()  # runs from before they were there go on
 
 
 def test_the_digest_of_a_task_does_not_depend_on_places_limits_or_trace() -> None:

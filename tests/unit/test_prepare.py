@@ -284,6 +284,13 @@ def test_a_chat_template_that_refuses_a_lone_user_message_is_told(tiny: Tiny, tm
     assert "set chatTemplate: false" in problems[0][1]
 
 
+def test_a_chat_template_that_there_is_not_is_told(pool: dict[str, Path], tmp_path: Path) -> None:
+    ((path, message),) = mistakes_of(pool, tmp_path, template="chatlm")
+    assert path == "spec.chatTemplate"
+    assert message.endswith("did you mean chatml?")
+    assert mistakes_of(pool, tmp_path, template="{{ messages[0].content }}") == []
+
+
 def test_a_wrong_regular_expression_is_told_once(tiny: Tiny, tmp_path: Path) -> None:
     ((path, message),) = mistakes_of({"a": tiny()}, tmp_path, extract="([0-9]+")
     assert path == "objectives.sums.extract"

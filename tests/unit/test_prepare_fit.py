@@ -137,7 +137,9 @@ def test_the_base_must_fit_too(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_another_depth_is_one_mistake(tiny: Tiny, tmp_path: Path) -> None:
     folders = {"a": tiny(), "b": tiny(num_hidden_layers=3)}
-    assert mistakes_of(folders, tmp_path) == [("models.b", "has 3 layers, but a has 4; leave b or a out")]
+    assert mistakes_of(folders, tmp_path) == [
+        ("models.b", "has 3 layers, but a has 4; take as many of each by slices in a recipe, or leave b or a out")
+    ]
 
 
 def test_tensors_that_are_missing_or_too_many_are_named(tiny: Tiny, tmp_path: Path) -> None:
@@ -204,15 +206,16 @@ def merged(recipe: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[s
 
 UP = "lacks tensor model.layers.0.mlp.up_proj.weight, which"
 LIKE_IT = "(and 3 more tensors like it); "
+FETCH = f"{LIKE_IT}if its files are incomplete, fetch them again; else "
 ITS_OWN = f"{UP} LlamaForCausalLM needs {LIKE_IT}fetch the model again, config.json and weights from one place"
 
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (linear("base", "broken"), f"{UP} base has in layer 0 {LIKE_IT}leave broken or base out"),
-        (ties("base", "a", "broken"), f"{UP} base has in layer 0 {LIKE_IT}leave broken or base out"),
-        (linear("a", "base", "broken"), f"{UP} a has in layer 0 {LIKE_IT}leave broken or a out"),
+        (linear("base", "broken"), f"{UP} base has in layer 0 {FETCH}leave broken or base out"),
+        (ties("base", "a", "broken"), f"{UP} base has in layer 0 {FETCH}leave broken or base out"),
+        (linear("a", "base", "broken"), f"{UP} a has in layer 0 {FETCH}leave broken or a out"),
         (linear("broken", "a", "base"), ITS_OWN),
         (ties("broken", "a", "base"), ITS_OWN),
     ],

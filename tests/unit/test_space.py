@@ -203,13 +203,15 @@ def test_a_space_can_be_sent_to_another_process() -> None:
     assert sent.decode((0.25, 0.5)) == space.decode((0.25, 0.5))
 
 
-def test_every_merge_has_the_vocabulary_of_the_search_and_a_model_alone_its_own() -> None:
+def test_every_merge_has_the_vocabulary_and_template_of_the_search_and_a_model_alone_its_own() -> None:
     """In mergekit's words, which also say it for a recipe that takes no base_model."""
-    spec = EvoMerge.model_validate(document(base={"uri": "base"}, tokenizerSource="union")).spec
+    spec = EvoMerge.model_validate(document(base={"uri": "base"}, tokenizerSource="union", chatTemplate="auto")).spec
     space = first_space(spec)
     assert space.decode((0.5, 0.5)).tokenizer_source == "union"
     assert [b.recipe.tokenizer_source for b in baselines(spec, "bfloat16")] == [None, None, "union", "union", None]
-    assert "tokenizer_source" not in space_of().decode((0.5, 0.5)).plain()
+    assert space.decode((0.5, 0.5)).chat_template == "auto"
+    assert [b.recipe.chat_template for b in baselines(spec, "bfloat16")] == [None, None, "auto", "auto", None]
+    assert not {"tokenizer_source", "chat_template"} & space_of().decode((0.5, 0.5)).plain().keys()
 
 
 def test_the_space_needs_only_what_prepare_found() -> None:

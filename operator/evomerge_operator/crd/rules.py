@@ -13,7 +13,7 @@ from evomerge_operator.crd.parameters import PARAMETER_RULES, space_rules
 from evomerge_operator.rules import RESERVED_STAGE, REST
 
 NAME_CHARACTERS = 30
-_IMMUTABLE = ("models", "base", "tokenizerSource", "trustRemoteCode", "evaluation", "stages", "export")
+_IMMUTABLE = ("models", "base", "tokenizerSource", "chatTemplate", "trustRemoteCode", "evaluation", "stages", "export")
 
 
 def _unchanged(field: str) -> Rule:
@@ -33,8 +33,8 @@ def _in_s3(what: str, where: str) -> Rule:
 
 
 _MODEL_URI = rule(
-    "self.matches('^s3://[^/]+/.') || self.matches('^hf://[^/@]+/[^/@]+@[0-9a-f]{40}$')",
-    "a model must lie at s3://bucket/folder or hf://org/name@commit (all 40 digits of the commit): "
+    "self.matches('^s3://[^/]+/.') || self.matches('^hf://[^/@]+/[^/@]+(@[^@]+)?$')",
+    "a model must lie at s3://bucket/folder or hf://org/name, perhaps with @commit or @branch: "
     "a cluster reaches no file:// and no relative path",
 )
 

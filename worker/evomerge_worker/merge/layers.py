@@ -135,9 +135,10 @@ def moved(slices: Sequence[Slice], layers: int) -> bool:
     """Whether the result has another number of layers than the anchor's `layers`, or takes one from elsewhere."""
     place = 0
     for one in slices:
-        if any(source.layer_range[0] != place for source in one.sources):
+        start, end = one.sources[0].layer_range
+        if end > start and any(source.layer_range[0] != place for source in one.sources):
             return True
-        place += one.sources[0].layer_range[1] - one.sources[0].layer_range[0]
+        place += end - start
     return place != layers
 
 

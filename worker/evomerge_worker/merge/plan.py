@@ -116,7 +116,7 @@ def _planned(
     misfits, parameters = Misfits(), _Parameters(recipe)
     plans = []
     for place in _places(slices, checkpoints[anchor_of(recipe)], checkpoints, misfits):
-        inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
+        inputs = [(s.model, tensor) for s, tensor in zip(place.slice.sources, place.tensors, strict=True)]
         if check_tensor(*place.like, inputs, checkpoints, misfits):
             plans.append(_tensor_plan(recipe, place, checkpoints, parameters))
     return plans, [*misfits.problems(), *_problems(parameters.mistakes.items())]
@@ -189,7 +189,7 @@ def _tensor_plan(
     base: Input | None = None
     inputs: list[Input] = []
     for source, tensor in zip(place.slice.sources, place.tensors, strict=True):
-        if source.model == base_model:
+        if source.model == base_model and base is None:
             base = Input(source.model, tensor, {})
         else:
             inputs.append(Input(source.model, tensor, parameters.per_model(place, source, tensor)))

@@ -14,9 +14,11 @@ from torch import Tensor
 from evomerge_contract.recipe import BASE_TOKENIZER, UNION, Recipe
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError, where_of
+from evomerge_worker.merge.chat_template import template_of, with_template
 from evomerge_worker.merge.rows import Rows, rearranged, rows_by_number, rows_by_token
 from evomerge_worker.merge.shell import with_numbers_of, write_shell
 from evomerge_worker.merge.slices import anchor_of
+from evomerge_worker.merge.token_choices import chosen_rows
 from evomerge_worker.merge.tokens import (
     Tokens,
     difference,
@@ -43,25 +45,37 @@ class Vocabularies:
     def aligned(self, recipe: Recipe, checkpoints: Sources) -> Sources:
         """The sources as `recipe` merges them, by the same names: embeddings and head have a row per token.
 
-        The anchor's folder then holds the result's tokenizer, config and generation config. Without a vocabulary in the
-        recipe, sources of one vocabulary that differ in the padding of their embeddings get the anchor's rows, and all
-        others are left as they are.
+        The anchor's folder then holds the result's tokenizer, chat template, config and generation config. Without a
+        vocabulary in the recipe, sources of one vocabulary that differ in the padding of their embeddings get the
+        anchor's rows, and all others are left as they are.
 
         Raises:
             InputError: the vocabularies differ and the recipe says nothing of them, or they cannot be aligned.
         """
         parts = _participants(recipe, checkpoints)
-        if parts is None or (recipe.vocabulary is None and not _padded(parts, checkpoints)):
+        if parts is None:
             return checkpoints
-        settings = (recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of)
+        of_one = recipe.vocabulary is None and not _padded(parts, checkpoints)
+        if of_one and recipe.chat_template is None:
+            return checkpoints
+        settings = (recipe.chat_template, recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.model_dump_json())
         key = (settings, parts, tuple(sorted((name, id(c)) for name, c in checkpoints.items())))
         if key not in self._done:
-            if recipe.vocabulary is None:
-                changed = _padding_aligned(parts, checkpoints, self._code)
-            else:
+            changed: Sources = {}
+            if recipe.vocabulary is not None:
                 changed = _tokens_aligned(recipe, parts, checkpoints, self._code)
-            self._done[key] = {**checkpoints, **changed}
+            elif not of_one:
+                changed = _padding_aligned(parts, checkpoints, self._code)
+            self._done[key] = self._with_template(recipe.chat_template, parts, {**checkpoints, **changed})
         return self._done[key]
+
+    def _with_template(self, wanted: str | None, parts: "_Participants", sources: Sources) -> Sources:
+        """The sources with a chat template in the anchor's folder, where the recipe asks for one."""
+        models = [sources[name] for name in dict.fromkeys([parts.anchor, *parts.all])]
+        template = template_of(wanted, models, code=self._code)
+        if template is None:
+            return sources
+        return {**sources, parts.anchor: with_template(sources[parts.anchor], template, code=self._code)}
 
 
 @dataclass(frozen=True)
@@ -133,12 +147,18 @@ def _tokens_aligned(recipe: Recipe, parts: _Participants, checkpoints: Sources, 
     united = None
     if recipe.vocabulary == UNION and unite(tokenizers[giver], [tokenizers[n] for n in parts.all if n != giver]):
         united = tokenizers[giver]
+    choices = (recipe.tokenizer and recipe.tokenizer.tokens) or {}
+    if added := [token for token in choices if token not in tokens_of(tokenizers[giver])]:
+        united = tokenizers[giver]
+        united.add_tokens(added)
     tokens = tokens_of(tokenizers[giver])
+    chosen = chosen_rows(choices, tokens, {name: vocabularies[name] for name in parts.all}, checkpoints)
     multiple = (recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of) or 1
     count = -(-(max(tokens.values()) + 1) // multiple) * multiple
 
     def rows_for(lenders: _Lenders) -> Rows:
-        return rows_by_token(tokens, count, {n: vocabularies[n] for n in parts.all}, lenders.models, lenders.base)
+        known = {name: vocabularies[name] for name in parts.all}
+        return rows_by_token(tokens, count, known, lenders.models, lenders.base, chosen)
 
     before, after = rows_for(parts.before), rows_for(parts.after)
     changed = {name: _rearranged(name, checkpoints, before, after) for name in parts.all}

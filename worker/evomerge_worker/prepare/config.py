@@ -47,6 +47,8 @@ TRUST = (
 _TOKENIZER = "tokenizer.json"
 _ABSENT = object()
 _LONGEST = 60
+_SEEN = 8
+"""So many letters from where two values begin to differ are to be seen."""
 
 
 def read_config(folder: Path, where: str, *, code: bool) -> Any:
@@ -106,7 +108,8 @@ def differences(config: Any, other: Any, other_name: str, *, in_place: bool = Tr
         yield f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
         return
     for field, ours, theirs in _differing(config, other, in_place):
-        yield f"{field} is {_shown(ours)}, but {_shown(theirs)} in {other_name}"
+        one, two = _shown_apart(ours, theirs)
+        yield f"{field} is {one}, but {two} in {other_name}"
 
 
 def other_sizes(config: Any, other: Any) -> bool:
@@ -176,8 +179,22 @@ def _object(path: Path) -> dict[str, Any] | None:
     return raw if isinstance(raw, dict) else None
 
 
-def _shown(value: object) -> str:
-    if value is _ABSENT:
-        return "absent"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def _shown_apart(ours: object, theirs: object) -> tuple[str, str]:
+    """Two different values as texts; of long ones the part in which they differ."""
+    texts = [_text(value) for value in (ours, theirs)]
+    same = next((i for i, (one, two) in enumerate(zip(*texts, strict=False)) if one != two), min(map(len, texts)))
+    start = 0 if same + _SEEN < _LONGEST else same - _LONGEST // 2
+    one, two = (_cut(text, start) for text in texts)
+    return one, two
+
+
+def _text(value: object) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cut(text: str, start: int) -> str:
+    """So many letters from `start` on; all of a text that is short enough."""
+    if len(text) <= _LONGEST:
+        return text
+    end = start + _LONGEST - 2
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"

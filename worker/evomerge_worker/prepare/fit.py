@@ -108,5 +108,5 @@ def _misfits_of_common_layers(first: Checkpoint, other: Checkpoint) -> list[Prob
         ours, theirs = (f"{checkpoint.layout.layer_prefix}{layer}." for checkpoint in (first, other))
         pairs += [(ours + rest, theirs + rest) for rest in first.layer_tensors[layer]]
     for name, its_name in pairs:
-        check_tensor(first, name, {other.name: its_name}, both, misfits)
+        check_tensor(first, name, [(other.name, its_name)], both, misfits)
     return misfits.problems()
