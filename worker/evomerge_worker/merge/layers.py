@@ -17,11 +17,11 @@ from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.merge.slices import anchor_of, sliced
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.config_parts import COUNTS
 
 Kind = Mapping[str, Any]
 """What a config says of one layer, by the config's keys."""
 
-_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _SECTIONS = ("text_config", "language_config", "llm_config")
 _LIST = re.compile(r"layer|block")  # layer_types, mlp_layer_types, no_rope_layers, layers_block_type, attention_layers
 LEADING = ("first_k_dense_replace", "num_dense_layers")
@@ -194,10 +194,10 @@ def _text_config(config: dict[str, Any], where: str) -> tuple[dict[str, Any], st
             raise InputError.at(where, no_configuration(known))
         return known.to_dict(), type(known).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     section = _section(config)
-    for key in _COUNTS:
+    for key in COUNTS:
         if key in section:
             return section, key
-    raise InputError.at(where, f"config.json names no number of layers ({', '.join(_COUNTS)})")
+    raise InputError.at(where, f"config.json names no number of layers ({', '.join(COUNTS)})")
 
 
 def _section(config: dict[str, Any]) -> dict[str, Any]:

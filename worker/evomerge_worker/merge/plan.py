@@ -119,6 +119,7 @@ def _planned(
         inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
         if check_tensor(*place.like, inputs, checkpoints, misfits):
             plans.append(_tensor_plan(recipe, place, checkpoints, parameters))
+    plans += _carried(recipe, slices, checkpoints)
     return plans, [*misfits.problems(), *_problems(parameters.mistakes.items())]
 
 
@@ -150,6 +151,21 @@ def _places(
             )
             layer += 1
     yield from (_outside(name, slices[-1], anchor) for name in after)
+
+
+def _carried(recipe: Recipe, slices: list[Slice], checkpoints: Mapping[str, Checkpoint]) -> Iterator[TensorPlan]:
+    """The anchor's layers that predict further tokens, copied behind the result's last layer.
+
+    What they predict is checked by the model itself, so they change how fast it answers and not what: those of another
+    model would do, and models that have lost them are merged as well.
+    """
+    anchor = checkpoints[anchor_of(recipe)]
+    layers = sum(one.sources[0].layer_range[1] - one.sources[0].layer_range[0] for one in slices)
+    for tensor, (behind, rest) in anchor.carried.items():
+        copied = Input(anchor.name, tensor, {})
+        floats = anchor.dtype(tensor).is_floating_point
+        dtype = _dtype(recipe, [copied], checkpoints) if floats else anchor.dtype(tensor)
+        yield TensorPlan(f"{anchor.layout.layer_prefix}{layers + behind}.{rest}", None, (copied,), None, {}, dtype)
 
 
 def _outside(name: str, one: Slice, anchor: Checkpoint) -> _Place:

@@ -27,7 +27,7 @@ from evomerge_worker.merge.tokens import (
     unite,
 )
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.token_rows import row_tensors, token_rows, with_token_rows
+from evomerge_worker.shards.token_rows import carried_row_tensors, row_tensors, token_rows, with_token_rows
 from evomerge_worker.shards.tokenizer import load_tokenizer
 
 Sources = Mapping[str, Checkpoint]
@@ -195,7 +195,8 @@ def _rearranged(name: str, checkpoints: Sources, before: Rows, after: Rows) -> C
         rows = before if tensor in inputs else after
         return partial(rearranged, rows, name, lambda model: _tensor_like(checkpoints[model], tensor))
 
-    return checkpoint.with_rows(before.count, {tensor: maker(tensor) for tensor in row_tensors(checkpoint)})
+    tensors = (*row_tensors(checkpoint), *carried_row_tensors(checkpoint))
+    return checkpoint.with_rows(before.count, {tensor: maker(tensor) for tensor in tensors})
 
 
 def _tensor_like(checkpoint: Checkpoint, name: str) -> Tensor:

@@ -80,7 +80,7 @@ def _misfits(checkpoint: Checkpoint, config: Any, model: Any) -> Iterator[str]:
     torn = sorted(info.conversion_errors)
     odd = sorted((name, list(shape), list(wanted)) for name, shape, wanted in info.mismatched_keys)
     absent = {name for name in info.missing_keys if _copies(model, name) <= info.missing_keys}.difference(torn)
-    stray = {name for name in info.unexpected_keys if not _is_computed(checkpoint, name)}
+    stray = {n for n in info.unexpected_keys if not _is_computed(checkpoint, n) and n not in checkpoint.carried}
     said = getattr(config.get_text_config(), "num_hidden_layers", None)
     if beyond := _beyond(absent | stray, checkpoint.layout, said):
         made = f"its tensors make {checkpoint.layout.layers} layers"

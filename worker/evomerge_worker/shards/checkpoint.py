@@ -143,7 +143,7 @@ class Checkpoint:
             InputError: the layers cannot be told from the names.
         """
         try:
-            return layout_of({name: entry.shape for name, entry in self._entries.items()})
+            return layout_of({name: entry.shape for name, entry in self._entries.items()}, self.config)
         except ValueError as error:
             raise InputError.at(where_of(self.name), str(error)) from error
 
@@ -153,6 +153,21 @@ class Checkpoint:
         layout = self.layout
         prefixes = [f"{layout.layer_prefix}{layer}." for layer in range(layout.layers)]
         return [tuple(t for t in layout.layer_tensors if prefix + t in self._entries) for prefix in prefixes]
+
+    @cached_property
+    def carried(self) -> dict[str, tuple[int, str]]:
+        """The tensors of layers that predict further tokens: how many layers lie between each and the last one of the
+        stack, and its name within the layer.
+
+        They take part in no merge: a result has those of its anchor.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        prefix, layers = self.layout.layer_prefix, self.layout.layers
+        for name in self.names:
+            number, _, rest = name.removeprefix(prefix).partition(".")
+            if name.startswith(prefix) and number.isdecimal() and int(number) >= layers:
+                found[name] = (int(number) - layers, rest)
+        return found
 
     @cached_property
     def bytes(self) -> int:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from evomerge_worker.shards.checkpoint import Checkpoint
-from evomerge_worker.shards.token_rows import parts, row_tensors
+from evomerge_worker.shards.config_parts import parts
+from evomerge_worker.shards.token_rows import row_tensors
 
 _KEY = "tie_word_embeddings"
 

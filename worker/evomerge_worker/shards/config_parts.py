@@ -1,0 +1,34 @@
+"""What a config.json, as it lies there, says of its language model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""How the number of layers is called."""
+LANGUAGE = ("text_config", "llm_config", "language_config")
+"""Where the configuration of a model with several parts holds that of its language model."""
+_PREDICTING = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers")
+"""How the number of layers behind them that predict further tokens is called."""
+
+
+def parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A config, and those in it that are about its language model."""
+    return [config, *(config[key] for key in LANGUAGE if isinstance(config.get(key), dict))]
+
+
+def said_layers(config: Mapping[str, Any]) -> int | None:
+    """The number of layers of the language model; None if the config is silent."""
+    return _number(config, COUNTS)
+
+
+def said_predicting(config: Mapping[str, Any]) -> int:
+    """The number of layers behind them that predict further tokens."""
+    return _number(config, _PREDICTING) or 0
+
+
+def _number(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+    for part in reversed(parts(config)):
+        for key in keys:
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return None
