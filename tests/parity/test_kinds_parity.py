@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from as_published import predicting_on
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.merge import Merger, export_checkpoint, plan_merge
 from evomerge_worker.shards import Checkpoint
@@ -90,5 +91,40 @@ def test_what_mergekit_keeps_of_deepseek_is_merged_as_it_does(oracle: Oracle, ti
     lost = set(ours) - set(theirs.names)
     assert lost
     assert all(".mlp." in name for name in lost)
+    for tensor in theirs.names:
+        _assert_equal(ours[tensor], theirs.tensor(tensor))
+
+
+def test_a_layer_that_predicts_further_tokens_stands_in_no_ones_gradient(
+    oracle: Oracle, tiny: Tiny, tmp_path: Path
+) -> None:
+    """mergekit counts layers as config.json does, and leaves the layer behind, which is carried along here."""
+    folders = [predicting_on(tiny("deepseek_v3", seed=seed), tmp_path / str(seed)) for seed in (1, 2)]
+    sources = _sources(folders)
+    recipe = _linear(sources)
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "out"), masks=None)
+    theirs, ours = (
+        Checkpoint.open(tmp_path / "out", "theirs"),
+        dict(Merger(sources, 0).merged(plan_merge(recipe, sources))),
+    )
+    assert not [name for name in theirs.names if name.startswith("model.layers.4.")]
+    for tensor in theirs.names:
+        _assert_equal(ours[tensor], theirs.tensor(tensor))
+
+
+@pytest.mark.parametrize("kinds", [("llama-tied", "llama"), ("llama", "llama-tied")])
+def test_a_tied_models_embeddings_are_its_head_to_mergekit_too(
+    oracle: Oracle, tiny: Tiny, tmp_path: Path, kinds: tuple[str, str]
+) -> None:
+    """It leaves config.json saying that a head is tied which is not."""
+    sources = _sources([tiny(kind, seed=seed) for seed, kind in enumerate(kinds, 1)])
+    weight = [{"filter": "lm_head", "value": 0.5}, {"value": [0.25, 1]}]
+    recipe = _linear(sources, weight)
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "out"), masks=None)
+    theirs, ours = (
+        Checkpoint.open(tmp_path / "out", "theirs"),
+        dict(Merger(sources, 0).merged(plan_merge(recipe, sources))),
+    )
+    assert sorted(ours) == theirs.names
     for tensor in theirs.names:
         _assert_equal(ours[tensor], theirs.tensor(tensor))

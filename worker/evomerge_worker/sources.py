@@ -18,10 +18,12 @@ from evomerge_worker.shards.adapter import Adapter, Change
 from evomerge_worker.shards.tied import held_heads
 from evomerge_worker.store import Store
 from evomerge_worker.store.cache import Arrived, cached_folder
-from evomerge_worker.store.pinned import CHANGED, MADE_OF, check_arrived, content_digest, once_right, pinned_model
+from evomerge_worker.store.companions import MADE_OF, companions, copy_files
+from evomerge_worker.store.pinned import CHANGED, check_arrived, content_digest, once_right, pinned_model
 from evomerge_worker.store.stamp import sha256_of
-from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS, companions
+from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
+_VERSION = 2  # of what is made: another number is another key in the cache
 _SHARD_BYTES = 1 << 30  # of the model that is written
 _BESIDES_WEIGHTS = 64 << 20  # bytes of tokenizer and code
 
@@ -29,7 +31,7 @@ _BESIDES_WEIGHTS = 64 << 20  # bytes of tokenizer and code
 def source_folder(source: Source, store: Store, *, code: bool) -> Path:
     """The local folder of a source, which is what its digest says, if it has one.
 
-    A model with an adapter is made once, as an ordinary checkpoint in the cache, under a key of the digests of both.
+    A model with an adapter is made once, as an ordinary checkpoint in the cache, under a key made of the digests of both.
     Of a store without weights the model comes as it is, after a look at whether the adapter fits it.
 
     Raises:
@@ -51,8 +53,9 @@ def source_folder(source: Source, store: Store, *, code: bool) -> Path:
         parts().write(folder, code)
         (folder / MADE_OF).write_text(json.dumps(made_of()))
 
+    key = digest_of({"made": digest, "version": _VERSION}).removeprefix("sha256:")
     with nullcontext() if source.digest is None else once_right():
-        return cached_folder(store.cache, digest.removeprefix("sha256:"), lambda: parts().bytes, fill)
+        return cached_folder(store.cache, key, lambda: parts().bytes, fill)
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,11 @@ class _Parts:
     def write(self, folder: Path, code: bool) -> None:
         """Write the result to `folder`, where an earlier attempt may have left something."""
         for path in folder.iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         names = [name for name in self.model.names if name not in self.left_out]
         entries = [Entry(name, self.model.dtype(name), self.model.shape(name)) for name in names]
         write_checkpoint(folder, entries, self._tensors(names), _SHARD_BYTES)
-        for path in (self.model.folder / "config.json", *companions(self.model.folder, code=code)):
-            shutil.copyfile(path, folder / path.name)
+        copy_files(self.model.folder, folder, ["config.json", *companions(self.model.folder, code=code)])
 
     def _tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         for name in names:

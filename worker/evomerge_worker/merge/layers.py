@@ -18,6 +18,7 @@ from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.merge.slices import anchor_of, sliced
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.config_parts import COUNTS
+from evomerge_worker.shards.tied import own_heads, ties_head, untied
 
 Kind = Mapping[str, Any]
 """What a config says of one layer, by the config's keys."""
@@ -33,7 +34,8 @@ _BOUND = (*_NUMBERS, "num_kv_shared_layers", "hidden_size_per_layer_input", "moe
 
 
 def result_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """The config of the result of a recipe that has been planned: the anchor's, rewritten where layers have moved.
+    """The config of the result of a recipe that has been planned: the anchor's, rewritten where layers have moved, or
+    where it ties a head that the result has of its own.
 
     Raises:
         InputError: this family's config cannot say what the recipe asks for.
@@ -41,7 +43,9 @@ def result_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict
     anchor = checkpoints[anchor_of(recipe)]
     slices = sliced(recipe, {name: checkpoint.layout.layers for name, checkpoint in checkpoints.items()})
     kinds = result_kinds(slices, anchor, checkpoints)
-    return anchor.config if kinds is None else _rewritten(anchor, kinds)
+    config = anchor.config if kinds is None else _rewritten(anchor, kinds)
+    last = [checkpoints[source.model] for source in slices[-1].sources]
+    return untied(config) if ties_head(config) and own_heads([anchor, *last]) else config
 
 
 def result_kinds(

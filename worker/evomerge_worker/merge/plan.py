@@ -16,6 +16,7 @@ from evomerge_worker.merge.settings import Value, resolve, to_bool, to_float
 from evomerge_worker.merge.slices import anchor_of, base_of, counted_mistakes, has_form, sliced, spoken_mistakes
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import BY_NAME
+from evomerge_worker.shards.tied import stand_in
 
 __all__ = ["Input", "TensorPlan", "anchor_of", "plan_merge"]
 
@@ -116,7 +117,7 @@ def _planned(
     misfits, parameters = Misfits(), _Parameters(recipe)
     plans = []
     for place in _places(slices, checkpoints[anchor_of(recipe)], checkpoints, misfits):
-        inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
+        inputs = {source.model: tensor for source, _, tensor in _inputs(place, checkpoints)}
         if check_tensor(*place.like, inputs, checkpoints, misfits):
             plans.append(_tensor_plan(recipe, place, checkpoints, parameters))
     plans += _carried(recipe, slices, checkpoints)
@@ -133,8 +134,8 @@ def _places(
     """The tensors of the result: before the layers, layer by layer, after them."""
     kinds = result_kinds(slices, anchor, checkpoints)
     anchor_kinds = [] if kinds is None else layer_kinds(anchor)
-    outer = {source.model: checkpoints[source.model] for one in (slices[0], slices[-1]) for source in one.sources}
-    before, after = outside_tensors(anchor, outer.values(), misfits)
+    first, last = ([checkpoints[source.model] for source in one.sources] for one in (slices[0], slices[-1]))
+    before, after = outside_tensors(anchor, first, last, misfits)
     yield from (_outside(name, slices[0], anchor) for name in before)
     layer = 0
     for one in slices:
@@ -150,7 +151,8 @@ def _places(
                 one, f"{anchor.layout.layer_prefix}{layer}.", offset, t, like, checkpoints, misfits
             )
             layer += 1
-    yield from (_outside(name, slices[-1], anchor) for name in after)
+    for name in after:
+        yield _outside(name, slices[-1], next(model for model in (anchor, *last) if name in model))
 
 
 def _carried(recipe: Recipe, slices: list[Slice], checkpoints: Mapping[str, Checkpoint]) -> Iterator[TensorPlan]:
@@ -168,8 +170,8 @@ def _carried(recipe: Recipe, slices: list[Slice], checkpoints: Mapping[str, Chec
         yield TensorPlan(f"{anchor.layout.layer_prefix}{layers + behind}.{rest}", None, (copied,), None, {}, dtype)
 
 
-def _outside(name: str, one: Slice, anchor: Checkpoint) -> _Place:
-    return _Place(name, one, 0.0, (name,) * len(one.sources), _Like(anchor, name))
+def _outside(name: str, one: Slice, like: Checkpoint) -> _Place:
+    return _Place(name, one, 0.0, (name,) * len(one.sources), _Like(like, name))
 
 
 def _layer_places(
@@ -204,11 +206,11 @@ def _tensor_plan(
     base_model = base_of(recipe, place.slice)
     base: Input | None = None
     inputs: list[Input] = []
-    for source, tensor in zip(place.slice.sources, place.tensors, strict=True):
+    for source, name, tensor in _inputs(place, checkpoints):
         if source.model == base_model:
             base = Input(source.model, tensor, {})
         else:
-            inputs.append(Input(source.model, tensor, parameters.per_model(place, source, tensor)))
+            inputs.append(Input(source.model, tensor, parameters.per_model(place, source, name)))
     return TensorPlan(
         name=place.name,
         method=recipe.merge_method,
@@ -217,6 +219,13 @@ def _tensor_plan(
         shared=parameters.shared(place),
         dtype=_dtype(recipe, [*inputs, *([base] if base else [])], checkpoints),
     )
+
+
+def _inputs(place: _Place, checkpoints: Mapping[str, Checkpoint]) -> Iterator[tuple[SliceSource, str, str]]:
+    """The sources of a tensor of the result with the name that filters ask for, and that of what takes part."""
+    shape = place.like.checkpoint.shape(place.like.tensor)
+    for source, name in zip(place.slice.sources, place.tensors, strict=True):
+        yield source, name, stand_in(checkpoints[source.model], name, shape)
 
 
 def _copy(place: _Place) -> TensorPlan:

@@ -3,7 +3,7 @@
 What follows merges these sources as if they had had one vocabulary from the start.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,11 @@ from evomerge_worker.merge.tokens import (
     difference,
     overlap_mistake,
     row_mistake,
+    rowed,
     special_tokens,
     tokens_of,
     unite,
+    without_row,
 )
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.token_rows import carried_row_tensors, row_tensors, token_rows, with_token_rows
@@ -114,7 +116,7 @@ def _padding_aligned(parts: _Participants, checkpoints: Sources, code: bool) -> 
     vocabularies = {name: tokens_of(tokenizer) for name, tokenizer in tokenizers.items()}
     problems = []
     for name in parts.all:
-        alien = row_mistake(checkpoints[name], tokenizers[name], needed=False)
+        alien = row_mistake(checkpoints[name], tokenizers[name])
         if sentence := alien or difference(vocabularies[name], vocabularies[parts.anchor], parts.anchor):
             problems.append(Problem(path=where_of(name), message=sentence))
     if problems:
@@ -128,12 +130,14 @@ def _tokens_aligned(recipe: Recipe, parts: _Participants, checkpoints: Sources, 
     giver = _giver(recipe, parts, checkpoints)
     names = list(dict.fromkeys([*parts.all, giver]))
     tokenizers = {name: load_tokenizer(checkpoints[name], trust_remote_code=code) for name in names}
-    vocabularies = {name: tokens_of(tokenizer) for name, tokenizer in tokenizers.items()}
+    vocabularies = {name: rowed(tokens_of(tokenizers[name]), token_rows(checkpoints[name].config)) for name in names}
     _check(vocabularies, tokenizers, giver, checkpoints)
+    whole = {name: tokens_of(tokenizer) for name, tokenizer in tokenizers.items()}
     united = None
     if recipe.vocabulary == UNION and unite(tokenizers[giver], [tokenizers[n] for n in parts.all if n != giver]):
         united = tokenizers[giver]
     tokens = tokens_of(tokenizers[giver])
+    _check_homeless(tokens, [vocabularies[name] for name in parts.all], whole, checkpoints)
     multiple = (recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of) or 1
     count = -(-(max(tokens.values()) + 1) // multiple) * multiple
 
@@ -173,12 +177,29 @@ def _check(vocabularies: Mapping[str, Tokens], tokenizers: Mapping[str, Any], gi
     special = set().union(*(special_tokens(tokenizer) for tokenizer in tokenizers.values()))
     problems = []
     for name, tokens in vocabularies.items():
-        if sentence := row_mistake(checkpoints[name], tokenizers[name], needed=True):
+        if sentence := row_mistake(checkpoints[name], tokenizers[name]):
             problems.append(Problem(path=where_of(name), message=sentence))
         if sentence := overlap_mistake(tokens, vocabularies[giver], giver, special):
             problems.append(Problem(path=where_of(name), message=sentence))
         if not row_tensors(checkpoints[name]):
             sentence = "no tensor has a row per token (as many as vocab_size in config.json), so none can be aligned"
+            problems.append(Problem(path=where_of(name), message=sentence))
+    if problems:
+        raise InputError(*problems)
+
+
+def _check_homeless(
+    tokens: Tokens, merged: Sequence[Tokens], whole: Mapping[str, Tokens], checkpoints: Sources
+) -> None:
+    """Refuse tokens of the result that were added to a model without a row, and have none in any that is merged.
+
+    `merged` are the tokens that have one, `whole` all of each model.
+    """
+    homeless = tokens.keys() - set().union(*merged)
+    problems = []
+    for name, its_own in whole.items():
+        missed = {token: number for token, number in its_own.items() if token in homeless}
+        if sentence := without_row(missed, missed, token_rows(checkpoints[name].config), needed=True):
             problems.append(Problem(path=where_of(name), message=sentence))
     if problems:
         raise InputError(*problems)

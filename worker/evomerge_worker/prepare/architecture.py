@@ -80,7 +80,7 @@ def _misfits(checkpoint: Checkpoint, config: Any, model: Any) -> Iterator[str]:
     torn = sorted(info.conversion_errors)
     odd = sorted((name, list(shape), list(wanted)) for name, shape, wanted in info.mismatched_keys)
     absent = {name for name in info.missing_keys if _copies(model, name) <= info.missing_keys}.difference(torn)
-    stray = {n for n in info.unexpected_keys if not _is_computed(checkpoint, n) and n not in checkpoint.carried}
+    stray = {name for name in info.unexpected_keys if not _is_computed(checkpoint, name)}
     said = getattr(config.get_text_config(), "num_hidden_layers", None)
     if beyond := _beyond(absent | stray, checkpoint.layout, said):
         made = f"its tensors make {checkpoint.layout.layers} layers"
@@ -111,6 +111,7 @@ def _beyond(names: Set[str], layout: Layout, said: object) -> Set[str]:
 def _loaded(checkpoint: Checkpoint, model: Any) -> Any:
     """What transformers says of loading the tensors of `checkpoint` into `model`, which is on the meta device.
 
+    Those that predict further tokens are left out: the class has none of them.
     `from_pretrained` would take memory for whatever is missing or converted.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -122,6 +123,7 @@ def _loaded(checkpoint: Checkpoint, model: Any) -> Any:
     state = {
         name: torch.empty(checkpoint.shape(name), dtype=checkpoint.dtype(name), device="meta")
         for name in checkpoint.names
+        if name not in checkpoint.carried
     }
     how = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=get_model_conversion_mapping(model))
     info, _ = convert_and_load_state_dict_in_model(model, state, how)

@@ -10,7 +10,7 @@ from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.layers import LEADING, no_configuration
 from evomerge_worker.store.index import POINTER, is_pointer
-from evomerge_worker.store.wanted import companions
+from evomerge_worker.store.companions import settings
 
 _HARMLESS = re.compile(
     r"_.*|architectures|model_type|transformers_version|auto_map|.*dtype"  # names, versions, number formats
@@ -89,7 +89,7 @@ def unread_companions(folder: Path, where: str) -> list[Problem]:
 
     transformers takes all settings for one; reading tokenizer.json tells of that one by itself.
     """
-    files = [path for path in companions(folder, code=False) if path.name != _TOKENIZER]
+    files = [path for path in settings(folder, code=False) if path.name != _TOKENIZER]
     told = {path.name: POINTER for path in files if is_pointer(path)}
     for path in files:
         if path.suffix == ".json" and _object(path) is None:
@@ -126,6 +126,8 @@ def _differing(config: Any, other: Any, in_place: bool) -> Iterator[tuple[str, o
         of_layers = field in LEADING or (_LAYERS.search(field) and isinstance(one, list))
         if of_layers and not (in_place and of_one_depth):
             continue
+        if field == "tie_word_embeddings" and not getattr(config, "is_encoder_decoder", False):
+            continue  # what the head is, its tensors tell
         if not _same(field, one, two):
             yield field, one, two
 

@@ -101,8 +101,8 @@ def _misfits_of_common_layers(first: Checkpoint, other: Checkpoint) -> list[Prob
     """What does not fit besides the number of layers, which no plan gets past."""
     misfits = Misfits()
     both = {first.name: first, other.name: other}
-    before, after = outside_tensors(first, [other], misfits)
-    pairs = [(name, name) for name in (*before, *after)]
+    before, after = outside_tensors(first, [other], [other], misfits)
+    pairs = [(name, name) for name in (*before, *after) if name in first]
     for layer in range(min(first.layout.layers, other.layout.layers)):
         check_layer(first, layer, other, layer, misfits)
         ours, theirs = (f"{checkpoint.layout.layer_prefix}{layer}." for checkpoint in (first, other))
