@@ -1,5 +1,6 @@
 """Sources of every make, against mergekit: shards, dtypes that differ, experts."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,19 @@ def test_a_tied_models_embeddings_are_its_head_to_mergekit_too(
     assert sorted(ours) == theirs.names
     for tensor in theirs.names:
         _assert_equal(ours[tensor], theirs.tensor(tensor))
+
+
+def test_fused_and_single_experts_are_merged_as_mergekit_does(oracle: Oracle, tiny: Tiny, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    fused = Path(shutil.copytree(tiny("mixtral", seed=2), tmp_path / "fused"))
+    state = AutoModelForCausalLM.from_pretrained(fused).state_dict()
+    save_file({name: tensor.clone() for name, tensor in state.items()}, fused / "model.safetensors")
+    sources = _sources([tiny("mixtral", seed=1), fused])
+    recipe = _linear(sources, [{"filter": "experts.down_proj", "value": 0.5}, {"value": 0.25}])
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "theirs"), masks=None)
+    export_checkpoint(recipe, sources, tmp_path / "ours", mask_seed=0)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / side).state_dict() for side in ("ours", "theirs"))
+    for tensor, value in ours.items():
+        _assert_equal(value, theirs[tensor])

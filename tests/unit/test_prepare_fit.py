@@ -21,7 +21,6 @@ from prepare_tasks import Tiny, changed_config, changed_weights, mistakes_of
     [
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05, but 1e-06 in a"),
         ({"hidden_act": "gelu"}, 'hidden_act is "gelu", but "silu" in a'),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is true, but false in a"),
         ({"num_key_value_heads": 1}, "num_key_value_heads is 1, but 2 in a"),
         ({"num_attention_heads": 8}, "num_attention_heads is 8, but 4 in a"),
         ({"head_dim": 16}, "head_dim is 16, but 8 in a"),

@@ -14,6 +14,7 @@ from torch import Tensor
 from evomerge_contract.recipe import BASE_TOKENIZER, UNION, Recipe
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError, where_of
+from evomerge_worker.merge.names import Names
 from evomerge_worker.merge.rows import Rows, rearranged, rows_by_number, rows_by_token
 from evomerge_worker.merge.shell import with_numbers_of, write_shell
 from evomerge_worker.merge.slices import anchor_of
@@ -40,10 +41,12 @@ class Vocabularies:
 
     def __init__(self, *, trust_remote_code: bool = False) -> None:
         self._code = trust_remote_code
+        self._names = Names()
         self._done: dict[object, Sources] = {}
 
     def aligned(self, recipe: Recipe, checkpoints: Sources) -> Sources:
-        """The sources as `recipe` merges them, by the same names: embeddings and head have a row per token.
+        """The sources as `recipe` merges them, by the same names: their tensors are called as the anchor's are, and
+        embeddings and head have a row per token.
 
         The anchor's folder then holds the result's tokenizer, config and generation config. Without a vocabulary in the
         recipe, sources of one vocabulary that differ in the padding of their embeddings get the anchor's rows, and all
@@ -53,7 +56,11 @@ class Vocabularies:
             InputError: the vocabularies differ and the recipe says nothing of them, or they cannot be aligned.
         """
         parts = _participants(recipe, checkpoints)
-        if parts is None or (recipe.vocabulary is None and not _padded(parts, checkpoints)):
+        if parts is None:
+            return checkpoints
+        anchor = checkpoints[parts.anchor]
+        checkpoints = {n: self._names.under(anchor, c) if n in parts.all else c for n, c in checkpoints.items()}
+        if recipe.vocabulary is None and not _padded(parts, checkpoints):
             return checkpoints
         settings = (recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of)
         key = (settings, parts, tuple(sorted((name, id(c)) for name, c in checkpoints.items())))

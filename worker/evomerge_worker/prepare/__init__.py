@@ -14,6 +14,8 @@ from evomerge_contract.methods import METHODS, without_base
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult, Problem
 from evomerge_contract.task import PrepareTask
+from evomerge_worker.merge.names import Names
+from evomerge_worker.merge.slices import anchor_of
 from evomerge_worker.prepare.architecture import check_own_configs
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
@@ -57,7 +59,7 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
         if not mistakes.found:
             pinned.append(pin(found.checkpoint, source.digest, code=task.trust_remote_code))
     mistakes.raise_any(order=[source.where for source in opened])
-    layout = next(_layouts(opened))
+    layout = next(_layouts(task, opened))
     return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})
 
 
@@ -75,14 +77,18 @@ def _look(
     return opened, prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
 
 
-def _layouts(opened: list[Opened]) -> Iterator[Layout]:
-    """Of the models of the pool, as far as they are known."""
-    return (source.checkpoint.layout for source in opened if source.checkpoint is not None and source.name != BASE)
+def _layouts(task: PrepareTask, opened: list[Opened]) -> Iterator[Layout]:
+    """Of the models of the pool, as far as they are known, under the names that results have."""
+    checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+    anchor = checkpoints.get(anchor_of(_of_all(task)))
+    for name, checkpoint in checkpoints.items():
+        if name != BASE:
+            yield (checkpoint if anchor is None else Names().under(anchor, checkpoint)).layout
 
 
 def _misplaced(task: PrepareTask, opened: list[Opened]) -> list[Problem]:
     """A problem for every way of grouping that the first model with a layout has no place for."""
-    layout = next(_layouts(opened), None)
+    layout = next(_layouts(task, opened), None)
     if layout is None:
         return []
     return [

@@ -7,6 +7,7 @@ from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import where_of
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, either_out, other_depth, outside_tensors
+from evomerge_worker.merge.names import Names
 from evomerge_worker.merge.plan import plan_merge
 from evomerge_worker.merge.tokens import difference
 from evomerge_worker.prepare.config import differences, other_sizes
@@ -61,15 +62,16 @@ def _check_vocabularies(sources: Sequence[Opened], mistakes: Mistakes) -> None:
 
 def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes) -> None:
     """Plan a merge of all: what it refuses here, it would refuse in every candidate."""
-    first = sources[0] if sources else None
+    first, names = sources[0] if sources else None, Names()
     fitting: dict[str, Checkpoint] = {}
     for source in sources:
         if first is None or first.checkpoint is None or source.checkpoint is None or source.name in mistakes.strange:
             continue
-        if deeper := other_depth(source.checkpoint, first.checkpoint):
-            mistakes.found += [*deeper, *_misfits_of_common_layers(first.checkpoint, source.checkpoint)]
+        checkpoint = names.under(first.checkpoint, source.checkpoint)
+        if deeper := other_depth(checkpoint, first.checkpoint):
+            mistakes.found += [*deeper, *_misfits_of_common_layers(first.checkpoint, checkpoint)]
         else:
-            fitting[source.name] = source.checkpoint
+            fitting[source.name] = checkpoint
     if fitting:
         models = [RecipeModel(model=name, parameters={"weight": 1.0}) for name in fitting]
         with mistakes.collected():

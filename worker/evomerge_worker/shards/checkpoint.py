@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,6 +44,15 @@ class _Made:
 
     def get_tensor(self, name: str) -> torch.Tensor:
         return self.make()
+
+
+class Renamed(NamedTuple):
+    """A tensor under another name, made `of` some of those in the files."""
+
+    name: str
+    shape: tuple[int, ...]
+    of: list[str]
+    make: Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,9 @@ class Checkpoint:
     """What keeps `folder` alive where it holds everything but the weights; None where it holds them too."""
     _origin: "Checkpoint | None" = field(default=None, repr=False)
     """The one as it lies in its files, where rows have been rearranged."""
+
+    _files: "Checkpoint | None" = field(default=None, repr=False)
+    """The one as it lies in its files, where tensors have been renamed."""
 
     @classmethod
     def open(cls, folder: Path, name: str, digest: str | None = None) -> "Checkpoint":
@@ -181,8 +193,8 @@ class Checkpoint:
         A digest of every tensor's name, type and shape and of its first 1,024 elements, copies of the embeddings left
         out; with other rows it is still that of the files.
         """
-        if self._origin is not None:
-            return self._origin.fingerprint
+        if (files := self._files or self._origin) is not None:
+            return files.fingerprint
         digest = hashlib.sha256()
         for name in [name for name in self.names if name not in self.head_copies]:
             digest.update(f"{name}\n{self.dtype(name)}\n{self.shape(name)}\n".encode())
@@ -248,6 +260,16 @@ class Checkpoint:
             for name, function in make.items()
         }
         return replace(self, _entries=self._entries | made, _views={}, digest=None, _origin=self._origin or self)
+
+    def renamed(self, tensors: Sequence[Renamed]) -> "Checkpoint":
+        """The same checkpoint with some of its tensors under other names, fused or taken apart."""
+        gone = {name for tensor in tensors for name in tensor.of}
+        kept = {name: entry for name, entry in self._entries.items() if name not in gone}
+        new = {
+            name: _Entry(_Made(make), shape, reduce(torch.promote_types, map(self.dtype, of)))
+            for name, shape, of, make in tensors
+        }
+        return replace(self, _entries=kept | new, _views={}, digest=None, _files=self._files or self)
 
     def not_finite(self) -> Iterator[str]:
         """Names of the tensors that hold NaN or infinity. Reads every weight."""

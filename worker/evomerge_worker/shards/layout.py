@@ -57,6 +57,12 @@ def layout_of(tensors: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] 
     )
 
 
+def split_number(name: str) -> tuple[str, int | None, str | None]:
+    """What stands before the number of a tensor's layer, the number, and what stands behind it, if it has one."""
+    match = _NUMBERED.match(name)
+    return (name, None, None) if match is None else (match[1], int(match[2]), match[3])
+
+
 def _comes_before(name: str) -> bool:
     return bool(_BEFORE.search(name)) and not _AFTER.search(name)
 
