@@ -30,6 +30,7 @@ def prepare_folders(
     *,
     methods: Sequence[str] = ("linear",),
     tokenizer_source: str | None = None,
+    config_source: str | None = None,
     trust_remote_code: bool = False,
     lines: dict[str, Lines] = GOOD,
     **objective: Any,
@@ -49,6 +50,7 @@ def prepare_folders(
         objectives=[Objective.model_validate({"name": "sums", "jsonl": jsonl, **objective})],
         methods=list(methods),
         tokenizer_source=tokenizer_source,
+        config_source=config_source,
         trust_remote_code=trust_remote_code,
     )
     return prepare(task, Store(Storage(), data / "cache", trust_remote_code=trust_remote_code))

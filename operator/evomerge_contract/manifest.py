@@ -292,6 +292,11 @@ class EvoMergeSpec(Contract):
         description="Whose tokens the winner has where the models' vocabularies differ: union, base (spec.base's), or "
         "the name of a model. Left out, all must have the same tokens.",
     )
+    config_source: Name | None = Field(
+        None,
+        description="Whose config.json merges have where the models' differ in what they compute, such as the rope "
+        "base, the window or an epsilon: base (spec.base's), or the name of a model. Left out, all must be the same.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the models. Off unless set.")
     storage: Storage = Storage()
     evaluation: Evaluation

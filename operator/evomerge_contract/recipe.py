@@ -97,12 +97,17 @@ class TokenizerSettings(_Recipe):
             )
 
 
+_NAMING = ("model", "base_model", "config_source")
+
+
 class Recipe(_Recipe):
     """Exactly one of `models` and `slices` is given. What is written is `out_dtype`, or else `dtype`; what is computed
     in is always float32.
 
     `tokenizer_source` gives the result's vocabulary: `union`, `base`, or the name of a model. Without it all models
     must have the same tokens.
+    `config_source`, which mergekit passes over, names the model whose config the result has where those of the models
+    differ in what they compute. Without it they must not.
     """
 
     merge_method: str
@@ -114,6 +119,7 @@ class Recipe(_Recipe):
     out_dtype: _DType | None = None
     tokenizer_source: str | None = None
     tokenizer: TokenizerSettings | None = None
+    config_source: str | None = None
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> "Recipe":
@@ -142,7 +148,7 @@ class Recipe(_Recipe):
             *slices,
             *(source for one in slices for source in one["sources"]),
         ):
-            part.update({key: names.get(part[key], part[key]) for key in ("model", "base_model") if key in part})
+            part.update({key: names.get(part[key], part[key]) for key in _NAMING if key in part})
         recipe, giver = Recipe.model_validate(plain), self.vocabulary
         if giver is None or giver in (UNION, BASE_TOKENIZER):
             return recipe
@@ -158,9 +164,10 @@ class Recipe(_Recipe):
 
     @property
     def named_models(self) -> list[str]:
-        """Every model that the recipe names, once; the one whose vocabulary the result has is a model too."""
-        giver = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
-        return list(dict.fromkeys([*self.merged_models, *giver]))
+        """Every model that the recipe names, once; those whose vocabulary and config the result has are models too."""
+        givers = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
+        givers += [] if self.config_source is None else [self.config_source]
+        return list(dict.fromkeys([*self.merged_models, *givers]))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, as mergekit's YAML has them."""

@@ -54,6 +54,7 @@ def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | Non
         methods=[s.parameter_space.method for s in spec.stages],
         groups=[s.parameter_space.groups for s in spec.stages],
         tokenizer_source=spec.tokenizer_source,
+        config_source=spec.config_source,
     )
 
 
@@ -77,7 +78,7 @@ def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str) -> Ru
 
 
 def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
-    """What makes two runs the same: contents, evaluation, stages and vocabulary.
+    """What makes two runs the same: contents, evaluation, stages, vocabulary and config.
 
     URIs, parallelism and worker settings are never part of it. The order of the models counts: it is that of genes and
     baselines.
@@ -87,12 +88,17 @@ def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
     for objective in evaluation["objectives"]:
         objective["jsonl"] = {k: v.digest for k, v in prepared.data[objective["name"]].items()}
     vocabulary = {} if spec.tokenizer_source is None else {"tokenizerSource": spec.tokenizer_source}
-    return vocabulary | {
-        "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
-        "evaluation": evaluation,
-        "stages": [s.wire() for s in spec.stages],
-        "trustRemoteCode": spec.trust_remote_code,
-    }
+    config = {} if spec.config_source is None else {"configSource": spec.config_source}
+    return (
+        vocabulary
+        | config
+        | {
+            "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
+            "evaluation": evaluation,
+            "stages": [s.wire() for s in spec.stages],
+            "trustRemoteCode": spec.trust_remote_code,
+        }
+    )
 
 
 def common_fields(run: Run) -> dict[str, Any]:

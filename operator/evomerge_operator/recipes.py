@@ -30,6 +30,8 @@ def portable_recipe(recipe: Recipe, models: Mapping[str, Base], folder: Path) ->
             part["base_model"] = places[part["base_model"]]
     if recipe.tokenizer_source not in (None, UNION):
         plain["tokenizer_source"] = places[plain["tokenizer_source"]]
+    if recipe.config_source is not None:
+        plain["config_source"] = places[recipe.config_source]
     return Recipe.model_validate(plain)
 
 
@@ -41,7 +43,10 @@ def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:
         models[BASE] = spec.base
     plain = portable_recipe(recipe, models, folder).plain()
     seed = f" --seed {spec.stages[0].search.seed}" if METHODS[recipe.merge_method].random else ""
-    return f"# evomerge merge{seed} recipe.yaml OUT\n" + yaml.safe_dump(
+    note = (
+        "" if recipe.config_source is None else "# mergekit passes over config_source: its config is the base_model's\n"
+    )
+    return f"# evomerge merge{seed} recipe.yaml OUT\n{note}" + yaml.safe_dump(
         plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
     )
 

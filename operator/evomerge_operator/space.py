@@ -43,6 +43,7 @@ class Space:
     slices: tuple[SliceTensors, ...]
     genes: tuple[Gene, ...]
     vocabulary: str | None = None
+    config: str | None = None
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe of a genome (genes in the order of `genes`, in physical units)."""
@@ -55,6 +56,7 @@ class Space:
             dtype="float32",
             out_dtype=self.dtype,
             tokenizer_source=self.vocabulary,
+            config_source=self.config,
         )
 
     def _values(self, genome: Genome) -> _Values:
@@ -117,7 +119,8 @@ def make_space(spec: EvoMergeSpec, space: ParameterSpace, layout: Layout, dtype:
         for model in (_genes_of(parameter, models) if name in method.per_model else ("",))
     ]
     base = _base_model(method, models, has_base=spec.base is not None)
-    return Space(space.method, models, base, dtype, space.parameters, slices, tuple(genes), spec.tokenizer_source)
+    sources = (spec.tokenizer_source, spec.config_source)
+    return Space(space.method, models, base, dtype, space.parameters, slices, tuple(genes), *sources)
 
 
 def _base_model(method: Method, models: tuple[str, ...], *, has_base: bool) -> str | None:
@@ -195,7 +198,7 @@ def alone(model: str, dtype: DTypeName) -> Recipe:
 def baselines(spec: EvoMergeSpec, dtype: DTypeName) -> list[Baseline]:
     """Each source alone, their plain average and, where there is a base, a default DARE-TIES and the base itself.
 
-    What is merged has the vocabulary of the search; a model alone is itself, and keeps its own.
+    What is merged has the vocabulary and the config of the search; a model alone is itself, and keeps its own.
     """
     names = [m.name for m in spec.models]
     average = Recipe(
@@ -204,6 +207,7 @@ def baselines(spec: EvoMergeSpec, dtype: DTypeName) -> list[Baseline]:
         dtype="float32",
         out_dtype=dtype,
         tokenizer_source=spec.tokenizer_source,
+        config_source=spec.config_source,
     )
     found = [Baseline(name=n, role="source", recipe=alone(n, dtype)) for n in names]
     found.append(Baseline(name="plain average", role="average", recipe=average))
@@ -215,6 +219,7 @@ def baselines(spec: EvoMergeSpec, dtype: DTypeName) -> list[Baseline]:
             dtype="float32",
             out_dtype=dtype,
             tokenizer_source=spec.tokenizer_source,
+            config_source=spec.config_source,
         )
         found.append(Baseline(name="default DARE-TIES", role="default", recipe=dare_ties))
         found.append(Baseline(name=BASE, role="base", recipe=alone(BASE, dtype)))

@@ -145,3 +145,19 @@ def test_fused_and_single_experts_are_merged_as_mergekit_does(oracle: Oracle, ti
     ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / side).state_dict() for side in ("ours", "theirs"))
     for tensor, value in ours.items():
         _assert_equal(value, theirs[tensor])
+
+
+def test_the_config_of_the_base_is_what_mergekit_gives_models_that_differ(
+    oracle: Oracle, tiny: Tiny, tmp_path: Path
+) -> None:
+    """It does not ask; here a recipe says so, in a key that mergekit passes over."""
+    new = {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
+    sources = _sources([tiny("mistral", seed=1, sliding_window=16), tiny("mistral", seed=2, **new)])
+    recipe = _linear(sources).model_copy(update={"config_source": next(iter(sources))})
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "theirs"), masks=None)
+    export_checkpoint(recipe, sources, tmp_path / "ours", mask_seed=0)
+    theirs, ours = (Checkpoint.open(tmp_path / side, side) for side in ("theirs", "ours"))
+    for key in ("sliding_window", "rope_parameters", "rms_norm_eps", "num_hidden_layers"):
+        assert ours.config[key] == theirs.config[key]
+    for tensor in theirs.names:
+        _assert_equal(ours.tensor(tensor), theirs.tensor(tensor))

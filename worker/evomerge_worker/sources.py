@@ -31,7 +31,7 @@ _BESIDES_WEIGHTS = 64 << 20  # bytes of tokenizer and code
 def source_folder(source: Source, store: Store, *, code: bool) -> Path:
     """The local folder of a source, which is what its digest says, if it has one.
 
-    A model with an adapter is made once, as an ordinary checkpoint in the cache, under a key made of the digests of both.
+    A model with an adapter is made once, as an ordinary checkpoint in the cache, under a key of the digests of both.
     Of a store without weights the model comes as it is, after a look at whether the adapter fits it.
 
     Raises:

@@ -110,8 +110,7 @@ def export_checkpoint(
         written = sorted(folder.rglob("*"))
         for path in (*written, folder):
             sync(path)
-        names = [path.relative_to(folder).as_posix() for path in written if path.is_file()]
-    return names
+        return [path.relative_to(folder).as_posix() for path in written if path.is_file()]
 
 
 @contextmanager

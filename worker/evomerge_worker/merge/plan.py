@@ -134,8 +134,8 @@ def _places(
     """The tensors of the result: before the layers, layer by layer, after them."""
     kinds = result_kinds(slices, anchor, checkpoints)
     anchor_kinds = [] if kinds is None else layer_kinds(anchor)
-    first, last = ([checkpoints[source.model] for source in one.sources] for one in (slices[0], slices[-1]))
-    before, after = outside_tensors(anchor, first, last, misfits)
+    firsts, lasts = ([checkpoints[source.model] for source in one.sources] for one in (slices[0], slices[-1]))
+    before, after = outside_tensors(anchor, firsts, lasts, misfits)
     yield from (_outside(name, slices[0], anchor) for name in before)
     layer = 0
     for one in slices:
@@ -152,7 +152,7 @@ def _places(
             )
             layer += 1
     for name in after:
-        yield _outside(name, slices[-1], next(model for model in (anchor, *last) if name in model))
+        yield _outside(name, slices[-1], next(model for model in (anchor, *lasts) if name in model))
 
 
 def _carried(recipe: Recipe, slices: list[Slice], checkpoints: Mapping[str, Checkpoint]) -> Iterator[TensorPlan]:

@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.tied import ties_head, with_tie
+from evomerge_worker.shards.token_rows import token_rows, with_token_rows
 from evomerge_worker.store.companions import GENERATION, companions, copy_files, of_tokenizer
 
 _HOW_LOADED = ("is_local", "local_files_only", "name_or_path")
@@ -17,9 +19,8 @@ _NUMBERS_OF_TOKENS = re.compile(r"token_ids?$|token_index$|suppress_tokens$|bad_
 def write_shell(anchor: Checkpoint, giver: Checkpoint, united: Any, config: Mapping[str, Any], *, code: bool) -> Any:
     """Write the shell of a result to a temporary folder, which lives as long as what is returned.
 
-    Configuration, `code` and whatever else goes with weights are those of `anchor`; the tokenizer is `united`, else that
-    of `giver`. `config` is written
-    as it is, and token numbers in the generation config are those of `giver`.
+    Configuration, `code` and whatever else goes with weights are those of `anchor`; the tokenizer is `united`, else
+    that of `giver`. `config` is written as it is, and token numbers in the generation config are those of `giver`.
     """
     held = TemporaryDirectory(prefix="evomerge-")
     folder = Path(held.name)
@@ -53,6 +54,12 @@ def with_numbers_of(settings: Mapping[str, Any], giver: Mapping[str, Any]) -> di
         if not _NUMBERS_OF_TOKENS.search(key)
     }
     return kept | {key: value for key, value in giver.items() if _NUMBERS_OF_TOKENS.search(key)}
+
+
+def config_of(giver: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The config `giver` for a model whose own config is `own`: its tokens and its head stay what they are."""
+    config, rows = with_numbers_of(giver, own), token_rows(own)
+    return with_tie(config if rows is None else with_token_rows(config, rows), tied=ties_head(own))
 
 
 def _read(folder: Path) -> dict[str, Any]:

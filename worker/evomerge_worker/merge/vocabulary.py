@@ -16,7 +16,7 @@ from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.merge.names import Names
 from evomerge_worker.merge.rows import Rows, rearranged, rows_by_number, rows_by_token
-from evomerge_worker.merge.shell import with_numbers_of, write_shell
+from evomerge_worker.merge.shell import config_of, with_numbers_of, write_shell
 from evomerge_worker.merge.slices import anchor_of
 from evomerge_worker.merge.tokens import (
     Tokens,
@@ -60,6 +60,8 @@ class Vocabularies:
             return checkpoints
         anchor = checkpoints[parts.anchor]
         checkpoints = {n: self._names.under(anchor, c) if n in parts.all else c for n, c in checkpoints.items()}
+        if recipe.config_source is not None and len(parts.all) > 1:
+            checkpoints = self._configured(recipe.config_source, parts, checkpoints)
         if recipe.vocabulary is None and not _padded(parts, checkpoints):
             return checkpoints
         settings = (recipe.vocabulary, recipe.tokenizer and recipe.tokenizer.pad_to_multiple_of)
@@ -71,6 +73,27 @@ class Vocabularies:
                 changed = _tokens_aligned(recipe, parts, checkpoints, self._code)
             self._done[key] = {**checkpoints, **changed}
         return self._done[key]
+
+    def _configured(self, giver: str, parts: "_Participants", checkpoints: Sources) -> Sources:
+        """All that takes part with the config of `giver`; the anchor's folder holds it.
+
+        A model alone keeps its own.
+        """
+        if giver not in checkpoints:
+            known = ", ".join(sorted(checkpoints))
+            raise InputError.at("recipe.config_source", f"{giver} is not among the sources ({known})")
+        key = ("config", giver, parts, tuple(id(checkpoints[name]) for name in parts.all))
+        if key not in self._done:
+            of_giver, anchor = checkpoints[giver], checkpoints[parts.anchor]
+            if problems := _without_its_config(of_giver, [checkpoints[name] for name in parts.all]):
+                raise InputError(*problems)
+            own = {name: checkpoints[name].config for name in parts.all}
+            changed = {n: replace(checkpoints[n], config=config_of(of_giver.config, own[n])) for n in parts.all}
+            config = changed[parts.anchor].config
+            shell = write_shell(anchor, anchor, None, config, code=self._code)
+            changed[parts.anchor] = replace(anchor, folder=Path(shell.name), config=config, shell=shell)
+            self._done[key] = changed
+        return {**checkpoints, **self._done[key]}
 
 
 @dataclass(frozen=True)
@@ -108,6 +131,23 @@ def _participants(recipe: Recipe, checkpoints: Sources) -> _Participants | None:
     if not set(everyone) <= set(checkpoints):
         return None
     return _Participants(anchor, slices[0], slices[-1], everyone)
+
+
+def _without_its_config(giver: Checkpoint, models: Sequence[Checkpoint]) -> list[Problem]:
+    """A problem for each model that cannot have the config of `giver`: of another architecture or number of layers."""
+
+    def told(checkpoint: Checkpoint) -> str:
+        return f"{checkpoint.config.get('model_type')} with {checkpoint.layout.layers} layers"
+
+    return [
+        Problem(
+            path=where_of(model.name),
+            message=f"is {told(model)}, and cannot have the config of {giver.name} (config_source), which is "
+            f"{told(giver)}; name a model of that architecture with as many layers",
+        )
+        for model in models
+        if told(model) != told(giver)
+    ]
 
 
 def _padded(parts: _Participants, checkpoints: Sources) -> bool:

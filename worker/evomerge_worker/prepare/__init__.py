@@ -70,7 +70,7 @@ def _look(
     mistakes.found += _without_base(task)
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     pool_first = sorted(opened, key=lambda source: source.name == BASE)
-    check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source)
+    check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source, one_config=task.config_source is not None)
     check_own_configs(opened, mistakes, evaluated=True)
     mistakes.found += _misplaced(task, opened)
     reader = reader_of(opened, mistakes, _of_all(task), code=task.trust_remote_code, batch_size=task.batch_size)
@@ -107,6 +107,7 @@ def _of_all(task: PrepareTask) -> Recipe:
         models=[RecipeModel(model=name, parameters={"weight": 1.0}) for name in names],
         base_model=BASE if needed else None,
         tokenizer_source=task.tokenizer_source,
+        config_source=task.config_source,
     )
 
 

@@ -16,6 +16,8 @@ from evomerge_worker.prepare.sources import Opened
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.token_rows import row_tensors, token_rows
 
+_CONFIG_SOURCE = "in a manifest spec.configSource, in a recipe config_source"
+
 
 def check_fit(
     sources: Sequence[Opened],
@@ -24,15 +26,16 @@ def check_fit(
     whole: bool = True,
     in_place: bool = True,
     vocabulary: str | None = None,
+    one_config: bool = False,
 ) -> None:
     """Collect what keeps `sources` from being merged with the first of them.
 
     `whole` says that whole models are merged, and so every tensor of one with that of the others; of slices, planning
     tells which are. `in_place` says that each layer is merged with the layers of its number: where layers move, what
     configurations say layer by layer moves with them. Without a `vocabulary` (a recipe's `tokenizer_source`) they must
-    have the same tokens.
+    have the same tokens; unless all get `one_config`, it may not matter whose they have.
     """
-    _check_configs([s for s in sources if s.config is not None], mistakes, in_place)
+    _check_configs([s for s in sources if s.config is not None], mistakes, in_place, one_config)
     if vocabulary is None:
         _check_vocabularies([s for s in sources if s.vocabulary is not None], mistakes)
     for source in sources:
@@ -42,10 +45,13 @@ def check_fit(
         _check_tensors([s for s in sources if s.checkpoint is not None], mistakes)
 
 
-def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool) -> None:
+def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool, one_config: bool) -> None:
     for source in sources[1:]:
-        for sentence in differences(source.config, sources[0].config, sources[0].name, in_place=in_place):
-            message = f"{sentence}; {either_out(source.name, sources[0].name)}"
+        for found in differences(source.config, sources[0].config, sources[0].name, in_place=in_place):
+            if one_config and not found.of_tensors:
+                continue
+            way_out = "" if found.of_tensors else f", or say whose config counts ({_CONFIG_SOURCE})"
+            message = f"{found.sentence}; {either_out(source.name, sources[0].name)}{way_out}"
             mistakes.found.append(Problem(path=source.where, message=message))
         if other_sizes(source.config, sources[0].config):
             mistakes.strange.add(source.name)

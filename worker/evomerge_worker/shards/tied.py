@@ -58,14 +58,19 @@ def stand_in(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
 
 
 def untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` for a head of its own; as it is where that would change more.
+    """`config` for a head of its own."""
+    return with_tie(config, tied=False)
+
+
+def with_tie(config: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
+    """`config` for a head that is tied to the embeddings or is not; as it is where that would change more.
 
     T5 and its like scale what goes into a head that is tied.
     """
-    if config.get("is_encoder_decoder"):
+    if ties_head(config) == tied or config.get("is_encoder_decoder"):
         return dict(config)
-    nested = {key: {**config[key], _KEY: False} for key in LANGUAGE if _KEY in (config.get(key) or {})}
-    return {**config, **nested, _KEY: False}
+    nested = {key: {**config[key], _KEY: tied} for key in LANGUAGE if _KEY in (config.get(key) or {})}
+    return {**config, **nested, _KEY: tied}
 
 
 def _heads(checkpoint: Checkpoint) -> list[str]:

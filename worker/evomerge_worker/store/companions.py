@@ -38,18 +38,17 @@ _TEMPLATES = "additional_chat_templates/*"
 _WEIGHTS = (
     "*.safetensors *.bin *.pt *.pth *.ckpt *.gguf *.ggml *.onnx *.onnx_data *.onnx.data *.pb *.tflite *.h5 *.msgpack "
     "*.ot *.npz *.npy *.mlmodel *.pte *.engine *.nemo *.distcp *.llamafile"
-).split()
-_INDEXES = ("*.index.json",)
-_CODE_OR_PICKLED = "*.py *.pyc *.pkl *.pickle *.joblib *.so *.dll *.dylib *.exe *.sh *.ipynb".split()
-_DATA = "*.parquet *.arrow *.zip *.tar *.tar.* *.tgz *.7z".split()
+)
+_CODE_OR_PICKLED = "*.py *.pyc *.pkl *.pickle *.joblib *.so *.dll *.dylib *.exe *.sh *.ipynb"
+_OTHER = "*.index.json *.parquet *.arrow *.zip *.tar *.tar.* *.tgz *.7z"
 _OF_TRAINING = (
     "trainer_state.json training_args* train_results.json eval_results.json all_results.json optimizer* scheduler.* "
     "rng_state* scaler.* events.out.tfevents* latest *.log adapter_config.json"
-).split()
-_OF_THIS_ONE = ("readme*", "mergekit*.y*ml", "recipe.yaml", "run.json", "report.html", LOG_NAME, MADE_OF)
-_LEFT_BELOW = (*_WEIGHTS, *_INDEXES, *_CODE_OR_PICKLED, *_DATA, *_OF_TRAINING, *_OF_THIS_ONE)
+)
+_OF_THIS_ONE = f"readme* mergekit*.y*ml recipe.yaml run.json report.html {LOG_NAME} {MADE_OF}"
+_LEFT_BELOW = " ".join((_WEIGHTS, _CODE_OR_PICKLED, _OTHER, _OF_TRAINING, _OF_THIS_ONE)).split()
 _LEFT = (*_LEFT_BELOW, "config.json")
-_FOLDERS = "__pycache__ checkpoint-* global_step* runs wandb logs reports original".split()
+_FOLDERS = "__pycache__ checkpoint-* global_step* runs wandb logs reports original"
 _MODULE = "[0-9]*_*"
 """A folder of one of the modules of SentenceTransformers, 1_Pooling for one: its weights are no other model's."""
 
@@ -89,7 +88,7 @@ def of_tokenizer(name: str) -> bool:
 
 def is_left(folder: str) -> bool:
     """Whether nothing in a folder of that name, right below a model's, goes with its weights."""
-    return folder.startswith(".") or matches(folder, _FOLDERS)
+    return folder.startswith(".") or matches(folder, _FOLDERS.split())
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -109,7 +108,7 @@ def _goes(name: str, others: set[str], *, code: bool) -> bool:
 
 
 def _is_weights(name: str) -> bool:
-    return matches(name.lower(), _WEIGHTS)
+    return matches(name.lower(), _WEIGHTS.split())
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -28,9 +28,9 @@ def content_digest(folder: Path, *, code: bool) -> str:
     """`sha256:<hex>` over name and SHA-256 of every file of a checkpoint that changes what it does.
 
     Those are the weights' shards, config, generation config, tokenizer and chat template, and with `code` the Python
-    files; nothing else that goes with the weights, such as a processor's settings. Of a model in the cache that was made from a model
-    and an adapter, they are those of both. About 1.7 GB/s a core, or nothing for files in the cache, which were hashed
-    when they were pulled.
+    files; nothing else that goes with the weights, such as a processor's settings: runs begun before those travelled
+    have pinned a digest without them. Of a model in the cache that was made from a model and an adapter, they are those
+    of both. About 1.7 GB/s a core, or nothing for files in the cache, which were hashed when they were pulled.
 
     Raises:
         OSError: a shard that the index names is missing.

@@ -17,7 +17,7 @@ _PUT_IT_THERE = "put it there, or name the right place in a new run"
 
 
 def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bool, adapter: bool = False) -> Path:
-    """The cached copy of the model, or the `adapter`, under `uri`; where it is there already, a LIST for each folder."""
+    """The cached copy of the model, or the `adapter`, under `uri`; a LIST a folder where it is there already."""
     place, needed = needed_of(client, uri, where, code=code, adapter=adapter)
     with explained(uri, where, client):
         return _cached(client, uri, needed, place, cache)
