@@ -22,6 +22,22 @@ def rewritten(source: Path, folder: Path, change: Callable[[Tensors], Tensors | 
     return folder
 
 
+def with_sentencepiece_alone(folder: Path, characters: str) -> int:
+    """Give a folder the tokenizer of a Llama as it was published: tokenizer.model and no tokenizer.json; its tokens."""
+    from sentencepiece import sentencepiece_model_pb2 as pieces
+
+    model = pieces.ModelProto()
+    special = [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((f"<0x{i:02X}>", 6) for i in range(256))]
+    for number, (piece, kind) in enumerate([*special, *((c, 1) for c in ("▁", *characters))]):
+        model.pieces.add(piece=piece, score=-float(number), type=kind)
+    model.trainer_spec.model_type = 2
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return len(model.pieces)
+
+
 def predicting_on(source: Path, folder: Path, *, layers: int = 4, rows: int = 0) -> Path:
     """A copy of a model with a layer behind its layers that predicts one more token, as DeepSeek-V3 has it.
 

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.config_parts import token_rows, with_token_rows
 from evomerge_worker.shards.tied import ties_head, with_tie
-from evomerge_worker.shards.token_rows import token_rows, with_token_rows
 from evomerge_worker.store.companions import GENERATION, companions, copy_files, of_tokenizer
 
 _HOW_LOADED = ("is_local", "local_files_only", "name_or_path")

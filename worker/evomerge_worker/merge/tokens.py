@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.token_rows import token_rows
+from evomerge_worker.shards.config_parts import token_rows
 
 Tokens = dict[str, int]
 """Token to id, in the order of the ids."""

@@ -30,7 +30,8 @@ from evomerge_worker.merge.tokens import (
     without_row,
 )
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.token_rows import carried_row_tensors, row_tensors, token_rows, with_token_rows
+from evomerge_worker.shards.config_parts import token_rows, with_token_rows
+from evomerge_worker.shards.token_rows import carried_row_tensors, row_tensors
 from evomerge_worker.shards.tokenizer import load_tokenizer
 
 Sources = Mapping[str, Checkpoint]

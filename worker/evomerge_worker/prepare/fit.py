@@ -14,7 +14,8 @@ from evomerge_worker.prepare.config import differences, other_sizes
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.sources import Opened
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.token_rows import row_tensors, token_rows
+from evomerge_worker.shards.config_parts import token_rows
+from evomerge_worker.shards.token_rows import row_tensors
 
 _CONFIG_SOURCE = "in a manifest spec.configSource, in a recipe config_source"
 

@@ -82,8 +82,8 @@ def _whose_config(recipe: Recipe) -> str:
     if recipe.config_source is None:
         return ""
     return (
-        f"- config: that of {_plain(recipe.config_source)}, for all that was merged: the models' own may differ in what "
-        "they compute (the rope base, the window or an epsilon, for instance)\n"
+        f"- config: that of {_plain(recipe.config_source)}, for all that was merged: the models' own may differ in "
+        "what they compute (the rope base, the window or an epsilon, for instance)\n"
     )
 
 

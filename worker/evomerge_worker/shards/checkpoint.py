@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,25 +15,11 @@ from safetensors import SafetensorError, safe_open
 from evomerge_contract.report import Layout, Problem
 from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.shards import quantised
-from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, REFUSED, refusal
+from evomerge_worker.shards.config_parts import with_token_rows
+from evomerge_worker.shards.headers import Entry, Headers, Shard, read_header
 from evomerge_worker.shards.layout import layout_of
 from evomerge_worker.store.index import POINTER, is_pointer, shard_files
 from evomerge_worker.store.wanted import BEHIND_ITS_MODEL
-
-_KNOWN = FLOATS | BUFFERS | REFUSED
-
-
-class _Tensors(Protocol):
-    """What gives tensors by name."""
-
-    def get_tensor(self, name: str) -> torch.Tensor: ...
-
-
-class _Shard(_Tensors, Protocol):
-    """What is used of an open safetensors file."""
-
-    def keys(self) -> list[str]: ...
-    def get_slice(self, name: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -55,25 +41,6 @@ class Renamed(NamedTuple):
     make: Callable[[], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class _Entry:
-    shard: _Tensors
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass
-class _Headers:
-    """What the shards' headers say: the tensors, and how a person finds those that look quantised.
-
-    `whole`: no tensor is missing from `entries`.
-    """
-
-    entries: dict[str, _Entry]
-    quantised: list[str]
-    whole: bool
-
-
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A checkpoint folder, opened: nothing but the shards' headers has been read.
@@ -85,7 +52,7 @@ class Checkpoint:
     folder: Path
     name: str
     config: dict[str, Any]
-    _entries: dict[str, _Entry]
+    _entries: dict[str, Entry]
     _views: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     digest: str | None = None
     """Which content this is, where that is known and the tensors are its own."""
@@ -122,10 +89,10 @@ class Checkpoint:
             problems.append(f"the folder holds an adapter (adapter_config.json); {BEHIND_ITS_MODEL}")
         files, expected, found = shard_files(folder)
         problems += found
-        headers = _Headers({}, [], whole=bool(files) and not found)
+        headers = Headers({}, [], whole=bool(files) and not found)
         for file in files:
             try:
-                shard: _Shard = safe_open(folder / file, framework="pt")
+                shard: Shard = safe_open(folder / file, framework="pt")
             except FileNotFoundError:
                 problems.append(f"{file} is missing; fetch it again")
                 headers.whole = False
@@ -135,7 +102,7 @@ class Checkpoint:
                 problems.append(f"{file} {POINTER if is_pointer(folder / file) else torn}")
                 headers.whole = False
                 continue
-            problems += _read_header(file, shard, headers, expected)
+            problems += read_header(file, shard, headers, expected)
         if reason := quantised.refusal(config, headers.quantised):
             problems.append(reason)
         comparable = headers.whole and not headers.quantised
@@ -256,17 +223,19 @@ class Checkpoint:
         `dtype` is still that of the file; a tensor for which rows were averaged is in float32.
         """
         made = {
-            name: _Entry(_Made(function), (rows, *self.shape(name)[1:]), self.dtype(name))
+            name: Entry(_Made(function), (rows, *self.shape(name)[1:]), self.dtype(name))
             for name, function in make.items()
         }
-        return replace(self, _entries=self._entries | made, _views={}, digest=None, _origin=self._origin or self)
+        config = with_token_rows(self.config, rows)
+        entries, origin = self._entries | made, self._origin or self
+        return replace(self, config=config, _entries=entries, _views={}, digest=None, _origin=origin)
 
     def renamed(self, tensors: Sequence[Renamed]) -> "Checkpoint":
         """The same checkpoint with some of its tensors under other names, fused or taken apart."""
         gone = {name for tensor in tensors for name in tensor.of}
         kept = {name: entry for name, entry in self._entries.items() if name not in gone}
         new = {
-            name: _Entry(_Made(make), shape, reduce(torch.promote_types, map(self.dtype, of)))
+            name: Entry(_Made(make), shape, reduce(torch.promote_types, map(self.dtype, of)))
             for name, shape, of, make in tensors
         }
         return replace(self, _entries=kept | new, _views={}, digest=None, _files=self._files or self)
@@ -303,35 +272,3 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(config, dict):
         return {}, ["config.json is not a JSON object"]
     return config, []
-
-
-def _read_header(file: str, shard: _Shard, headers: _Headers, expected: dict[str, str] | None) -> Iterator[str]:
-    """Add what a shard's header says to `headers`; yield what is wrong. `expected` maps tensors to files as the index
-    does."""
-    found = shard.keys()
-    refused: dict[str, list[str]] = {}
-    for name in sorted(found):
-        view = shard.get_slice(name)
-        shape, code = tuple(view.get_shape()), view.get_dtype()
-        if quantised.looks_quantised(name, code, len(shape)):
-            headers.quantised.append(f"tensor {name} in {file} is of type {code}")
-            continue
-        if reason := refusal(code):
-            refused.setdefault(reason, []).append(name)
-        if code in _KNOWN:
-            headers.entries[name] = _Entry(shard, shape, _KNOWN[code])
-        else:
-            headers.whole = False
-    for reason, names in refused.items():
-        yield f"tensor {names[0]} in {file} {reason}{_and_more(names)}"
-    if expected is not None:
-        listed = {name for name, its_file in expected.items() if its_file == file}
-        if absent := sorted(listed - set(found)):
-            headers.whole = False
-            yield f"the index lists tensor {absent[0]} in {file}, which does not hold it{_and_more(absent)}"
-        if stray := sorted(set(found) - listed):
-            yield f"{file} holds tensor {stray[0]}, which the index does not list there{_and_more(stray)}"
-
-
-def _and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more tensors like it)" if len(names) > 1 else ""

@@ -1,32 +1,14 @@
 """Which tensors have a row per token, told by names and shapes and not by a list of models."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from evomerge_worker.shards.checkpoint import Checkpoint
-from evomerge_worker.shards.config_parts import LANGUAGE, parts
+from evomerge_worker.shards.config_parts import token_rows
 
-_KEY = "vocab_size"
 _OTHER = re.compile(
     r"norm|(^|\.)ln_|(?<![a-z])(wpe|pe)\b|position|token_type|rotary|project|vision|visual|image|audio", re.IGNORECASE
 )
-
-
-def token_rows(config: Mapping[str, Any]) -> int | None:
-    """The rows that a model's embeddings have according to its config.json, padding included; None if it is silent."""
-    for part in parts(config):
-        if isinstance(part.get(_KEY), int):
-            return int(part[_KEY])
-    return None
-
-
-def with_token_rows(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """`config` for embeddings of so many rows."""
-    changed = {**config, _KEY: rows} if _KEY in config else dict(config)
-    parts_of_it = {key: config[key] for key in LANGUAGE if isinstance(config.get(key), dict)}
-    nested = {key: {**part, _KEY: rows} for key, part in parts_of_it.items() if _KEY in part}
-    return changed | nested
 
 
 def row_tensors(checkpoint: Checkpoint) -> list[str]:

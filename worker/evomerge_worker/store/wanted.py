@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from evomerge_worker.errors import InputError
-from evomerge_worker.store.companions import CODE, SETTINGS, companions_among, matches
+from evomerge_worker.store.companions import CODE, SETTINGS, companions_among, matches, of_tokenizer
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 ADAPTER_CONFIG = "adapter_config.json"
@@ -19,11 +19,12 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def wanted(names: Iterable[str], *, code: bool, adapter: bool = False) -> list[str]:
     """Those of `names` (relative to the model's folder) that are brought here: its weights, config and companions.
 
-    Never pickles, Python files only with `code`. Of an `adapter`, two files.
+    Never pickles, Python files only with `code`. Of an `adapter`, two files and the tokenizer that it may bring.
     """
     names = list(names)
     if adapter:
-        return sorted({ADAPTER_CONFIG, ADAPTER_WEIGHTS} & set(names))
+        tokenizer = (name for name in names if "/" not in name and of_tokenizer(name))
+        return sorted({ADAPTER_CONFIG, ADAPTER_WEIGHTS} & set(names) | set(tokenizer))
     return sorted({*filter(_is_weights, names), *companions_among(names, code=code)})
 
 
