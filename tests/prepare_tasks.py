@@ -31,6 +31,7 @@ def prepare_folders(
     methods: Sequence[str] = ("linear",),
     tokenizer_source: str | None = None,
     template: str | None = None,
+    config_source: str | None = None,
     trust_remote_code: bool = False,
     lines: dict[str, Lines] = GOOD,
     **objective: Any,
@@ -43,7 +44,7 @@ def prepare_folders(
         [Source(name=name, uri=folder.as_uri()) for name, folder in folders.items()], data, lines, **objective
     )
     options: dict[str, Any] = {"methods": list(methods), "trust_remote_code": trust_remote_code}
-    options |= {"tokenizer_source": tokenizer_source, "chat_template": template}
+    options |= {"tokenizer_source": tokenizer_source, "chat_template": template, "config_source": config_source}
     store = Store(Storage(), data / "cache", trust_remote_code=trust_remote_code)
     return prepare(task.model_copy(update=options), store)
 

@@ -350,6 +350,11 @@ class EvoMergeSpec(Contract):
         description="The winner's chat template, and the candidates': auto (the one most models have), a name as in "
         "mergekit (chatml, llama3, mistral, alpaca, exaone) or a Jinja template. Left out: the first model's own.",
     )
+    config_source: Name | None = Field(
+        None,
+        description="Whose config.json merges have where the models' differ in what they compute, such as the rope "
+        "base, the window or an epsilon: base (spec.base's), or the name of a model. Left out, all must be the same.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the models. Off unless set.")
     storage: Storage = Storage()
     evaluation: Evaluation

@@ -137,12 +137,17 @@ class TokenizerSettings(_Recipe):
         return self.model_copy(update={"tokens": tokens})
 
 
+_NAMING = ("model", "base_model", "config_source")
+
+
 class Recipe(_Recipe):
     """Exactly one of `models` and `slices` is given. What is written is `out_dtype`, or else `dtype`; what is computed
     in is always float32.
 
     `tokenizer_source` gives the result's vocabulary: `union`, `base`, or the name of a model. Without it all models
     must have the same tokens. `chat_template` is a template, the name of one, or `auto`: the one most models have.
+    `config_source`, which mergekit passes over, names the model whose config the result has where those of the models
+    differ in what they compute. Without it they must not.
     """
 
     merge_method: str
@@ -155,6 +160,7 @@ class Recipe(_Recipe):
     tokenizer_source: str | None = None
     tokenizer: TokenizerSettings | None = None
     chat_template: str | None = None
+    config_source: str | None = None
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> "Recipe":
@@ -186,11 +192,13 @@ class Recipe(_Recipe):
             *slices,
             *(source for one in slices for source in one["sources"]),
         ):
-            part.update({key: names.get(part[key], part[key]) for key in ("model", "base_model") if key in part})
+            part.update({key: names.get(part[key], part[key]) for key in _NAMING if key in part})
         recipe, donor = Recipe.model_validate(plain), self.vocabulary
         if recipe.tokenizer is not None:
             recipe = recipe.model_copy(update={"tokenizer": recipe.tokenizer.renamed(names)})
-        return recipe if donor in (None, UNION) else recipe.with_vocabulary(names.get(str(donor), str(donor)))
+        if donor is None or donor in (UNION, BASE_TOKENIZER):
+            return recipe
+        return recipe.with_vocabulary(names.get(donor, donor))
 
     @property
     def merged_models(self) -> list[str]:
@@ -202,9 +210,10 @@ class Recipe(_Recipe):
 
     @property
     def named_models(self) -> list[str]:
-        """Every model that the recipe names, once; the one whose vocabulary the result has is a model too."""
-        donor = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
-        return list(dict.fromkeys([*self.merged_models, *donor]))
+        """Every model that the recipe names, once; those whose vocabulary and config the result has are models too."""
+        donors = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
+        donors += [] if self.config_source is None else [self.config_source]
+        return list(dict.fromkeys([*self.merged_models, *donors]))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, as mergekit's YAML has them."""

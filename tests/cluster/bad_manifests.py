@@ -28,6 +28,7 @@ def good_evomerge(namespace: str, name: str = "good") -> Document:
             ],
             "base": {"uri": "s3://models/base", "adapter": "s3://models/adapter", "license": "apache-2.0"},
             "tokenizerSource": "union",
+            "configSource": "one",
             "trustRemoteCode": True,
             "storage": {
                 "s3": {
@@ -204,6 +205,10 @@ CREATED: list[Case] = [
             {"spec.tokenizerSource": "base", "spec.base": GONE},
             {"spec.models.1.name": "union"},
         )
+    ),
+    *(
+        Case("spec.configSource", "configSource must be base where there is a base, or the name of a model", changes)
+        for changes in ({"spec.configSource": "three"}, {"spec.configSource": "base", "spec.base": GONE})
     ),
     Case("spec.models", "the names of models must differ", {"spec.models.1.name": "one"}),
     Case("spec.models[].name", '"base" means spec.base; choose another name', {"spec.models.1.name": "base"}),
@@ -383,6 +388,8 @@ REPLACED: list[Case] = [
     _forever("tokenizerSource", {"spec.tokenizerSource": "base"}),
     _forever("tokenizerSource", {"spec.tokenizerSource": GONE}),
     _forever("chatTemplate", {"spec.chatTemplate": "chatml"}),
+    _forever("configSource", {"spec.configSource": "two"}),
+    _forever("configSource", {"spec.configSource": GONE}),
     _forever("trustRemoteCode", {"spec.trustRemoteCode": GONE}),
     _forever("evaluation", {"spec.evaluation.threads": 1}),
     _forever("evaluation", {f"{_OBJECTIVE}.extract": GONE}),
@@ -442,6 +449,7 @@ GOOD: dict[str, Changes] = {
         "spec.budget": GONE,
         "spec.worker": GONE,
         "spec.tokenizerSource": GONE,
+        "spec.configSource": GONE,
         "spec.trustRemoteCode": GONE,
         "spec.parallelism": GONE,
         "spec.suspend": GONE,
@@ -481,6 +489,7 @@ GOOD: dict[str, Changes] = {
         for name, value in (("emptyDir", {"sizeLimit": "10Gi"}), ("hostPath", {"path": "/var/cache"}))
     },
     **{f"the tokens of {name}": {"spec.tokenizerSource": name} for name in ("base", "two")},
+    **{f"the config of {name}": {"spec.configSource": name} for name in ("base", "two")},
     "no cache": {"spec.worker.cache": {}},
 }
 """Changes that leave the manifest a good one."""

@@ -4,15 +4,15 @@ import random
 from typing import Any
 
 import pytest
+from evomerge_operator.prepared import make_run
+from evomerge_operator.services.search import Search
 
 from evomerge_contract.report import EvaluateResult, Report
 from evomerge_contract.status import CandidateStatus
 from evomerge_operator import plan
 from evomerge_operator.kube.candidates import candidate_document, finished_status
 from evomerge_operator.plan import BASELINES, Key
-from evomerge_operator.prepared import make_run
 from evomerge_operator.services.act import candidate_spec
-from evomerge_operator.services.search import Search
 from kube_documents import evomerge, known_of, manifest_of, prepared_of
 
 MADE = evomerge()

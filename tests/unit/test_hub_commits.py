@@ -14,7 +14,8 @@ from evomerge_contract.report import PrepareResult
 from evomerge_contract.task import Source
 from evomerge_operator.local.commits import known_commits, remembered
 from evomerge_operator.local.directory import RunDirectory
-from evomerge_operator.prepared import commits, common_fields, make_run, pinned, prepare_task
+from evomerge_operator.plan.proposer import begin_stage
+from evomerge_operator.plan.run import at_commits, commits, default_names, make_run, prepare_task
 from evomerge_operator.recipes import recipe_text
 from evomerge_worker.prepare import prepare
 from evomerge_worker.shards import Checkpoint
@@ -97,9 +98,10 @@ def _manifest() -> EvoMerge:
 
 
 def test_all_tasks_of_a_run_and_its_recipe_name_the_commits() -> None:
-    run = make_run(_manifest(), _found(_manifest()), "file:///r")
+    run = make_run(_manifest(), _found(_manifest()), "file:///r", default_names(_manifest()))
     wanted = (FOUND["hf://team/a"], FOUND["hf://team/x@main"])
-    for source in (common_fields(run)["sources"][0], prepare_task(_manifest(), "file:///r", run.prepared).sources[0]):
+    fields, looked = begin_stage(run, 0).shared_fields(), prepare_task(_manifest(), "file:///r", run.prepared)
+    for source in (fields["sources"][0], looked.sources[0]):
         assert (source.uri, source.adapter) == wanted
     text = recipe_text(run.baselines[0].recipe, run.manifest, Path("/"))
     assert f"team/a@{COMMIT}+team/x@{COMMIT}" in text
@@ -113,5 +115,5 @@ def test_a_run_goes_on_with_the_commits_that_it_began_with(tmp_path: Path) -> No
     directory.facts.write_text(json.dumps({"prepared": _found(_manifest()).wire()}))
     earlier = known_commits(directory)
     assert earlier == FOUND
-    assert pinned(_manifest(), earlier).spec.models[0].uri == FOUND["hf://team/a"]
+    assert at_commits(_manifest(), earlier).spec.models[0].uri == FOUND["hf://team/a"]
     assert commits(remembered(prepared(_manifest()), _manifest(), earlier)) == FOUND

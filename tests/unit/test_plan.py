@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from evomerge_operator.prepared import Run, identity, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -28,7 +29,6 @@ from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.log import RunLog
 from evomerge_operator.local.run import search
 from evomerge_operator.plan import BASELINES, Key, State
-from evomerge_operator.prepared import Run, identity, make_run
 
 Answer = Callable[[EvaluateTask], Report]
 

@@ -19,7 +19,6 @@ from evomerge_contract.candidate import Candidate, GeneLabel
 from evomerge_contract.manifest import EvoMerge, Parameter
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, Interval, RunReport
-from evomerge_contract.text import listing, score, seconds, signed, size
 from evomerge_contract.verdict import verdict_of
 from evomerge_operator.spaces import make_space
 from evomerge_worker.report import render

@@ -145,6 +145,7 @@ def _sources(recipe: Recipe, sources: dict[str, Source | None], mistakes: "Mista
         whole=not recipe.slices,
         in_place=_in_place(recipe, merged),
         vocabulary=recipe.vocabulary,
+        one_config=recipe.config_source is not None,
     )
     check_own_configs(merged, mistakes, evaluated=False)
     _check_recipe(recipe, opened, mistakes)

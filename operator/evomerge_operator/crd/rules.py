@@ -13,7 +13,17 @@ from evomerge_operator.crd.parameters import PARAMETER_RULES, space_rules
 from evomerge_operator.rules import RESERVED_STAGE, REST
 
 NAME_CHARACTERS = 30
-_IMMUTABLE = ("models", "base", "tokenizerSource", "chatTemplate", "trustRemoteCode", "evaluation", "stages", "export")
+_IMMUTABLE = (
+    "models",
+    "base",
+    "tokenizerSource",
+    "chatTemplate",
+    "configSource",
+    "trustRemoteCode",
+    "evaluation",
+    "stages",
+    "export",
+)
 
 
 def _unchanged(field: str) -> Rule:
@@ -56,6 +66,14 @@ def _spec() -> list[Rule]:
             f"tokenizerSource must be {UNION} (then no model may be called so), {BASE} where there is a base, or the "
             "name of a model",
             field=".tokenizerSource",
+        )
+    )
+    rules.append(
+        rule(
+            f"!has(self.configSource) || (self.configSource == '{BASE}' && has(self.base)) || "
+            "self.models.exists(m, m.name == self.configSource)",
+            f"configSource must be {BASE} where there is a base, or the name of a model",
+            field=".configSource",
         )
     )
     for name, method in SEARCHABLE.items():

@@ -156,11 +156,12 @@ def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | Non
         groups=[s.space.groups for s in spec.stages],
         tokenizer_source=spec.tokenizer_source,
         chat_template=spec.chat_template,
+        config_source=spec.config_source,
     )
 
 
 def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
-    """What makes two runs the same: contents, evaluation, stages, vocabulary and template.
+    """What makes two runs the same: contents, evaluation, stages, vocabulary, template and config.
 
     URIs, parallelism and worker settings are never part of it. The order of the models counts: it is that of genes and
     baselines.
@@ -170,7 +171,11 @@ def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
         objective.with_uris({split: found.digest for split, found in prepared.data[objective.name].items()})
         for objective in spec.evaluation.objectives
     ]
-    chosen = {"tokenizerSource": spec.tokenizer_source, "chatTemplate": spec.chat_template}
+    chosen = {
+        "tokenizerSource": spec.tokenizer_source,
+        "chatTemplate": spec.chat_template,
+        "configSource": spec.config_source,
+    }
     return {key: value for key, value in chosen.items() if value is not None} | {
         "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
         "evaluation": spec.evaluation.model_copy(update={"objectives": objectives}).wire(),

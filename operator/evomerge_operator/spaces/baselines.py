@@ -22,7 +22,7 @@ def default_baselines(spec: EvoMergeSpec) -> list[str]:
 def baselines(spec: EvoMergeSpec, dtype: DTypeName, names: Sequence[str] | None = None) -> list[Baseline]:
     """The baselines of these names, in this order; without names the default ones.
 
-    What is merged has the vocabulary and chat template of the search; a model alone is itself, and keeps its own.
+    What is merged has the vocabulary, chat template and config of the search; a model alone keeps its own.
 
     Raises:
         ValueError: there is no baseline of a name.
@@ -70,6 +70,7 @@ def _merged(method: str, spec: EvoMergeSpec, each: Settings, base: str | None, d
         out_dtype=dtype,
         tokenizer_source=spec.tokenizer_source,
         chat_template=spec.chat_template,
+        config_source=spec.config_source,
     )
 
 

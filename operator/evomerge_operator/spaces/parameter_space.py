@@ -34,6 +34,7 @@ class ResolvedParameterSpace:
     genes: tuple[Gene, ...]
     vocabulary: str | None = None
     chat_template: str | None = None
+    config: str | None = None
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe of a genome, with a slice for each layer."""
@@ -47,6 +48,7 @@ class ResolvedParameterSpace:
             out_dtype=self.dtype,
             tokenizer_source=self.vocabulary,
             chat_template=self.chat_template,
+            config_source=self.config,
         )
 
     def _values(self, genome: Genome) -> _Values:
@@ -110,7 +112,7 @@ def make_parameter_space(
         for model in (_genes_of(parameter, models) if name in method.per_model else (None,))
     ]
     base = _base_model(method, models, has_base=spec.base is not None)
-    asked = (spec.tokenizer_source, spec.chat_template)
+    asked = (spec.tokenizer_source, spec.chat_template, spec.config_source)
     return ResolvedParameterSpace(space.method, models, base, dtype, space.parameters, slices, tuple(genes), *asked)
 
 

@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.tokenizer import load_tokenizer
-from evomerge_worker.store.wanted import companions
+from evomerge_worker.store.companions import companions, copy_files
 
 AUTO = "auto"
 """The template that most of the models have; where several have as many, that of the anchor, else of the first."""
 _FILES = ("chat_template.jinja", "chat_template.json")
+_FOLDER = "additional_chat_templates/"
 _TOKENIZER = "tokenizer_config.json"
 
 _CHATML = """\
@@ -111,9 +112,8 @@ def with_template(checkpoint: Checkpoint, template: str, *, code: bool) -> Check
     held = TemporaryDirectory(prefix="evomerge-")
     folder = Path(held.name)
     shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
-    for path in companions(checkpoint.folder, code=code):
-        if path.name not in _FILES:
-            shutil.copyfile(path, folder / path.name)
+    beside = companions(checkpoint.folder, code=code)
+    copy_files(checkpoint.folder, folder, [n for n in beside if n not in _FILES and not n.startswith(_FOLDER)])
     if (folder / _TOKENIZER).is_file():
         settings = json.loads((folder / _TOKENIZER).read_bytes())
         settings.pop("chat_template", None)

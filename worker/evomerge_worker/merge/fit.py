@@ -9,7 +9,7 @@ from pydantic import Field
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import where_of
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.tied import held_heads, ties_head
+from evomerge_worker.shards.tied import held_heads, own_heads, stand_in, tied_embeddings, ties_head
 
 _COMPUTED = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|inv_freq|position_ids)$")
 _KINDS = 8
@@ -94,17 +94,21 @@ def _misfit(source: str, other: str, message: str) -> Misfit:
     return Misfit(path=where_of(source), message=message, source=source, other=other)
 
 
-def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: Misfits) -> tuple[list[str], list[str]]:
-    """The result's tensors before and after the layers: those of `anchor`, which all `sources` must have.
+def outside_tensors(
+    anchor: Checkpoint, first: Iterable[Checkpoint], last: Iterable[Checkpoint], misfits: Misfits
+) -> tuple[list[str], list[str]]:
+    """The result's tensors before and after the layers: those of `anchor`, which all sources must have.
 
-    A head that is tied to the embeddings, and a copy of them wherever it is held, is left out: merged by itself it
-    would no longer be one. So is what some lack and the others have as a copy of another tensor, or what every version
-    of transformers computes by itself. An untied anchor needs its head.
+    `first` and `last` are the sources at both ends. A head that is tied to the embeddings, and a copy of them wherever
+    it is held, is left out: merged by itself it would no longer be one. Where one of `last` has a head of its own, the
+    result has one, and those that tie theirs take part with their embeddings. Left out is also what some lack and the
+    others have as a copy of another tensor, or what every version of transformers computes by itself.
     """
     before, after = anchor.layout.before, anchor.layout.after
-    sources = list(sources)
+    heads = own_heads(last) if tied_embeddings(anchor) is not None else set()
+    sources = list({source.name: source for source in (*first, *last)}.values())
     tied = held_heads(anchor)
-    wanted = {*before, *after} - {
+    wanted = {*before, *after, *heads} - {
         name for name in tied if all(name not in source or name in held_heads(source) for source in sources)
     }
     for source in sources:
@@ -112,14 +116,19 @@ def outside_tensors(anchor: Checkpoint, sources: Iterable[Checkpoint], misfits: 
         for name in sorted(wanted - held):
             if is_computed(name) or (name in anchor.copies and ties_head(anchor.config)):
                 wanted.discard(name)
-            else:
+            elif stand_in(source, name, _shape(name, anchor, *sources)) == name:
                 message = f"lacks {{tensor}}, which {anchor.name} has"
                 misfits.add(source.name, name, message, anchor.name, first=_FETCH)
         for name in sorted(held - {*before, *after}):
-            if name not in source.copies and not is_computed(name):
+            stands = stand_in(anchor, name, source.shape(name)) != name
+            if name not in source.copies and not is_computed(name) and not stands:
                 message = f"has {{tensor}}, which {anchor.name} lacks"
                 misfits.add(source.name, name, message, anchor.name, first=_DELETE)
-    return [n for n in before if n in wanted], [n for n in after if n in wanted]
+    return [n for n in before if n in wanted], [n for n in (*after, *sorted(heads)) if n in wanted]
+
+
+def _shape(name: str, *checkpoints: Checkpoint) -> tuple[int, ...]:
+    return next(checkpoint.shape(name) for checkpoint in checkpoints if name in checkpoint)
 
 
 def check_layer(anchor: Checkpoint, layer: int, source: Checkpoint, its_layer: int, misfits: Misfits) -> None:

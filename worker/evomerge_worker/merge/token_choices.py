@@ -8,7 +8,7 @@ from evomerge_worker.errors import InputError
 from evomerge_worker.merge.rows import Choice
 from evomerge_worker.merge.tokens import Tokens, quoted
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.token_rows import token_rows
+from evomerge_worker.shards.config_parts import token_rows
 
 
 def chosen_rows(

@@ -17,6 +17,8 @@ from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, Prep
 from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import WorkerError
 from evomerge_worker.merge.chat_template import template_mistake
+from evomerge_worker.merge.names import Names
+from evomerge_worker.merge.slices import anchor_of
 from evomerge_worker.prepare.architecture import check_own_configs
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
@@ -63,7 +65,7 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
             one = pin(found.checkpoint, source.digest, code=task.trust_remote_code)
             pinned.append(one.model_copy(update={"commits": _commits(asked, source)}))
     mistakes.raise_any(order=[source.where for source in opened])
-    layout = next(_layouts(opened))
+    layout = next(_layouts(task, opened))
     return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})
 
 
@@ -89,21 +91,25 @@ def _look(
         mistakes.found.append(Problem(path="spec.chatTemplate", message=message))
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     pool_first = sorted(opened, key=lambda source: source.name == BASE)
-    check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source)
+    check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source, one_config=task.config_source is not None)
     check_own_configs(opened, mistakes, evaluated=True)
     mistakes.found += _misplaced(task, opened)
     reader = reader_of(opened, mistakes, _of_all(task), code=task.trust_remote_code, batch_size=task.batch_size)
     return opened, prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
 
 
-def _layouts(opened: list[Opened]) -> Iterator[Layout]:
-    """Of the models of the pool, as far as they are known."""
-    return (source.checkpoint.layout for source in opened if source.checkpoint is not None and source.name != BASE)
+def _layouts(task: PrepareTask, opened: list[Opened]) -> Iterator[Layout]:
+    """Of the models of the pool, as far as they are known, under the names that results have."""
+    checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+    anchor = checkpoints.get(anchor_of(_of_all(task)))
+    for name, checkpoint in checkpoints.items():
+        if name != BASE:
+            yield (checkpoint if anchor is None else Names().under(anchor, checkpoint)).layout
 
 
 def _misplaced(task: PrepareTask, opened: list[Opened]) -> list[Problem]:
     """A problem for every way of grouping that the first model with a layout has no place for."""
-    layout = next(_layouts(opened), None)
+    layout = next(_layouts(task, opened), None)
     if layout is None:
         return []
     return [
@@ -123,6 +129,7 @@ def _of_all(task: PrepareTask) -> Recipe:
         base_model=BASE if needed else None,
         tokenizer_source=task.tokenizer_source,
         chat_template=task.chat_template,
+        config_source=task.config_source,
     )
 
 

@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.layers import LEADING, no_configuration
+from evomerge_worker.store.companions import settings
 from evomerge_worker.store.index import POINTER, is_pointer
-from evomerge_worker.store.wanted import companions
 
 _HARMLESS = re.compile(
     r"_.*|architectures|model_type|transformers_version|auto_map|.*dtype"  # names, versions, number formats
@@ -91,7 +91,7 @@ def unread_companions(folder: Path, where: str) -> list[Problem]:
 
     transformers takes all settings for one; reading tokenizer.json tells of that one by itself.
     """
-    files = [path for path in companions(folder, code=False) if path.name != _TOKENIZER]
+    files = [path for path in settings(folder, code=False) if path.name != _TOKENIZER]
     told = {path.name: POINTER for path in files if is_pointer(path)}
     for path in files:
         if path.suffix == ".json" and _object(path) is None:
@@ -99,17 +99,26 @@ def unread_companions(folder: Path, where: str) -> list[Problem]:
     return [Problem(path=where, message=f"{name} {reason}") for name, reason in told.items()]
 
 
-def differences(config: Any, other: Any, other_name: str, *, in_place: bool = True) -> Iterator[str]:
-    """Where `config` computes differently from `other`, a sentence each; another architecture is one difference.
+class Difference(NamedTuple):
+    """A field in which two configurations differ, in words; `of_tensors`: it says what the tensors are."""
+
+    sentence: str
+    of_tensors: bool
+
+
+def differences(config: Any, other: Any, other_name: str, *, in_place: bool = True) -> Iterator[Difference]:
+    """Where `config` computes differently from `other`; another architecture is one difference.
 
     `in_place`: each layer is merged with the layers of its number.
     """
     if config.model_type != other.model_type:
-        yield f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
+        told = f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
+        yield Difference(told, of_tensors=True)
         return
     for field, ours, theirs in _differing(config, other, in_place):
         one, two = _shown_apart(ours, theirs)
-        yield f"{field} is {one}, but {two} in {other_name}"
+        told = f"{field} is {one}, but {two} in {other_name}"
+        yield Difference(told, of_tensors=bool(_SIZE.fullmatch(field)))
 
 
 def other_sizes(config: Any, other: Any) -> bool:
@@ -129,6 +138,8 @@ def _differing(config: Any, other: Any, in_place: bool) -> Iterator[tuple[str, o
         of_layers = field in LEADING or (_LAYERS.search(field) and isinstance(one, list))
         if of_layers and not (in_place and of_one_depth):
             continue
+        if field == "tie_word_embeddings" and not getattr(config, "is_encoder_decoder", False):
+            continue  # what the head is, its tensors tell
         if not _same(field, one, two):
             yield field, one, two
 

@@ -24,6 +24,7 @@ from evomerge_worker.store.cache import Arrived, cached_folder
 from evomerge_worker.store.wanted import check_listing, wanted
 
 _URI = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<commit>.*))?")
+_VERSION = 2  # of what is wanted of a model: another number is another key in the cache
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -50,8 +51,10 @@ def fetch_model(uri: str, where: str, cache: Path, *, code: bool, adapter: bool)
         if torn := [name for name, size in listed().items() if (part / name).stat().st_size != size]:
             raise StorageError.at(where, f"{uri}: {torn[0]} did not come whole; try again")
 
-    kind = {"adapter": True} if adapter else {"code": code}
-    key = digest_of({"hub": constants.ENDPOINT, "repo": repo, "commit": commit} | kind).removeprefix("sha256:")
+    kind: dict[str, object] = {"adapter": True} if adapter else {"code": code}
+    key = digest_of(
+        {"hub": constants.ENDPOINT, "repo": repo, "commit": commit, "version": _VERSION} | kind
+    ).removeprefix("sha256:")
     return cached_folder(cache, key, lambda: sum(listed().values()), fill)
 
 
