@@ -33,13 +33,11 @@ def first_job_create(search: Search, after: datetime) -> datetime:
 
 
 def writes_about(search: Search) -> list[datetime]:
-    """When its operators wrote to a search, or to a child of it, in the order of the log."""
-    of_search = (search.name, f"{search.name}-")
-    return [
-        _received(entry)
-        for entry in _of_operators(search.cluster, search.namespace)
-        if (name := entry["objectRef"].get("name") or "") == of_search[0] or name.startswith(of_search[1])
-    ]
+    """When anybody wrote to a search or to what belongs to it, as the operator, the scheduler and the kubelet do."""
+    entries = (entry for entry in search.cluster.audit() if _is_write(entry) and "objectRef" in entry)
+    about = (entry for entry in entries if entry["objectRef"].get("namespace") == search.namespace)
+    names = ((entry["objectRef"].get("name") or "", entry) for entry in about)
+    return sorted(_received(e) for name, e in names if name == search.name or name.startswith(f"{search.name}-"))
 
 
 def unheld_writes(cluster: Cluster, namespace: str) -> tuple[list[str], int]:

@@ -1,68 +1,69 @@
 """What happens next for an EvoMerge, decided from what is known of it."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from evomerge_contract.candidate import Candidate
-from evomerge_contract.report import ConcludeResult, EvaluateResult, Report
+from candidate_pages import document_of, settled
+from evomerge_contract.report import ConcludeResult, SelectResult, SelectRow
 from evomerge_contract.status import CandidateStatus
-from evomerge_operator import plan
-from evomerge_operator.kube.candidates import candidate_document, finished_status
-from evomerge_operator.plan import BASELINES, Key, Start
-from evomerge_operator.services.act import candidate_spec
+from evomerge_operator.kube.candidates import finished_status
+from evomerge_operator.plan.next import next_keys
+from evomerge_operator.plan.proposer import Start
+from evomerge_operator.plan.run import BASELINES, Key
 from evomerge_operator.services.decide import (
     Delete,
     Fail,
-    Rest,
+    Idle,
     RunStep,
     StartCandidates,
     Suspend,
     Wait,
     decide,
+    log_too_large,
     refusal,
 )
 from evomerge_operator.services.known import Known
+from evomerge_operator.services.live_run import LiveRun
 from kube_documents import NOW, evomerge, job, known_of, manifest_of, time
+from one_look import InOneProcess
 
 CONCLUSION = ConcludeResult(winner=0, select=[], test=[], test_items=10, best_source="a", beats_best_source=False)
+SELECTED = SelectResult(ranked=[SelectRow(index=0, fitness=0.5, score=0.5)])
 
 
-def searching(status: dict[str, Any] | None = None, **spec: Any) -> Known:
-    return known_of(evomerge(status, **spec), searching=True)
+def searching(status: dict[str, Any] | None = None, *, pinned: bool = True, **spec: Any) -> Known:
+    return known_of(evomerge(status, **spec), searching=True, pinned=pinned)
+
+
+def live_run(known: Known) -> LiveRun:
+    assert known.live is not None
+    return known.live
 
 
 def asked(known: Known, count: int) -> list[Start]:
     """The next starts, taken over as MergeCandidates."""
-    assert known.search is not None
-    starts = plan.next_starts(known.search.run, known.search.state(set()), count)
+    live = live_run(known)
+    starts = asyncio.run(live.planned(next_keys(live.run, set(), count), InOneProcess(), "me"))
     for start in starts:
-        if start.key not in known.search.open:
-            known.search.take(stored(known, start, {}))
+        if start.key not in live.open:
+            take(known, start, CandidateStatus())
     return starts
 
 
-def stored(known: Known, start: Start, status: dict[str, Any]) -> dict[str, Any]:
-    """The MergeCandidate of a start, as the API server has it."""
-    assert known.search is not None
-    made = candidate_document(known.parent, candidate_spec(known.search, start))
-    made["metadata"] |= {"uid": "u", "resourceVersion": "1"}
-    return made | {"status": status}
+def take(known: Known, start: Start, status: CandidateStatus) -> None:
+    """See the MergeCandidate of a start, unfinished, as the API server has it."""
+    live_run(known).saw(start.key, document_of(known, live_run(known), start), status, None)
 
 
 def finish(known: Known, start: Start, score: float | None = 0.5) -> None:
     """Tell the end of a start: its score, or that it failed."""
-    search = known.search
-    assert search is not None
-    fields: dict[str, Any] = {"outcome": "Failed", "reason": "Error", "message": "no"}
-    if score is not None:
-        fields = {"outcome": "Succeeded", "evaluate": EvaluateResult(scores={"sums": score})}
-    report = Report(task=start.task.digest, kind="evaluate", **fields)
-    state = plan.State(search.finished, search.genomes, search.fitness, {start.key: 1}, set())
-    candidate = plan.settle(search.run, state, start, report)
-    assert isinstance(candidate, Candidate)
-    search.take(stored(known, start, finished_status(candidate, CandidateStatus(), "s3://out").wire()))
+    live = live_run(known)
+    candidate = settled(live, start, score)
+    status = finished_status(candidate, CandidateStatus(), "s3://out")
+    live.saw(start.key, document_of(known, live, start, status.wire()), status, candidate)
 
 
 def finish_all(known: Known, score: float | None = 0.5) -> None:
@@ -75,12 +76,12 @@ def finish_all(known: Known, score: float | None = 0.5) -> None:
     ("status", "spec", "expected"),
     [
         ({}, {"suspend": True}, Suspend()),
-        ({"phase": "Succeeded", "exported": "s3://out/tiny"}, {"suspend": True}, Rest()),
-        ({"phase": "Failed", "observedGeneration": 1}, {}, Rest()),
+        ({"phase": "Succeeded", "exported": "s3://out/tiny"}, {"suspend": True}, Idle()),
+        ({"phase": "Failed", "observedGeneration": 1}, {}, Idle()),
         ({"phase": "Failed", "observedGeneration": 0}, {}, RunStep("prepare")),  # edited since
         ({"phase": "Succeeded", "finishedAt": time(-60)}, {"ttlSecondsAfterFinished": 60}, Delete()),
-        ({"phase": "Succeeded", "finishedAt": time(-59)}, {"ttlSecondsAfterFinished": 60}, Rest()),
-        ({"phase": "Succeeded", "finishedAt": time(-59)}, {}, Rest()),
+        ({"phase": "Succeeded", "finishedAt": time(-59)}, {"ttlSecondsAfterFinished": 60}, Idle()),
+        ({"phase": "Succeeded", "finishedAt": time(-59)}, {}, Idle()),
         ({}, {}, RunStep("prepare")),
     ],
 )
@@ -91,7 +92,7 @@ def test_before_and_after_the_search(status: dict[str, Any], spec: dict[str, Any
 def test_what_is_being_deleted_is_left_alone() -> None:
     made = evomerge()
     made["metadata"]["deletionTimestamp"] = time(0)
-    assert decide(known_of(made), NOW) == Rest()
+    assert decide(known_of(made), NOW) == Idle()
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_what_is_being_deleted_is_left_alone() -> None:
         ({"steps": {"prepare": {"disruptions": 4}}}, {"budget": {"disruptions": 3}}, "TooManyDisruptions"),
         ({"steps": {"prepare": {"disruptions": 3}}}, {"budget": {"disruptions": 3}}, None),
         ({"steps": {"export": {"failures": 2}}}, {}, "ExportFailed"),
+        ({"steps": {"select": {"failures": 2}}}, {}, "SelectFailed"),
         ({"steps": {"conclude": {"failures": 1, "disruptions": 1, "waits": 9}}}, {}, None),
     ],
 )
@@ -126,7 +128,7 @@ def test_free_slots_are_filled_baselines_first() -> None:
     known = searching(parallelism=4)
     decision = decide(known, NOW)
     assert isinstance(decision, StartCandidates)
-    assert [batch[0].key for batch in decision.batches] == [
+    assert [batch[0] for batch in decision.batches] == [
         *(Key(BASELINES, index) for index in range(3)),
         Key("ps", 0),
     ]
@@ -139,7 +141,7 @@ def test_running_candidates_are_not_started_again_and_take_their_slots() -> None
     known.saw_job(job(known, BASELINES, 0), deleted=False)
     decision = decide(known, NOW)
     assert isinstance(decision, StartCandidates)
-    assert [batch[0].key for batch in decision.batches] == [Key(BASELINES, 1)]
+    assert [batch[0] for batch in decision.batches] == [Key(BASELINES, 1)]
     known.saw_job(job(known, BASELINES, 1, uid="job-2"), deleted=False)
     assert decide(known, NOW) == Wait()
 
@@ -161,11 +163,10 @@ def test_nothing_starts_while_starts_back_off() -> None:
 def test_candidates_of_one_stage_share_pods_and_one_that_failed_goes_alone() -> None:
     known = searching(parallelism=3, worker={"candidatesPerPod": 4})
     (first,) = asked(known, 1)
-    assert known.search is not None
-    known.search.take(stored(known, first, {"attempts": 1, "failures": 1}))
+    take(known, first, CandidateStatus(attempts=1, failures=1))
     decision = decide(known, NOW)
     assert isinstance(decision, StartCandidates)
-    assert [[(s.key.stage, s.key.index) for s in batch] for batch in decision.batches] == [
+    assert [[(key.stage, key.index) for key in batch] for batch in decision.batches] == [
         [(BASELINES, 0)],
         [(BASELINES, 1), (BASELINES, 2)],
         [("ps", 0), ("ps", 1), ("ps", 2), ("ps", 3)],
@@ -198,17 +199,39 @@ def test_a_search_without_any_score_has_nothing_to_conclude() -> None:
     assert decision.reason == "NoCandidateScored"
 
 
-def test_a_complete_search_is_concluded_and_then_exported_one_job_at_a_time() -> None:
+def test_a_complete_search_is_selected_from_concluded_and_then_exported_one_job_at_a_time() -> None:
     known = searching(budget={"deadline": "1h"})
     finish_all(known)
-    assert decide(known, NOW) == RunStep("conclude")
-    known.saw_job(job(known, "conclude", None), deleted=False)
-    assert decide(known, NOW) == Wait()
-    known.drop_job("tiny-11112222-conclude-a1")
-    known.status = known.status.model_copy(update={"conclusion": CONCLUSION})
+    for step, result in (("select", {"selected": SELECTED}), ("conclude", {"conclusion": CONCLUSION})):
+        assert decide(known, NOW) == RunStep(step)
+        known.saw_job(job(known, step, None, uid=step), deleted=False)
+        assert decide(known, NOW) == Wait()
+        known.drop_job(f"tiny-11112222-{step}-a1")
+        known.status = known.status.model_copy(update=result)
     assert decide(known, NOW) == RunStep("export")
     known.status = known.status.model_copy(update={"exported": "s3://out/tiny", "active_seconds": 1e9})
     assert decide(known, NOW) == Wait(), "neither a second export nor an end by a deadline"
+
+
+def test_a_search_from_before_baselines_were_pinned_is_concluded_without_being_selected_from() -> None:
+    known = searching(pinned=False)
+    finish_all(known)
+    assert decide(known, NOW) == RunStep("conclude")
+    known.status = known.status.model_copy(update={"conclusion": CONCLUSION})
+    assert decide(known, NOW) == RunStep("export")
+
+
+@pytest.mark.parametrize(
+    ("genes", "candidates", "fits"),
+    [(4288, 12_800, True), (4288, 31_000, False), (1000, 40_000, True), (1000, 50_000, False), (32, 390_000, True)],
+)
+def test_a_log_of_more_than_512_mib_is_refused(genes: int, candidates: int, fits: bool) -> None:
+    """The paper's data-flow search, 12,800 candidates of 4,288 genes, fits."""
+    run = live_run(searching()).run
+    run.stage.genes *= genes // len(run.stage.genes)
+    spec = run.stage.stage
+    run.stage.stage = spec.model_copy(update={"search": spec.search.model_copy(update={"candidates": candidates})})
+    assert (log_too_large(run) is None) == fits
 
 
 @pytest.mark.parametrize(

@@ -1,95 +1,35 @@
 """The planner, driven by the real loop of `evomerge run` over simulated workers: any durations, any number of workers
 and a kill at any moment give the same candidates, genomes and log, bit for bit."""
 
-import heapq
 import math
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from evomerge_operator.prepared import Run, identity, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from begun import begun
 from documents import document, prepared, stage
 from evomerge_contract.answers import failure
-from evomerge_contract.candidate import Candidate
+from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.methods import METHODS
-from evomerge_contract.report import EvaluateResult, Problem, Report
-from evomerge_contract.task import ConcludeTask, EvaluateTask, Task, mask_seeds
-from evomerge_operator import plan
+from evomerge_contract.report import EvaluateResult, Problem, Report, SelectResult, SelectRow
+from evomerge_contract.task import ConcludeTask, EvaluateTask, SelectTask, mask_seeds
 from evomerge_operator.errors import InputError, RunError, TryAgainError
-from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.log import RunLog
-from evomerge_operator.local.run import search
-from evomerge_operator.plan import BASELINES, Key, State
-
-Answer = Callable[[EvaluateTask], Report]
-
-
-class Killed(Exception):
-    """The simulated end of the process."""
-
-
-class SimulatedWorkers:
-    """Carries out tasks in simulated time; durations are drawn from `random`."""
-
-    def __init__(self, workers: int, random: Random, answer: Answer, kill_after: int | None = None) -> None:
-        self._workers, self._random, self._answer, self._left = workers, random, answer, kill_after
-        self._now, self._order = 0.0, 0
-        self._running: list[tuple[float, int, EvaluateTask]] = []
-        self.busiest = 0
-
-    @property
-    def idle(self) -> int:
-        return self._workers - len(self._running)
-
-    def start(self, task: Task) -> None:
-        assert isinstance(task, EvaluateTask)
-        assert self.idle > 0
-        self._order += 1
-        duration = self._random.choice([0.1, 1.0, self._random.expovariate(1.0)])
-        heapq.heappush(self._running, (self._now + duration, self._order, task))
-        self.busiest = max(self.busiest, len(self._running))
-
-    def wait(self) -> list[tuple[Task, Report]]:
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
-                raise Killed
-        self._now, _, task = heapq.heappop(self._running)
-        return [(task, self._answer(task))]
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_: None
-
-
-def quality(task: EvaluateTask) -> float:
-    """A smooth score of a recipe: 1 where every weight is 0.75."""
-    plain = task.recipe.plain()
-    entries = plain.get("models") or [s for part in plain["slices"] for s in part["sources"]]
-    values = [v for e in entries for v in _numbers(e.get("parameters") or {})]
-    return 1.0 - sum((v - 0.75) ** 2 for v in values) / len(values)
-
-
-def _numbers(parameters: dict[str, Any]) -> list[float]:
-    flat = [f["value"] for v in parameters.values() if isinstance(v, list) for f in v]
-    return flat + [v for v in parameters.values() if not isinstance(v, list)]
-
-
-def scored(task: EvaluateTask) -> Report:
-    result = EvaluateResult(scores={"sums": quality(task)})
-    return Report(task=task.digest, kind="evaluate", outcome="Succeeded", evaluate=result, seconds={"total": 1.0})
+from evomerge_operator.local.search import search
+from evomerge_operator.plan.finish import conclude_task, finalists, scored_baselines, select_task
+from evomerge_operator.plan.next import next_keys
+from evomerge_operator.plan.proposer import Proposer, Start
+from evomerge_operator.plan.run import BASELINES, Key, Run, default_names, identity
+from simulated_workers import Answer, Killed, Silent, SimulatedWorkers, scored
 
 
 def failing(share: int) -> Answer:
@@ -103,25 +43,32 @@ def failing(share: int) -> Answer:
     return answer
 
 
-def make(algorithm: str = "GA", candidates: int = 30, lag: int = 5, failures: int = 100, **search: Any) -> Run:
+def make(
+    algorithm: str = "GA", candidates: int = 30, lag: int = 5, failures: int = 100, **search: Any
+) -> tuple[Run, Proposer]:
     one = stage(groups={"layers": 2}, algorithm=algorithm, candidates=candidates, lag=lag, seed=3, **search)
     manifest = EvoMerge.model_validate(document(stages=[one], budget={"failures": failures}))
-    return make_run(manifest, prepared(manifest), "file:///reports")
+    return begun(manifest)
 
 
-def run_through(run: Run, folder: Path, workers: SimulatedWorkers) -> dict[Key, Candidate]:
-    directory = RunDirectory(folder)
-    directory.reports.mkdir(exist_ok=True)
-    log = RunLog(directory.log, identity(run.manifest, run.prepared))
+def run_through(made: tuple[Run, Proposer], folder: Path, workers: SimulatedWorkers) -> Run:
+    """Search in the directory `folder`, from what its log holds."""
+    run, proposer = made
+    log = open_log(run, folder)
     try:
-        return search(workers, run, log, directory, Silent())
+        search(workers, run, proposer, log, deque(log.found), Silent())
     finally:
         log.close()
+    return run
 
 
-def reference(run: Run, answer: Answer) -> bytes:
+def open_log(run: Run, folder: Path) -> RunLog:
+    return RunLog(folder / "log.jsonl", identity(run.manifest, run.prepared), default_names(run.manifest))
+
+
+def reference(made: tuple[Run, Proposer], answer: Answer) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        run_through(run, Path(folder), SimulatedWorkers(1, Random(0), answer))
+        run_through(made, Path(folder), SimulatedWorkers(1, Random(0), answer))
         return (Path(folder) / "log.jsonl").read_bytes()
 
 
@@ -154,30 +101,40 @@ def test_every_slot_is_used_while_a_genome_can_be_asked(tmp_path: Path) -> None:
     assert workers.busiest == 4
 
 
-def test_no_more_than_lag_candidates_run_at_once(tmp_path: Path) -> None:
-    run = make(candidates=40, lag=3)
-    finished = {Key(BASELINES, i): _finished(run, Key(BASELINES, i), 0.5) for i in range(3)}
-    starts = plan.next_starts(run, State(finished, [], [], {}, set()), slots=10)
-    assert [s.key.index for s in starts] == [0, 1, 2]
+def test_no_more_than_lag_candidates_run_at_once() -> None:
+    run, _ = make(candidates=40, lag=3)
+    finish(run, BASELINES, [0.5] * 3)
+    assert [key.index for key in next_keys(run, set(), slots=10)] == [0, 1, 2]
 
 
-def _finished(run: Run, key: Key, fitness: float | None, genome: tuple[float, ...] | None = None) -> Candidate:
+def _finished(run: Run, key: Key, fitness: float | None, genome: Genome | None = None) -> Candidate:
     return Candidate(
         stage=key.stage,
         index=key.index,
         genome=genome,
         recipe_digest="sha256:" + f"{key.index:064d}",
-        algorithm=run.search.version,
+        algorithm=run.stage.version,
         outcome="Failed" if fitness is None else "Succeeded",
         fitness=fitness,
+        scores={} if fitness is None else {"sums": fitness},
     )
 
 
+def finish(run: Run, stage: str, fitness: Sequence[float | None]) -> None:
+    """The first candidates of a sequence are finished with these fitnesses; None: failed."""
+    for index, value in enumerate(fitness):
+        run.progress(stage).finish(_finished(run, Key(stage, index), value))
+
+
+def first_start(made: tuple[Run, Proposer]) -> Start:
+    run, proposer = made
+    [start] = proposer.starts(next_keys(run, set(), slots=1), {})
+    return start
+
+
 def test_the_log_begins_with_the_baselines_and_follows_the_index(tmp_path: Path) -> None:
-    run = make(candidates=10)
-    run_through(run, tmp_path, SimulatedWorkers(4, Random(2), scored))
-    log = RunLog(tmp_path / "log.jsonl", identity(run.manifest, run.prepared))
-    assert [(c.stage, c.index) for c in log.candidates] == [(BASELINES, i) for i in range(3)] + [
+    run = run_through(make(candidates=10), tmp_path, SimulatedWorkers(4, Random(2), scored))
+    assert [(c.stage, c.index) for c in open_log(run, tmp_path).found] == [(BASELINES, i) for i in range(3)] + [
         ("ps", k) for k in range(10)
     ]
 
@@ -194,10 +151,11 @@ def test_a_failure_is_tried_once_more_and_then_stands(tmp_path: Path) -> None:
             return scored(task)
         return failure(task, "Crashed", "signal 9")
 
-    finished = run_through(make(candidates=6), tmp_path, SimulatedWorkers(2, Random(0), flaky))
-    assert finished[Key("ps", 2)].outcome == "Succeeded"
-    assert finished[Key("ps", 2)].attempts == 2
-    lost = finished[Key("ps", 4)]
+    run = run_through(make(candidates=6), tmp_path, SimulatedWorkers(2, Random(0), flaky))
+    finished = run.stage.progress.finished
+    assert finished[2].outcome == "Succeeded"
+    assert finished[2].attempts == 2
+    lost = finished[4]
     assert (lost.outcome, lost.reason, lost.message, lost.fitness) == ("Failed", "Crashed", "signal 9", None)
 
 
@@ -215,11 +173,10 @@ def test_a_score_that_is_not_finite_fails_at_once(tmp_path: Path) -> None:
 
 
 def test_more_failures_than_the_budget_end_the_run_with_the_reasons(tmp_path: Path) -> None:
-    run = make(candidates=30, failures=2)
     with pytest.raises(
         RunError, match=r"3 candidates failed \(3 OutOfMemory\), more than spec\.budget\.failures \(2\)"
     ):
-        run_through(run, tmp_path, SimulatedWorkers(1, Random(0), failing(share=1)))
+        run_through(make(candidates=30, failures=2), tmp_path, SimulatedWorkers(1, Random(0), failing(share=1)))
 
 
 def test_wrong_input_ends_the_run_and_storage_that_is_away_asks_to_try_again(tmp_path: Path) -> None:
@@ -235,43 +192,43 @@ def test_wrong_input_ends_the_run_and_storage_that_is_away_asks_to_try_again(tmp
 
 
 def test_finalists_are_the_best_five_different_recipes_and_ties_go_to_the_earlier() -> None:
-    run = make(candidates=10)
-    genomes = [tuple(0.1 * k for _ in run.space.genes) for k in range(10)]
-    fitness = [0.5, 0.9, None, 0.9, 0.1, 0.9, 0.7, 0.2, 0.8, 0.8]
-    finished = {
-        Key("ps", k): _finished(run, Key("ps", k), f, g) for k, (f, g) in enumerate(zip(fitness, genomes, strict=True))
-    }
+    run, proposer = make(candidates=10)
+    finish(run, "ps", [0.5, 0.9, None, 0.9, 0.1, 0.9, 0.7, 0.2, 0.8, 0.8])
+    finished = run.stage.progress.finished
     # Candidate 5 has the recipe of candidate 3.
-    finished[Key("ps", 5)] = replace_digest(finished[Key("ps", 5)], finished[Key("ps", 3)].recipe_digest)
-    assert [(f.index, f.fitness) for f in plan.finalists(run, finished)] == [
-        (1, 0.9),
-        (3, 0.9),
-        (8, 0.8),
-        (9, 0.8),
-        (6, 0.7),
-    ]
-
-
-def replace_digest(candidate: Candidate, digest: str) -> Candidate:
-    return candidate.model_copy(update={"recipe_digest": digest})
+    finished[5] = finished[5].model_copy(update={"recipe_digest": finished[3].recipe_digest})
+    chosen = finalists(proposer, finished)
+    assert chosen == [1, 3, 8, 9, 6]
+    genomes = [tuple(0.1 * index for _ in run.stage.genes) for index in range(10)]
+    candidates = [finished[i].model_copy(update={"genome": genomes[i]}) for i in chosen]
+    task = select_task(proposer, candidates)
+    assert [(f.index, f.fitness) for f in task.finalists] == [(1, 0.9), (3, 0.9), (8, 0.8), (9, 0.8), (6, 0.7)]
+    assert [f.recipe for f in task.finalists] == [proposer.space.decode(genomes[i]) for i in chosen]
+    assert conclude_task(proposer, candidates, None, []).finalists == task.finalists
 
 
 def test_no_candidate_that_succeeded_is_said_plainly() -> None:
-    run = make(candidates=2)
-    finished = {Key("ps", k): _finished(run, Key("ps", k), None, (0.1,) * 8) for k in range(2)}
+    run, proposer = make(candidates=2)
+    finish(run, "ps", [None, None])
     with pytest.raises(RunError, match="no candidate succeeded"):
-        plan.finalists(run, finished)
+        finalists(proposer, run.stage.progress.finished)
 
 
 def test_a_failed_baseline_is_left_out_of_the_conclusion() -> None:
-    run = make(candidates=1)
-    finished = {Key(BASELINES, i): _finished(run, Key(BASELINES, i), None if i == 1 else 0.5) for i in range(3)}
-    finished[Key("ps", 0)] = _finished(run, Key("ps", 0), 0.5, tuple(0.5 for _ in run.space.genes))
-    assert [b.name for b in plan.conclude_task(run, finished).baselines] == ["a", "plain average"]
+    made = make(candidates=1)
+    finish(made[0], BASELINES, [0.5, None, 0.5])
+    assert [b.name for b in concluded(made, None).baselines] == ["a", "plain average"]
+
+
+def concluded(made: tuple[Run, Proposer], selected: SelectResult | None) -> ConcludeTask:
+    """The end of a run whose only finalist is candidate 0."""
+    run, proposer = made
+    chosen = [_finished(run, Key("ps", 0), 0.5, tuple(0.5 for _ in run.stage.genes))]
+    return conclude_task(proposer, chosen, selected, scored_baselines(run))
 
 
 def test_identity_holds_contents_and_the_search_but_no_places_or_worker_settings() -> None:
-    manifest = make().manifest
+    manifest = make()[0].manifest
     moved = manifest.spec.model_copy(
         update={
             "models": [m.model_copy(update={"uri": "s3://elsewhere/x"}) for m in manifest.spec.models],
@@ -284,16 +241,15 @@ def test_identity_holds_contents_and_the_search_but_no_places_or_worker_settings
     faster = manifest.spec.evaluation.model_copy(update={"threads": 2})
     other = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"evaluation": faster})})
     assert identity(other, found) != same
-    for choice in ({"tokenizer_source": "union"}, {"chat_template": "auto"}):
-        chosen = manifest.model_copy(update={"spec": manifest.spec.model_copy(update=choice)})
-        assert identity(chosen, found) != same
-    assert not {"tokenizerSource", "chatTemplate"} & same.keys()  # runs from before they were there go on
+    united = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"tokenizer_source": "union"})})
+    assert identity(united, found) != same
+    assert "tokenizerSource" not in same  # runs from before it was there go on
 
 
 def test_the_digest_of_a_task_does_not_depend_on_places_limits_or_trace() -> None:
-    run = make()
-    start = plan.next_starts(run, State({}, [], [], {}, set()), slots=1)[0]
-    elsewhere = plan.next_starts(replace(run, report_dir="file:///elsewhere"), State({}, [], [], {}, set()), slots=1)[0]
+    start = first_start(make())
+    elsewhere = first_start(begun(make()[0].manifest, report_dir="file:///elsewhere"))
+    assert elsewhere.task.report_dir != start.task.report_dir
     assert start.task.digest == elsewhere.task.digest
     assert start.task.model_copy(update={"batch_size": 7}).digest != start.task.digest
 
@@ -322,12 +278,12 @@ def odd(scores: dict[str, float]) -> Answer:
 def test_a_report_that_makes_no_sense_costs_its_candidate_only(
     scores: dict[str, float], reason: str, tmp_path: Path
 ) -> None:
-    finished = run_through(make(candidates=4), tmp_path, SimulatedWorkers(1, Random(0), odd(scores)))
-    assert [finished[Key("ps", k)].reason for k in range(4)] == [None, reason, None, None]
+    run = run_through(make(candidates=4), tmp_path, SimulatedWorkers(1, Random(0), odd(scores)))
+    assert [run.stage.progress.finished[k].reason for k in range(4)] == [None, reason, None, None]
 
 
 def test_a_score_that_is_not_finite_cannot_even_be_reported() -> None:
-    line = scored(plan.next_starts(make(), State({}, [], [], {}, set()), slots=1)[0].task).line()
+    line = scored(first_start(make()).task).line()
     for bad in ("NaN", "1e999"):
         number = line.split('"sums":')[1].split("}")[0]
         with pytest.raises(ValidationError):
@@ -349,15 +305,29 @@ def test_another_order_of_models_is_another_run() -> None:
 
 
 def test_a_log_with_a_hole_or_of_another_algorithm_is_refused(tmp_path: Path) -> None:
-    run = make(candidates=4)
-    run_through(run, tmp_path, SimulatedWorkers(1, Random(0), scored))
-    whole = RunLog(tmp_path / "log.jsonl", identity(run.manifest, run.prepared)).candidates
-    assert plan.replay_problem(run, whole) is None
-    assert plan.replay_problem(run, whole[:4] + whole[5:]) == "holds ps 2 where ps 1 should be"
+    run = run_through(make(candidates=4), tmp_path, SimulatedWorkers(1, Random(0), scored))
+    whole = open_log(run, tmp_path).found
+    assert problem_of(whole, tmp_path) == ""
+    assert "log.jsonl holds ps 2 where ps 1 should be; restore it" in problem_of(whole[:4] + whole[5:], tmp_path)
     newer = [*whole[:-1], whole[-1].model_copy(update={"algorithm": "GA/0"})]
-    assert "was begun with GA/0" in (plan.replay_problem(run, newer) or "")
+    assert "log.jsonl was begun with GA/0" in problem_of(newer, tmp_path)
     moved = [*whole[:-1], whole[-1].model_copy(update={"genome": whole[-2].genome})]
-    assert "decodes to another recipe" in (plan.replay_problem(run, moved) or "")
+    assert "decodes to another recipe" in problem_of(moved, tmp_path)
+
+
+def problem_of(candidates: Sequence[Candidate], folder: Path) -> str:
+    """Why a search does not go on from these lines of its log; nothing where it does."""
+    run, proposer = make(candidates=4)
+    log = open_log(run, folder)
+    before = log.path.read_bytes()
+    try:
+        search(SimulatedWorkers(1, Random(0), scored), run, proposer, log, deque(candidates), Silent())
+    except RunError as error:
+        return str(error)
+    finally:
+        log.close()
+        assert log.path.read_bytes() == before
+    return ""
 
 
 def test_a_run_whose_sources_all_fail_ends_at_once_with_their_reasons(tmp_path: Path) -> None:
@@ -375,25 +345,39 @@ def test_a_space_or_search_that_does_not_fit_the_models_is_wrong_input_with_its_
     ]:
         manifest = EvoMerge.model_validate(document(stages=[one]))
         with pytest.raises(InputError) as raised:
-            make_run(manifest, prepared(manifest), "file:///r")
+            begun(manifest)
         assert [p.path for p in raised.value.problems] == [field]
 
 
-def _concluding(method: str) -> ConcludeTask:
-    """The end of a run of one candidate and seed 3, with a base."""
+def _chosen(method: str) -> tuple[Run, Proposer]:
+    """A run of one candidate and seed 3, with a base, whose baselines are scored."""
     one = stage(method, candidates=1, seed=3)
-    manifest = EvoMerge.model_validate(document(stages=[one], base={"uri": "models/base"}))
-    run = make_run(manifest, prepared(manifest), "file:///reports")
-    finished = {Key(BASELINES, i): _finished(run, Key(BASELINES, i), 0.5) for i in range(len(run.baselines))}
-    finished[Key("ps", 0)] = _finished(run, Key("ps", 0), 0.5, tuple(0.5 for _ in run.space.genes))
-    return plan.conclude_task(run, finished)
+    made = begun(EvoMerge.model_validate(document(stages=[one], base={"uri": "models/base"})))
+    finish(made[0], BASELINES, [0.5] * len(made[0].baselines))
+    return made
+
+
+def _selected(made: tuple[Run, Proposer]) -> SelectTask:
+    run, proposer = made
+    return select_task(proposer, [_finished(run, Key("ps", 0), 0.5, tuple(0.5 for _ in run.stage.genes))])
+
+
+SELECTED = SelectResult(ranked=[SelectRow(index=0, fitness=0.5, score=0.5)])
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.random])
 def test_finalists_of_a_random_method_are_scored_with_five_mask_seeds(method: str) -> None:
-    task = _concluding(method)
+    task = _selected(_chosen(method))
     assert (task.mask_seed, task.mask_seeds) == (3, [3, 4, 5, 6, 7])
-    assert task.timeout_seconds == (5 + 1 + 5) * 3600
+    assert task.timeout_seconds == 5 * 3600
+    alone = concluded(_chosen(method), None)
+    assert (alone.mask_seed, alone.mask_seeds) == (3, [3, 4, 5, 6, 7])
+    assert alone.timeout_seconds == (5 + 1 + 5) * 3600
+
+
+def test_the_test_items_are_scored_with_the_seed_that_is_exported_alone() -> None:
+    task = concluded(_chosen("dare_ties"), SELECTED)
+    assert (task.selected, task.mask_seed, task.mask_seeds) == (SELECTED, 3, None)
 
 
 def test_the_seed_after_the_largest_is_the_smallest() -> None:
@@ -402,14 +386,15 @@ def test_the_seed_after_the_largest_is_the_smallest() -> None:
 
 def test_without_masks_the_task_is_what_it_was_before_there_were_mask_seeds() -> None:
     """A run that goes on under a newer version finds the reports of the older one by this digest."""
-    task = _concluding("task_arithmetic")
+    task = concluded(_chosen("task_arithmetic"), None)
     assert task.mask_seeds is None
     assert task.timeout_seconds == (1 + 1 + 5) * 3600
     assert task.digest == "sha256:f75bd92d69e2428d75267fa9ef9d581cbeef90553d8d647af7b0dbebc6dc31c3"
 
 
-def test_conclude_may_take_as_long_as_all_its_evaluations() -> None:
-    run = make(candidates=1)
-    finished = {Key(BASELINES, i): _finished(run, Key(BASELINES, i), 0.5) for i in range(3)}
-    finished[Key("ps", 0)] = _finished(run, Key("ps", 0), 0.5, tuple(0.5 for _ in run.space.genes))
-    assert plan.conclude_task(run, finished).timeout_seconds == 5 * run.manifest.spec.worker.timeout_seconds
+def test_select_and_conclude_may_take_as_long_as_all_their_evaluations() -> None:
+    made = make(candidates=1)
+    finish(made[0], BASELINES, [0.5] * 3)
+    each = made[0].manifest.spec.worker.timeout_seconds
+    assert _selected(made).timeout_seconds == each
+    assert concluded(made, SELECTED).timeout_seconds == concluded(made, None).timeout_seconds == 5 * each

@@ -1,0 +1,73 @@
+"""Workers that carry out tasks in simulated time, with made-up scores instead of models."""
+
+import heapq
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from evomerge_contract.report import EvaluateResult, Report
+from evomerge_contract.task import EvaluateTask, Task
+
+Answer = Callable[[Any], Report]
+"""What a worker makes of a task."""
+
+
+class Killed(Exception):
+    """The simulated end of the process."""
+
+
+class SimulatedWorkers:
+    """Carries out tasks in simulated time; durations are drawn from `random`."""
+
+    def __init__(self, workers: int, random: Random, answer: Answer, kill_after: int | None = None) -> None:
+        self._workers, self._random, self._answer, self._left = workers, random, answer, kill_after
+        self._now, self._order = 0.0, 0
+        self._running: list[tuple[float, int, Task]] = []
+        self.busiest = 0
+
+    @property
+    def idle(self) -> int:
+        return self._workers - len(self._running)
+
+    def start(self, task: Task) -> None:
+        assert self.idle > 0
+        self._order += 1
+        duration = self._random.choice([0.1, 1.0, self._random.expovariate(1.0)])
+        heapq.heappush(self._running, (self._now + duration, self._order, task))
+        self.busiest = max(self.busiest, len(self._running))
+
+    def wait(self) -> list[tuple[Task, Report]]:
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise Killed
+        self._now, _, task = heapq.heappop(self._running)
+        return [(task, self._answer(task))]
+
+    def last_words(self) -> str:
+        return ""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def quality(task: EvaluateTask) -> float:
+    """A smooth score of a recipe: 1 where every weight is 0.75."""
+    plain = task.recipe.plain()
+    entries = plain.get("models") or [s for part in plain["slices"] for s in part["sources"]]
+    values = [v for e in entries for v in _numbers(e.get("parameters") or {})]
+    return 1.0 - sum((v - 0.75) ** 2 for v in values) / len(values)
+
+
+def _numbers(parameters: dict[str, Any]) -> list[float]:
+    flat = [f["value"] for v in parameters.values() if isinstance(v, list) for f in v]
+    return flat + [v for v in parameters.values() if not isinstance(v, list)]
+
+
+def scored(task: EvaluateTask) -> Report:
+    result = EvaluateResult(scores={"sums": quality(task)})
+    return Report(task=task.digest, kind="evaluate", outcome="Succeeded", evaluate=result, seconds={"total": 1.0})

@@ -1,0 +1,169 @@
+"""A run that version 0.1.0 began goes on in its own way: its log names no baselines, and one task concludes it."""
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from documents import document, prepared, stage
+from evomerge_contract.answers import success
+from evomerge_contract.log import log_line, parse_line
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.report import (
+    ConcludeResult,
+    ExportResult,
+    Report,
+    RunReport,
+    SelectResult,
+    SelectRow,
+)
+from evomerge_contract.task import ConcludeTask, ExportTask, PrepareTask, SelectTask, Task
+from evomerge_operator.local import run as local_run
+from evomerge_operator.local.run import run_manifest
+from evomerge_operator.plan.run import BASELINES
+from simulated_workers import Silent, SimulatedWorkers, scored
+
+MANIFEST = EvoMerge.model_validate(document(stages=[stage(candidates=12, lag=4, seed=3)], base={"uri": "models/base"}))
+NAMES = ["a", "b", "plain average", "default DARE-TIES", "base"]
+BEFORE = {"algorithm", "attempts", "generation", "index", "name", "outcome", "recipe", "recipeDigest", "stage"}
+"""The fields of every baseline's line in a log of version 0.1.0, besides those of its score."""
+SCORED = {"fitness", "report", "scores", "seconds"}
+
+
+class Workers(SimulatedWorkers):
+    """Workers that carry out any task, and know which ones they were given."""
+
+    def __init__(self) -> None:
+        super().__init__(2, Random(1), self._answer_any)
+        self.tasks: list[Task] = []
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def _answer_any(self, task: Any) -> Report:
+        self.tasks.append(task)
+        if isinstance(task, PrepareTask):
+            return success(task, prepared(MANIFEST))
+        if isinstance(task, SelectTask):  # the other way round than on search items
+            rows = [SelectRow(index=f.index, fitness=f.fitness, score=-f.fitness) for f in task.finalists]
+            return success(task, SelectResult(ranked=rows[::-1]))
+        if isinstance(task, ConcludeTask):
+            winner = task.selected.ranked[0].index if task.selected else task.finalists[0].index
+            end = ConcludeResult(
+                winner=winner, select=[], test=[], test_items=9, best_source="a", beats_best_source=True
+            )
+            return success(task, end)
+        if isinstance(task, ExportTask):
+            return success(task, ExportResult(out=task.out, files={}))
+        return scored(task)
+
+    @property
+    def steps(self) -> list[Task]:
+        """The tasks after the search."""
+        return [task for task in self.tasks if task.kind not in ("prepare", "evaluate")]
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    made = Workers()
+    monkeypatch.setattr(local_run, "LocalExecutor", lambda *_: made)
+    monkeypatch.setattr(local_run, "render_report", lambda *_: None)  # which starts a worker of its own
+    return made
+
+
+def run(folder: Path) -> list[bytes]:
+    """Run the manifest, or go on; returns the lines of its log."""
+    run_manifest(MANIFEST, "tiny.yaml", folder, 2, Silent())
+    return lines_of(folder)
+
+
+def lines_of(folder: Path) -> list[bytes]:
+    return (folder / "log.jsonl").read_bytes().splitlines(keepends=True)
+
+
+def entry(line: bytes) -> dict[str, Any]:
+    found = parse_line(line)
+    assert found is not None
+    return found
+
+
+def as_before(line: bytes) -> bytes:
+    """The line as version 0.1.0 wrote it: no names in the first, no roles in those of baselines."""
+    found = entry(line)
+    if "run" in found:
+        return log_line({"run": found["run"]})
+    return log_line({"candidate": {k: v for k, v in found["candidate"].items() if k != "role"}})
+
+
+def begun_before(folder: Path, lines: list[bytes]) -> None:
+    """The directory of a run that version 0.1.0 began and that was killed."""
+    folder.mkdir()
+    (folder / "log.jsonl").write_bytes(b"".join(lines))
+
+
+def test_a_new_run_pins_the_names_of_its_baselines_and_their_roles(workers: Workers, tmp_path: Path) -> None:
+    first, *others = [entry(line) for line in run(tmp_path / "new")]
+    assert first["baselines"] == NAMES
+    baselines = [line["candidate"] for line in others[:5]]
+    assert [(b["stage"], b["name"]) for b in baselines] == [(BASELINES, name) for name in NAMES]
+    assert [b["role"] for b in baselines] == ["source", "source", "average", "default", "base"]
+    assert all("role" not in line["candidate"] for line in others[5:])
+    facts = RunReport.model_validate_json((tmp_path / "new/run.json").read_bytes())
+    assert facts.baseline_names == NAMES
+
+
+def test_a_new_run_is_selected_from_before_it_is_concluded(workers: Workers, tmp_path: Path) -> None:
+    run(tmp_path / "new")
+    select, conclude, export = workers.steps
+    assert isinstance(select, SelectTask)
+    assert isinstance(conclude, ConcludeTask)
+    assert isinstance(export, ExportTask)
+    assert conclude.selected is not None
+    ranked = [row.index for row in conclude.selected.ranked]
+    assert ranked == [f.index for f in select.finalists][::-1]
+    recipes = {f.index: f.recipe for f in conclude.finalists}
+    assert recipes == {f.index: f.recipe for f in select.finalists}
+    assert [b.name for b in conclude.baselines] == NAMES
+    assert export.recipe == recipes[ranked[0]]
+
+
+@pytest.mark.parametrize("lines", [1, 3, 6, 10, 18])
+def test_a_run_begun_before_goes_on_and_its_new_lines_look_like_the_old_ones(
+    workers: Workers, lines: int, tmp_path: Path
+) -> None:
+    before = [as_before(line) for line in run(tmp_path / "new")]
+    begun_before(tmp_path / "old", before[:lines])
+    went_on = run(tmp_path / "old")
+    assert went_on == before
+    assert entry(went_on[0]).keys() == {"run"}
+    for line in went_on[1:6]:
+        assert entry(line)["candidate"].keys() == BEFORE | SCORED
+    facts = json.loads((tmp_path / "old/run.json").read_bytes())
+    assert "baselineNames" not in facts
+
+
+def test_a_run_begun_before_is_concluded_by_one_task(workers: Workers, tmp_path: Path) -> None:
+    before = [as_before(line) for line in run(tmp_path / "new")]
+    select = next(task for task in workers.steps if isinstance(task, SelectTask))
+    workers.tasks.clear()
+    begun_before(tmp_path / "old", before[:9])
+    run(tmp_path / "old")
+    conclude, export = workers.steps
+    assert isinstance(conclude, ConcludeTask)
+    assert isinstance(export, ExportTask)
+    assert conclude.selected is None
+    assert conclude.finalists == select.finalists
+    assert [b.name for b in conclude.baselines] == NAMES
+    assert export.recipe == conclude.finalists[0].recipe
+
+
+def test_a_run_that_is_pinned_to_a_baseline_of_another_version_says_so(workers: Workers, tmp_path: Path) -> None:
+    first, *others = run(tmp_path / "new")
+    pinned = log_line(entry(first) | {"baselines": [*NAMES, "model soup"]})
+    begun_before(tmp_path / "newer", [pinned, *others])
+    with pytest.raises(ValueError, match='there is no baseline "model soup"'):
+        run(tmp_path / "newer")
