@@ -80,8 +80,9 @@ def test_a_model_alone_keeps_its_own(folders: dict[str, Path], tmp_path: Path) -
 def test_tokens_and_head_stay_the_results_own(tiny: Tiny, tmp_path: Path) -> None:
     folders = {"a": tiny("llama-tied", seed=1, vocabulary=OF_A), "b": tiny("llama", seed=2, rms_norm_eps=1e-3)}
     sources = opened(folders)
-    recipe = linear("a", "b", config_source="b", tokenizer_source="a")
+    recipe = linear("a", "b", config_source="b", tokenizer_source="a", chat_template="{{ 'mine' }}")
     export_checkpoint(recipe, sources, tmp_path / "out", mask_seed=0)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ 'mine' }}"
     config = Checkpoint.open(tmp_path / "out", "out").config
     assert (config["rms_norm_eps"], config["vocab_size"]) == (1e-3, len(OF_A))
     assert config["eos_token_id"] == OF_A.index("</s>")
@@ -116,3 +117,15 @@ def test_a_merge_by_hand_takes_the_key(
     recipe.write_text(yaml.safe_dump(linear("old", "new", config_source="new").plain()))
     assert merge([str(recipe), str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "config.json").read_text())["sliding_window"] is None
+
+
+def test_a_name_that_is_no_model_is_told_by_the_key(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old").symlink_to(folders["old"])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(linear("old", config_source="nobody").plain()))
+    assert merge([str(recipe), str(tmp_path / "out")]) == 65
+    said = capsys.readouterr().err
+    assert "recipe.config_source" in said
+    assert "nobody is not a model of the recipe" in said

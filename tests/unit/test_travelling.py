@@ -111,6 +111,14 @@ def test_with_another_tokenizer_its_templates_travel_and_all_else_is_the_anchors
     assert "1_Pooling/config.json" in written
 
 
+def test_a_template_that_the_recipe_asks_for_is_the_only_one_and_all_else_travels(full: Path, tmp_path: Path) -> None:
+    sources = {"full": Checkpoint.open(full, "full")}
+    written = export_checkpoint(linear("full", chat_template="{{ 'mine' }}"), sources, tmp_path / "out", mask_seed=0)
+    assert not any(name.startswith("additional_chat_templates") for name in written)
+    assert {name for name in TRAVELS if "templates" not in name} <= set(written)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ 'mine' }}"
+
+
 def test_a_results_own_result_has_them_too_and_no_record_of_the_first(full: Path, tmp_path: Path) -> None:
     sources = {"full": Checkpoint.open(full, "full")}
     records = {"run.json": "{}", "report.html": "", "recipe.yaml": ""}

@@ -179,15 +179,17 @@ def _source(model: str, recipe: Recipe, folder: Path) -> Source:
     """What a recipe that lies in `folder` means by `model`.
 
     Raises:
-        InputError: it means nothing; where it gives the tokenizer alone, it may be a word that was meant.
+        InputError: it means nothing; where it gives tokenizer or config alone, it may be a word that was meant.
     """
     try:
         return source_of(model, folder)
     except InputError as error:
         if model in recipe.merged_models:
             raise
-        key = "tokenizer_source" if recipe.tokenizer is None else "tokenizer.source"
-        allowed = f"{UNION}, {BASE_TOKENIZER} or a model of the recipe"
+        key, allowed = "config_source", "a model of the recipe"
+        if model == recipe.vocabulary:
+            key = "tokenizer_source" if recipe.tokenizer is None else "tokenizer.source"
+            allowed = f"{UNION}, {BASE_TOKENIZER} or {allowed}"
         reason = "; ".join(problem.message for problem in error.problems)
         raise InputError.at(f"recipe.{key}", f"{model} is not {allowed}, and of another model: {reason}") from error
 
