@@ -13,8 +13,8 @@ from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import StorageError
 from evomerge_worker.prepare import prepare
 from evomerge_worker.store import Store
+from evomerge_worker.store.companions import settings
 from evomerge_worker.store.pinned import content_digest
-from evomerge_worker.store.wanted import companions
 from prepare_tasks import GOOD, Lines, Tiny, changed_config, changed_weights, mistakes_of, prepare_folders
 from s3 import S3Server, s3_server
 from tiny_models import VOCABULARY
@@ -76,7 +76,7 @@ def test_whatever_an_export_copies_from_a_model_counts_for_its_digest(name: str,
     copy = Path(shutil.copytree(tiny(), tmp_path / "copy"))
     before = content_digest(copy, code=True)
     (copy / name).write_text("other")
-    assert copy / name in companions(copy, code=True)
+    assert copy / name in settings(copy, code=True)
     assert content_digest(copy, code=True) != before
 
 
