@@ -196,7 +196,7 @@ class Recipe(_Recipe):
         recipe, donor = Recipe.model_validate(plain), self.vocabulary
         if recipe.tokenizer is not None:
             recipe = recipe.model_copy(update={"tokenizer": recipe.tokenizer.renamed(names)})
-        if donor is None or donor in (UNION, BASE_TOKENIZER):
+        if donor is None or donor == UNION:
             return recipe
         return recipe.with_vocabulary(names.get(donor, donor))
 

@@ -153,7 +153,8 @@ def test_the_config_of_the_base_is_what_mergekit_gives_models_that_differ(
     """It does not ask; here a recipe says so, in a key that mergekit passes over."""
     new = {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
     sources = _sources([tiny("mistral", seed=1, sliding_window=16), tiny("mistral", seed=2, **new)])
-    recipe = _linear(sources).model_copy(update={"config_source": next(iter(sources))})
+    first = next(iter(sources))  # without a base_model, mergekit takes the config of any
+    recipe = _linear(sources).model_copy(update={"config_source": first, "base_model": first})
     oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "theirs"), masks=None)
     export_checkpoint(recipe, sources, tmp_path / "ours", mask_seed=0)
     theirs, ours = (Checkpoint.open(tmp_path / side, side) for side in ("theirs", "ours"))

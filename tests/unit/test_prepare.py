@@ -13,7 +13,7 @@ from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import StorageError
 from evomerge_worker.prepare import prepare
 from evomerge_worker.store import Store
-from evomerge_worker.store.companions import companions
+from evomerge_worker.store.companions import settings
 from evomerge_worker.store.pinned import content_digest
 from prepare_tasks import GOOD, Lines, Tiny, changed_config, changed_weights, mistakes_of, prepare_folders
 from s3 import S3Server, s3_server
@@ -76,7 +76,7 @@ def test_what_changes_a_models_answers_travels_and_counts_for_its_digest(name: s
     copy = Path(shutil.copytree(tiny(), tmp_path / "copy"))
     before = content_digest(copy, code=True)
     (copy / name).write_text("other")
-    assert name in companions(copy, code=True)
+    assert copy / name in settings(copy, code=True)
     assert content_digest(copy, code=True) != before
 
 

@@ -26,7 +26,7 @@ def told(config: Config, other: Config, folder: Path, *, in_place: bool = True) 
         (folder / name).mkdir(exist_ok=True)
         (folder / name / "config.json").write_text(json.dumps(values))
         read.append(read_config(folder / name, name, code=False))
-    return list(differences(*read, "a", in_place=in_place))
+    return [difference.sentence for difference in differences(*read, "a", in_place=in_place)]
 
 
 def rope(kind: str = "default", theta: float = 10000.0, **values: Any) -> Config:
