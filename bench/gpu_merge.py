@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from evomerge_contract.recipe import Recipe
-from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.plan import plan_merge
 from evomerge_worker.merge.run import Merger
+from evomerge_worker.merge.statistics_cache import Statistics
 from evomerge_worker.shards import Checkpoint
 
 GOALS = {"linear": "<= 1.2", "ties": "<= 2"}

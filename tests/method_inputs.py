@@ -8,7 +8,7 @@ from torch import Tensor
 
 from evomerge_contract.methods import METHODS, Method
 from evomerge_worker.merge.draws import Drawing
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.run import carry_out
 
@@ -37,12 +37,12 @@ def on_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def source(tensor: Tensor, place: int = 0, **values: float) -> Source:
+def source(tensor: Tensor, place: int = 0, **values: float) -> InputTensor:
     """A source with the random draws of seed 0."""
-    return Source(tensor, "t", values, Drawing(0, lambda: str(place)))
+    return InputTensor(tensor, "t", values, Drawing(0, lambda: str(place)))
 
 
-def carried_out(method: str, sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Tensor:
+def carried_out(method: str, sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Tensor:
     """What a method makes of the sources, in float32."""
     out = torch.empty((base if base.numel() else sources[0].tensor).shape)
     carry_out(method_named(method)(sources, base, shared), out)
@@ -54,7 +54,7 @@ def close(result: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=4e-7 * float(expected.abs().max()))
 
 
-def some_sources(method: str, *tensors: Tensor) -> list[Source]:
+def some_sources(method: str, *tensors: Tensor) -> list[InputTensor]:
     """As many of two tensors as the method takes, with some value for each of its parameters."""
     known = METHODS[method]
     return [

@@ -5,8 +5,20 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from evomerge_contract.report import EvaluateResult, Report
-from evomerge_contract.task import EvaluateTask, Task
+from documents import prepared
+from endings import ending
+from evomerge_contract.answers import failure, success
+from evomerge_contract.manifest import EvoMerge
+from evomerge_contract.report import (
+    ConcludeResult,
+    EvaluateResult,
+    ExportResult,
+    Report,
+    SelectResult,
+    SelectRow,
+)
+from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, SelectTask, Task
+from evomerge_operator.plan.run import BASELINES
 
 Answer = Callable[[Any], Report]
 """What a worker makes of a task."""
@@ -71,3 +83,37 @@ def _numbers(parameters: dict[str, Any]) -> list[float]:
 def scored(task: EvaluateTask) -> Report:
     result = EvaluateResult(scores={"sums": quality(task)})
     return Report(task=task.digest, kind="evaluate", outcome="Succeeded", evaluate=result, seconds={"total": 1.0})
+
+
+def failing(share: int) -> Answer:
+    """About one recipe in `share` fails, always with the same reason."""
+
+    def answer(task: EvaluateTask) -> Report:
+        if (task.trace or {})["stage"] != BASELINES and int(task.recipe.digest[-6:], 16) % share == 0:
+            return failure(task, "OutOfMemory", "too large")
+        return scored(task)
+
+    return answer
+
+
+def answer_any(manifest: EvoMerge) -> Callable[[Task], Report]:
+    """Answers to every task of a run of this manifest. On select items finalists are the other way round."""
+
+    def answer(task: Task) -> Report:
+        if isinstance(task, PrepareTask):
+            return success(task, prepared(manifest))
+        if isinstance(task, SelectTask):
+            rows = [SelectRow(index=f.index, fitness=f.fitness, score=-f.fitness) for f in task.finalists]
+            return success(task, SelectResult(ranked=sorted(rows, key=lambda row: -row.score)))
+        if isinstance(task, ConcludeTask):
+            winner = task.selected.ranked[0].index if task.selected else task.finalists[0].index
+            return success(task, _ending(winner))
+        if isinstance(task, ExportTask):
+            return success(task, ExportResult(out=task.out, files={}))
+        return scored(task)
+
+    return answer
+
+
+def _ending(winner: int) -> ConcludeResult:
+    return ending((0.1, 0.2)).model_copy(update={"winner": winner})

@@ -8,7 +8,7 @@ from pydantic import Field, FiniteFloat
 from evomerge_contract.base import Contract, Digest, StageName
 from evomerge_contract.recipe import Recipe
 
-Outcome = Literal["Succeeded", "Failed"]
+OutcomeName = Literal["Succeeded", "Failed"]
 Genome = tuple[float, ...]
 Role = Literal["source", "average", "default", "base"]
 """How a baseline may be read."""
@@ -66,7 +66,7 @@ class Candidate(AskedFields, EndedFields):
 
     genome: Genome | None = None
     recipe: Recipe | None = None
-    outcome: Outcome
+    outcome: OutcomeName
     attempts: Annotated[int, Field(ge=1)] = 1
 
     @property

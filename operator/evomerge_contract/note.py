@@ -5,6 +5,8 @@ beginning of the task's digest, `p` the seconds of pull, load, merge, evaluate a
 phase), and then one of
     s    an evaluation's scores, in the order of its objectives
     z    the result of another task: its JSON, deflated, in base64
+    y    the same where that is too long: the number of its digests, the digests, and the JSON without them, deflated
+         with the names that the task has as a dictionary, in base85
     r, m reason and message of a failure; in place of m, where the failure names them,
     q, n its problems (path and message), and the number of those that found no room
 The durable report holds all the rest.
@@ -12,6 +14,7 @@ The durable report holds all the rest.
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -46,6 +49,9 @@ _RESULTS: dict[str, type[_Result]] = {
     "export": ExportResult,
 }
 _INFLATED_BYTES = 1 << 24
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_NO_DIGEST = "sha256:-"
+_DIGEST_BYTES = 32
 
 
 class NoteTooLongError(ValueError):
@@ -57,6 +63,7 @@ class _Entry(Contract):
     p: Annotated[list[FiniteFloat | None], Field(min_length=len(_TIMES), max_length=len(_TIMES))]
     s: list[FiniteFloat] | None = None
     z: str | None = None
+    y: str | None = None
     r: FailureReason | None = None
     m: str | None = None
     q: list[tuple[str, str]] | None = None
@@ -74,6 +81,8 @@ def write_note(tasks: Sequence[Task], reports: Sequence[Report]) -> str:
     note = _text([_entry(task, report, room) for task, report in pairs])
     if len(note.encode()) > NOTE_BYTES:
         note = _text([_entry(task, _without_skills(report), room) for task, report in pairs])
+    if len(note.encode()) > NOTE_BYTES:
+        note = _text([_entry(task, _without_skills(report), room, tight=True) for task, report in pairs])
     if len(note.encode()) > NOTE_BYTES:
         raise NoteTooLongError(
             f"the result takes {len(note.encode())} bytes of a termination message, and {NOTE_BYTES} is all it can hold"
@@ -98,33 +107,64 @@ def read_note(text: str, tasks: Sequence[Task]) -> list[Report] | None:
         return None
 
 
-def _entry(task: Task, report: Report, room: int) -> dict[str, Any]:
+def _entry(task: Task, report: Report, room: int, *, tight: bool = False) -> dict[str, Any]:
     head: dict[str, Any] = {"t": _short(task), "p": [_milliseconds(report.seconds.get(name)) for name in _TIMES]}
     if report.reason is not None:
         room -= _ENTRY_BYTES // 2
-        told = _problems(report, room) if report.problems else {"m": _cut(report.message or "", room)}
-        return head | {"r": report.reason} | told
+        shown = _problems(report, room) if report.problems else {"m": _cut(report.message or "", room)}
+        return head | {"r": report.reason} | shown
     if isinstance(task, EvaluateTask) and report.evaluate is not None:
         return head | {"s": [report.evaluate.scores[o.name] for o in task.objectives]}
-    result = getattr(report, task.kind)
-    return head | {"z": base64.b64encode(zlib.compress(canonical_json(_lean(result)).encode(), 9)).decode()}
+    text = canonical_json(_lean(getattr(report, task.kind)))
+    if tight:
+        return head | {"y": _tight(text, task)}
+    return head | {"z": base64.b64encode(zlib.compress(text.encode(), 9)).decode()}
+
+
+def _tight(text: str, task: Task) -> str:
+    """A result's JSON in as few characters as it takes: digests are noise, which no compression makes shorter."""
+    digests = _DIGEST.findall(text)
+    packer = zlib.compressobj(9, zdict=_dictionary(task))
+    rest = packer.compress(_DIGEST.sub(_NO_DIGEST, text).encode()) + packer.flush()
+    return base64.b85encode(len(digests).to_bytes(2, "big") + bytes.fromhex("".join(digests)) + rest).decode()
+
+
+def _loosened(packed: str, task: Task) -> bytes:
+    """The JSON that `_tight` was given."""
+    raw = base64.b85decode(packed)
+    end = 2 + _DIGEST_BYTES * int.from_bytes(raw[:2], "big")
+    digests = (raw[i : i + _DIGEST_BYTES].hex() for i in range(2, end, _DIGEST_BYTES))
+    rest = zlib.decompressobj(zdict=_dictionary(task)).decompress(raw[end:], _INFLATED_BYTES).decode()
+    return re.sub(_NO_DIGEST, lambda _: f"sha256:{next(digests, '')}", rest).encode()
+
+
+def _dictionary(task: Task) -> bytes:
+    """What a result repeats of its task: the names of models and objectives."""
+    names = [source.name for source in task.sources] + [o.name for o in getattr(task, "objectives", ())]
+    return canonical_json(names).encode()
 
 
 def _problems(report: Report, room: int) -> dict[str, Any]:
     """As many problems as take `room` bytes of JSON; the first, if it alone takes more, in part."""
-    told: list[list[str]] = []
+    shown: list[list[str]] = []
     for problem in report.problems:
         taken = len(canonical_json([problem.path, problem.message]).encode()) + 1
-        if told and taken > room:
+        if shown and taken > room:
             break
-        told.append([problem.path, _cut(problem.message, room - len(canonical_json(problem.path).encode()) - 4)])
+        shown.append([problem.path, _cut(problem.message, room - len(canonical_json(problem.path).encode()) - 4)])
         room -= taken
-    left_out = len(report.problems) - len(told) + (report.left_out or 0)
-    return {"q": told} | ({"n": left_out} if left_out else {})
+    left_out = len(report.problems) - len(shown) + (report.left_out or 0)
+    return {"q": shown} | ({"n": left_out} if left_out else {})
 
 
 def _without_skills(report: Report) -> Report:
-    """A report without the figures of single skills in its conclusion: the durable report has them all the same."""
+    """A report without what it says of single skills: the durable report has that all the same."""
+    if report.prepare is not None:
+        data = {
+            name: {split: found.model_copy(update={"skills": {}}) for split, found in splits.items()}
+            for name, splits in report.prepare.data.items()
+        }
+        return report.model_copy(update={"prepare": report.prepare.model_copy(update={"data": data})})
     if report.conclude is None:
         return report
     rows = [row.model_copy(update={"skills": {}}) for row in report.conclude.test]
@@ -151,9 +191,12 @@ def _report(task: Task, entry: _Entry) -> Report:
             raise ValueError("a note without the scores")
         scores = {o.name: s for o, s in zip(task.objectives, entry.s, strict=True)}
         return success(task, EvaluateResult(scores=scores), seconds=seconds)
-    if entry.z is None:
+    if entry.y is not None:
+        inflated = _loosened(entry.y, task)
+    elif entry.z is not None:
+        inflated = zlib.decompressobj().decompress(base64.b64decode(entry.z, validate=True), _INFLATED_BYTES)
+    else:
         raise ValueError("a note without the result")
-    inflated = zlib.decompressobj().decompress(base64.b64decode(entry.z, validate=True), _INFLATED_BYTES)
     return success(task, _RESULTS[task.kind].model_validate_json(inflated), seconds=seconds)
 
 

@@ -44,14 +44,14 @@ Setting = Annotated[Scalar | _Filters | Gradient, Field(union_mode="left_to_righ
 
 Numbers may be text: to YAML, 1e-5 is one.
 """
-Settings = dict[str, Setting]
+Parameters = dict[str, Setting]
 
 
 class RecipeModel(_Recipe):
     """A whole model that takes part."""
 
     model: str
-    parameters: Settings | None = None
+    parameters: Parameters | None = None
 
 
 class SliceSource(_Recipe):
@@ -59,7 +59,7 @@ class SliceSource(_Recipe):
 
     model: str
     layer_range: tuple[int, int]
-    parameters: Settings | None = None
+    parameters: Parameters | None = None
 
 
 class Slice(_Recipe):
@@ -70,7 +70,7 @@ class Slice(_Recipe):
 
     sources: list[SliceSource] = Field(min_length=1)
     base_model: str | None = None
-    parameters: Settings | None = None
+    parameters: Parameters | None = None
 
 
 UNION = "union"
@@ -154,7 +154,7 @@ class Recipe(_Recipe):
     models: list[RecipeModel] | None = None
     slices: list[Slice] | None = None
     base_model: str | None = None
-    parameters: Settings | None = None
+    parameters: Parameters | None = None
     dtype: _DType | None = None
     out_dtype: _DType | None = None
     tokenizer_source: str | None = None

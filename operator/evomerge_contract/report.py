@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, PlainSerializer
 
 from evomerge_contract.base import Contract, Digest
-from evomerge_contract.candidate import Candidate, FailureReason, GeneLabel, Outcome, Role
+from evomerge_contract.candidate import Candidate, FailureReason, GeneLabel, OutcomeName, Role
 from evomerge_contract.manifest import Objective, SplitName
 from evomerge_contract.metrics import METRICS
 from evomerge_contract.name_pattern import compress, expand
@@ -199,7 +199,7 @@ class Report(Contract):
 
     task: Digest
     kind: Literal["prepare", "evaluate", "select", "conclude", "export"]
-    outcome: Outcome
+    outcome: OutcomeName
     prepare: PrepareResult | None = None
     evaluate: EvaluateResult | None = None
     select: SelectResult | None = None

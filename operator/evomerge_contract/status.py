@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from evomerge_contract.base import Contract, StageName
-from evomerge_contract.candidate import AskedFields, EndedFields, Outcome
+from evomerge_contract.candidate import AskedFields, EndedFields, OutcomeName
 from evomerge_contract.manifest import Uri
 from evomerge_contract.report import ConcludeResult, SelectResult
 
@@ -95,7 +95,7 @@ class CandidateSpec(AskedFields):
 class CandidateStatus(EndedFields, Told):
     """What has become of a candidate. Without an `outcome`, it is not finished."""
 
-    outcome: Outcome | None = Field(None, description="Absent until the candidate is finished.")
+    outcome: OutcomeName | None = Field(None, description="Absent until the candidate is finished.")
     report_uri: Uri | None = Field(None, description="Where the full report lies, with every item's score.")
     attempts: int = Field(0, ge=0, description="Jobs made for it.")
     failures: int = Field(0, ge=0, description="Attempts that failed by themselves.")

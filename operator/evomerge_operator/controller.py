@@ -5,13 +5,12 @@ import contextlib
 import logging
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 from evomerge_operator import metrics
 from evomerge_operator.kube.errors import ConflictError, GoneError, KubeError, NotLeaderError, UnavailableError
-from evomerge_operator.kube.objects import UID_LABEL
+from evomerge_operator.kube.objects import UID_LABEL, Document
 from evomerge_operator.services.backoff import longer
-from evomerge_operator.services.decide import has_ended
+from evomerge_operator.services.decide import is_over
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.publish import publish
 from evomerge_operator.services.reconcile import Reconciler, VanishedError
@@ -23,7 +22,6 @@ _GATHER_SECONDS = 0.05  # news come in bursts
 _STOP_SECONDS = 5.0
 _ERROR_SECONDS = (1.0, 30.0)
 _log = logging.getLogger(__name__)
-Document = dict[str, Any]
 
 
 class Controller:
@@ -123,7 +121,7 @@ class Controller:
             with metrics.RECONCILE_SECONDS.time():
                 await self._reconciler.reconcile(known, datetime.now(UTC))
             publish(known)
-            if has_ended(known):
+            if is_over(known):
                 known.mark_ended()
             return 0.0
         except VanishedError:

@@ -25,14 +25,14 @@ def portable_recipe(recipe: Recipe, models: Mapping[str, Base], folder: Path) ->
     return recipe.renamed(places)
 
 
-def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path) -> str:
+def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path, mask_seed: int) -> str:
     """The recipe as YAML that can be rerun from `folder`: names of models replaced by where they lie."""
     spec = manifest.spec
     models: dict[str, Base] = {m.name: m for m in spec.models}
     if spec.base is not None:
         models[BASE] = spec.base
     plain = portable_recipe(recipe, models, folder).plain()
-    seed = f" --seed {spec.stages[0].search.seed}" if METHODS[recipe.merge_method].random else ""
+    seed = f" --seed {mask_seed}" if METHODS[recipe.merge_method].random else ""
     note = (
         "" if recipe.config_source is None else "# mergekit passes over config_source: its config is the base_model's\n"
     )

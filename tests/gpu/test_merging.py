@@ -13,7 +13,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_worker.errors import out_of_memory
 from evomerge_worker.merge import Merger, TensorPlan, export_checkpoint, native, plan_merge
 from evomerge_worker.merge.draws import Draws
-from evomerge_worker.merge.known import Statistics
+from evomerge_worker.merge.statistics_cache import Statistics
 from evomerge_worker.shards import Checkpoint
 from merge_corpus import CORPUS
 from tiny_models import Tiny

@@ -7,23 +7,16 @@ from typing import Any
 
 import pytest
 
-from documents import document, prepared, stage
-from evomerge_contract.answers import success
+from documents import document, stage
 from evomerge_contract.log import log_line, parse_line
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.report import (
-    ConcludeResult,
-    ExportResult,
-    Report,
-    RunReport,
-    SelectResult,
-    SelectRow,
-)
-from evomerge_contract.task import ConcludeTask, ExportTask, PrepareTask, SelectTask, Task
+from evomerge_contract.report import Report, RunReport
+from evomerge_contract.task import ConcludeTask, ExportTask, SelectTask, Task
+from evomerge_operator.errors import InputError
 from evomerge_operator.local import run as local_run
 from evomerge_operator.local.run import run_manifest
 from evomerge_operator.plan.run import BASELINES
-from simulated_workers import Silent, SimulatedWorkers, scored
+from simulated_workers import Silent, SimulatedWorkers, answer_any
 
 MANIFEST = EvoMerge.model_validate(document(stages=[stage(candidates=12, lag=4, seed=3)], base={"uri": "models/base"}))
 NAMES = ["a", "b", "plain average", "default DARE-TIES", "base"]
@@ -44,22 +37,9 @@ class Workers(SimulatedWorkers):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def _answer_any(self, task: Any) -> Report:
+    def _answer_any(self, task: Task) -> Report:
         self.tasks.append(task)
-        if isinstance(task, PrepareTask):
-            return success(task, prepared(MANIFEST))
-        if isinstance(task, SelectTask):  # the other way round than on search items
-            rows = [SelectRow(index=f.index, fitness=f.fitness, score=-f.fitness) for f in task.finalists]
-            return success(task, SelectResult(ranked=rows[::-1]))
-        if isinstance(task, ConcludeTask):
-            winner = task.selected.ranked[0].index if task.selected else task.finalists[0].index
-            end = ConcludeResult(
-                winner=winner, select=[], test=[], test_items=9, best_source="a", beats_best_source=True
-            )
-            return success(task, end)
-        if isinstance(task, ExportTask):
-            return success(task, ExportResult(out=task.out, files={}))
-        return scored(task)
+        return answer_any(MANIFEST)(task)
 
     @property
     def steps(self) -> list[Task]:
@@ -161,9 +141,14 @@ def test_a_run_begun_before_is_concluded_by_one_task(workers: Workers, tmp_path:
     assert export.recipe == conclude.finalists[0].recipe
 
 
-def test_a_run_that_is_pinned_to_a_baseline_of_another_version_says_so(workers: Workers, tmp_path: Path) -> None:
+def test_a_run_that_is_pinned_to_a_baseline_of_another_version_says_so_and_is_left_alone(
+    workers: Workers, tmp_path: Path
+) -> None:
     first, *others = run(tmp_path / "new")
-    pinned = log_line(entry(first) | {"baselines": [*NAMES, "model soup"]})
-    begun_before(tmp_path / "newer", [pinned, *others])
-    with pytest.raises(ValueError, match='there is no baseline "model soup"'):
+    lines = [log_line(entry(first) | {"baselines": [*NAMES, "model soup"]}), *others[:7]]
+    begun_before(tmp_path / "newer", lines)
+    with pytest.raises(InputError) as raised:
         run(tmp_path / "newer")
+    [problem] = raised.value.problems
+    assert problem.message.startswith('another version has begun this run: there is no baseline "model soup"')
+    assert lines_of(tmp_path / "newer") == lines

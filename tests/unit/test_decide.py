@@ -27,6 +27,7 @@ from evomerge_operator.services.decide import (
 )
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
+from evomerge_operator.services.tasks import candidate_starts
 from kube_documents import NOW, evomerge, job, known_of, manifest_of, time
 from one_look import InOneProcess
 
@@ -46,7 +47,7 @@ def live_run(known: Known) -> LiveRun:
 def asked(known: Known, count: int) -> list[Start]:
     """The next starts, taken over as MergeCandidates."""
     live = live_run(known)
-    starts = asyncio.run(live.planned(next_keys(live.run, set(), count), InOneProcess(), "me"))
+    starts = asyncio.run(candidate_starts(live, next_keys(live.run, set(), count), InOneProcess(), "me"))
     for start in starts:
         if start.key not in live.open:
             take(known, start, CandidateStatus())

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from random import Random
+from typing import Any
 
 import pytest
 
 from documents import LAYOUT, document, prepared
 from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.note import read_note, write_note
+from evomerge_contract.note import NOTE_BYTES, read_note, write_note
 from evomerge_contract.report import Layout, PreparedSplit, PrepareResult, Report
 from evomerge_contract.task import PrepareTask
 from evomerge_operator.plan.run import prepare_task
@@ -116,14 +119,43 @@ def test_what_prepare_found_fits_its_note_at_any_size(names: list[str]) -> None:
     assert read.prepare.layout.before == layout.before
 
 
-def _found(layout: Layout) -> tuple[PrepareTask, PrepareResult]:
-    """What prepare says of eight sources and a base, with content as random as digests are."""
-    models = [{"name": f"model-{i}", "uri": f"s3://models/{i}"} for i in range(8)]
-    manifest = EvoMerge.model_validate(document(models=models, base={"uri": "s3://models/base"}))
+def test_what_prepare_found_of_the_largest_manifest_fits_its_note() -> None:
+    """Thirty-two models and eight objectives, their names as long as may be, and a U-Net's layout."""
+    chance = Random(1)
+
+    def name() -> str:
+        return "".join(chance.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=30))
+
+    jsonl = {split: f"s3://data/{split}" for split in ("search", "select", "test")}
+    objectives = [{"name": name(), "jsonl": jsonl, "metric": "acc"} for _ in range(8)]
+    task, result = _found(layout_of(_shapes(*sdxl_unet())), [name() for _ in range(32)], objectives=objectives)
+    report = Report(task=task.digest, kind="prepare", outcome="Succeeded", prepare=result)
+    note = write_note([task], [report])
+    assert len(note.encode()) <= NOTE_BYTES
+    [read] = read_note(note, [task]) or []
+    assert read.prepare == result
+    assert read_note(note.replace('"y":"0', '"y":"1'), [task]) is None
+
+
+def _found(
+    layout: Layout, names: Sequence[str] = tuple(f"model-{i}" for i in range(8)), **evaluation: Any
+) -> tuple[PrepareTask, PrepareResult]:
+    """What prepare says of these sources and a base, with content as random as digests are."""
+    models = [{"name": name, "uri": f"s3://models/{name}"} for name in names]
+    spec = {"evaluation": evaluation} if evaluation else {}
+    manifest = EvoMerge.model_validate(document(models=models, base={"uri": "s3://models/base"}, **spec))
     result = prepared(manifest, layout)
-    sources = [s.model_copy(update={"digest": _digest(s.name), "bytes": 13_000_000_000}) for s in result.sources]
-    splits = {s: PreparedSplit(digest=_digest(s), items=500) for s in ("search", "select", "test")}
-    found = dict.fromkeys(result.data, splits)
+    size = Random(2).randrange
+    sources = [
+        s.model_copy(
+            update={"digest": _digest(s.name), "bytes": size(10**10, 10**11), "parameters": size(10**9, 10**10)}
+        )
+        for s in result.sources
+    ]
+    found = {
+        name: {s: PreparedSplit(digest=_digest(name + s), items=500 + len(s)) for s in ("search", "select", "test")}
+        for name in result.data
+    }
     return prepare_task(manifest, "s3://x/r"), result.model_copy(update={"sources": sources, "data": found})
 
 

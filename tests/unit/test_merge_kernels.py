@@ -10,7 +10,7 @@ from torch import Tensor
 from evomerge_worker.merge import native, selection
 from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import Delta, Votes, WeightedSum, plain
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.run import carry_out
 from evomerge_worker.merge.selection import at_ranks, between, largest_share, select
 from evomerge_worker.merge.statistics import (
@@ -191,8 +191,8 @@ def test_what_the_library_cannot_do_is_left_to_torch() -> None:
     assert native.ready(WeightedSum((crosswise,), (1.0,)), torch.empty(10, 10)) is None
 
 
-def _source(tensor: Tensor) -> Source:
-    return Source(tensor, "t", {}, Drawing(0, lambda: "m"))
+def _source(tensor: Tensor) -> InputTensor:
+    return InputTensor(tensor, "t", {}, Drawing(0, lambda: "m"))
 
 
 @given(st.integers(1, 3000), st.floats(0.0, 1.0, exclude_min=True), st.booleans(), st.sampled_from(DTYPES))
@@ -223,7 +223,7 @@ def test_thresholds_of_sources_that_are_kept_in_mind_are_the_same(dtype: torch.d
     n = 400_000
     base, tensor = _tensor(1, n, dtype), _tensor(2, n, dtype)
     once = _source(tensor)
-    known = once._replace(known=lambda kind, find, source: find(source, base))
+    known = once._replace(memo=lambda kind, find, source: find(source, base))
     assert select([tensor], base, [int(density * n)]) == at_least([known], base, [density])
     assert at_least([once], base, [density]) == at_least([known], base, [density])
 
@@ -301,7 +301,7 @@ def test_thresholds_where_most_has_not_moved(moved: float) -> None:
     base, generator = torch.randn(n, generator=torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2)
     change = torch.randn(n, generator=generator) * (torch.rand(n, generator=generator) < moved)
     source = _source(base + change)
-    known = source._replace(known=lambda kind, find, source: find(source, base))
+    known = source._replace(memo=lambda kind, find, source: find(source, base))
     for density in (0.02, 0.3, 0.5, 0.9):
         (found,) = at_least([known], base, [density])
         _same_kept(source.tensor, base, found, int(density * n))

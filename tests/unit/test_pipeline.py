@@ -13,7 +13,7 @@ from evomerge_contract.report import RunReport
 from evomerge_contract.task import Baseline, ConcludeTask, DataDigests, EvaluateTask, Finalist, SelectTask, mask_seeds
 from evomerge_operator.local.log import RunLog
 from evomerge_worker.errors import CandidateError, InputError, StorageError
-from evomerge_worker.merge import known
+from evomerge_worker.merge import statistics_cache
 from evomerge_worker.pipeline import Pipeline
 from evomerge_worker.process.session import carry_out
 from evomerge_worker.report import render
@@ -137,7 +137,7 @@ def test_the_end_of_a_run_is_concluded_and_exported(bench: Bench) -> None:
 
 def test_an_export_knows_what_candidates_have_found_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """And leaves what it finds out itself."""
-    monkeypatch.setattr(known, "_WORTH_KEEPING", 1)
+    monkeypatch.setattr(statistics_cache, "_WORTH_KEEPING", 1)
     models = [RecipeModel(model=name) for name in "ab"]
     recipe = Recipe(merge_method="slerp", models=models, base_model="a", parameters={"t": 0.4}, dtype="float32")
     bench.done(bench.export((bench.folder / "best").as_uri()).model_copy(update={"recipe": recipe}))

@@ -29,18 +29,7 @@ from evomerge_operator.plan.finish import conclude_task, finalists, scored_basel
 from evomerge_operator.plan.next import next_keys
 from evomerge_operator.plan.proposer import Proposer, Start
 from evomerge_operator.plan.run import BASELINES, Key, Run, default_names, identity
-from simulated_workers import Answer, Killed, Silent, SimulatedWorkers, scored
-
-
-def failing(share: int) -> Answer:
-    """About one recipe in `share` fails, always with the same reason."""
-
-    def answer(task: EvaluateTask) -> Report:
-        if (task.trace or {})["stage"] != BASELINES and int(task.recipe.digest[-6:], 16) % share == 0:
-            return failure(task, "OutOfMemory", "too large")
-        return scored(task)
-
-    return answer
+from simulated_workers import Answer, Killed, Silent, SimulatedWorkers, failing, scored
 
 
 def make(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from evomerge_contract.candidate import Role
 from evomerge_contract.report import ConcludeResult, Interval, ScoreRow, SelectResult
 from evomerge_contract.task import Baseline, ConcludeTask, Finalist
 from evomerge_worker.errors import InputError
@@ -10,7 +11,7 @@ from evomerge_worker.evaluate.statistics import fitness_samples, interval
 from evomerge_worker.scoring import Score, Scored, Scoring
 from evomerge_worker.select import finalist_name, select
 
-Role = Literal["winner", "source", "average", "default", "base"]
+RowRole = Literal["winner"] | Role
 
 
 def conclude(task: ConcludeTask, score: Score) -> ConcludeResult:
@@ -86,7 +87,7 @@ def _table(task: ConcludeTask, winner: Scored, against: list[tuple[Baseline, Sco
     return rows
 
 
-def _row(name: str, role: Role, scored: Scored, own: Interval) -> ScoreRow:
+def _row(name: str, role: RowRole, scored: Scored, own: Interval) -> ScoreRow:
     return ScoreRow(
         name=name, role=role, score=scored.fitness, interval=own, scores=scored.scores, skills=scored.skills
     )

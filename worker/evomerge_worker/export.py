@@ -16,7 +16,7 @@ from evomerge_contract.task import ExportTask
 from evomerge_worker.digests import file_digest
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge import export_checkpoint, plan_merge
-from evomerge_worker.merge.known import Statistics
+from evomerge_worker.merge.statistics_cache import Statistics
 from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store import Store

@@ -14,6 +14,7 @@ from evomerge_contract.manifest import Objective, SplitName, without_uris
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
 from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, SelectTask, Source, Task
+from evomerge_worker import meter
 from evomerge_worker.conclude import conclude
 from evomerge_worker.errors import CandidateError, out_of_memory
 from evomerge_worker.evaluate.evaluators import load_items, prepare_items
@@ -22,7 +23,6 @@ from evomerge_worker.evaluate.prompts import context_of
 from evomerge_worker.export import export
 from evomerge_worker.families.live import LiveModel
 from evomerge_worker.prepare import prepare
-from evomerge_worker.process import progress
 from evomerge_worker.select import select
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.sources import source_folder
@@ -155,4 +155,4 @@ class Pipeline:
         return self._stores[key]
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
-        return progress.timed(name, self._seconds)
+        return meter.timed(name, self._seconds)

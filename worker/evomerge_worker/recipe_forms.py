@@ -8,7 +8,7 @@ _ONE_MODULE = "default"
 """mergekit's name for the only module of a language model."""
 _HOLDERS = ("modules", _ONE_MODULE, "models", "slices", "sources", "tokenizer")
 """Keys below which models are named."""
-_NAMES = ("model", "base_model", "tokenizer_source")
+_NAMES = ("model", "base_model", "tokenizer_source", "config_source")
 _SEVERAL = (
     "is not done here: only models of one module are merged, which mergekit calls default; write its models or slices "
     "without modules"

@@ -13,10 +13,10 @@ from evomerge_operator.crd.rules import CANDIDATE_ROOT, CANDIDATE_SPEC, CANDIDAT
 from evomerge_operator.crd.schema import Schema, structural
 
 HEADER = "# Made from operator/evomerge_contract by `make crds`; edit it there, not here.\n"
-Column = tuple[str, str, str]
+PrinterColumn = tuple[str, str, str]
 """Heading, type and JSON path; a heading in brackets is for `kubectl get --output=wide`."""
 
-_EVOMERGE_COLUMNS: list[Column] = [
+_EVOMERGE_COLUMNS: list[PrinterColumn] = [
     ("Status", "string", ".status.phase"),
     ("Stage", "string", ".status.stage"),
     ("Candidates", "string", ".status.candidates"),
@@ -26,7 +26,7 @@ _EVOMERGE_COLUMNS: list[Column] = [
     ("Age", "date", ".metadata.creationTimestamp"),
     ("(Message)", "string", ".status.message"),
 ]
-_CANDIDATE_COLUMNS: list[Column] = [
+_CANDIDATE_COLUMNS: list[PrinterColumn] = [
     ("Stage", "string", ".spec.stage"),
     ("Gen", "integer", ".spec.generation"),
     ("Fitness", "number", ".status.fitness"),
@@ -86,7 +86,7 @@ class _Unaliased(yaml.SafeDumper):
         return True
 
 
-def _definition(kind: str, plural: str, short: str, columns: list[Column], schema: Schema) -> dict[str, Any]:
+def _definition(kind: str, plural: str, short: str, columns: list[PrinterColumn], schema: Schema) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

@@ -44,10 +44,10 @@ def _known_parameters() -> list[Rule]:
     for name, method in SEARCHABLE.items():
         methods.setdefault((*method.real, *method.switches), []).append(name)
     return [
-        rule(
-            f"!(self.method in {names_in(names)}) || self.parameters.all(k, k in {names_in(known)})",
-            f"{', '.join(names)}: the parameters allowed are {', '.join(known)}",
-            field=".parameters",
+        _of(
+            names,
+            f"self.parameters.all(k, k in {names_in(known)})",
+            f"the parameters allowed are {', '.join(known)}",
         )
         for known, names in methods.items()
     ]
@@ -60,13 +60,19 @@ def _needed_parameters() -> list[Rule]:
             if parameter not in method.defaults:
                 methods.setdefault(parameter, []).append(name)
     return [
-        rule(
-            f"!(self.method in {names_in(names)}) || '{parameter}' in self.parameters",
-            f"{', '.join(names)}: the parameter {parameter} is missing (give min and max, or value)",
-            field=".parameters",
+        _of(
+            names,
+            f"'{parameter}' in self.parameters",
+            f"the parameter {parameter} is missing (give min and max, or value)",
         )
         for parameter, names in methods.items()
     ]
+
+
+def _of(methods: list[str], check: str, message: str) -> Rule:
+    """A rule for the parameters of some methods alone."""
+    named = f"{', '.join(methods)}: {message}"
+    return rule(f"!(self.method in {names_in(methods)}) || {check}", named, field=".parameters")
 
 
 def _ranges() -> list[Rule]:

@@ -1,15 +1,11 @@
 """MergeCandidates: the search log, one object a line."""
 
-from typing import Any
-
 from evomerge_contract.candidate import AskedFields, Candidate, EndedFields, Genome, fields_of
 from evomerge_contract.genome import genome_of
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.resource import API_VERSION, MERGE_CANDIDATE
 from evomerge_contract.status import CandidateSpec, CandidateStatus
-from evomerge_operator.kube.objects import STAGE_LABEL, Parent, candidate_name
-
-Document = dict[str, Any]
+from evomerge_operator.kube.objects import STAGE_LABEL, Document, Parent, candidate_name
 
 
 def candidate_document(parent: Parent, spec: CandidateSpec) -> Document:

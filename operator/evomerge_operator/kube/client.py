@@ -7,7 +7,7 @@ hundreds of objects a second, and they take longer than all the rest.
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import urlencode
 
 import aiohttp
@@ -21,12 +21,12 @@ from evomerge_operator.kube.errors import (
     RefusedError,
     UnavailableError,
 )
+from evomerge_operator.kube.objects import Document
 from evomerge_operator.metrics import API_REQUESTS
 
 MERGE_PATCH = "application/merge-patch+json"
 _TIMEOUT_SECONDS = 30.0
 _CONNECTIONS = 32
-Document = dict[str, Any]
 
 
 class Client:
@@ -64,18 +64,15 @@ class Client:
         Raises:
             KubeError: a leaf of the tree, with the server's words.
         """
-        return _parsed(await self.request_text(verb, path, query=query, body=body, timeout=timeout))
+        return _parsed(await self._send(verb, path, query, body, timeout))
 
-    async def request_text(
-        self,
-        verb: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Document | None = None,
-        timeout: float = _TIMEOUT_SECONDS,
+    async def list_text(self, path: str, query: Mapping[str, str]) -> bytes:
+        """As `request` for a list, unparsed: it may be so large that another process had better parse it."""
+        return await self._send("list", path, query, None, _TIMEOUT_SECONDS)
+
+    async def _send(
+        self, verb: str, path: str, query: Mapping[str, str] | None, body: Document | None, timeout: float
     ) -> bytes:
-        """As `request`, for answers that are so large that another process had better parse them."""
         method = _METHODS[verb]
         headers = {"Accept": "application/json", "User-Agent": "evomerge-operator"}
         headers["Content-Type"] = MERGE_PATCH if method == "PATCH" else "application/json"

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from evomerge_contract.resource import API_VERSION, EVOMERGES, MERGE_CANDIDATES
-from evomerge_operator.kube.client import Client, Document
+from evomerge_operator.kube.client import Client
 from evomerge_operator.kube.errors import ConflictError, GoneError, NotLeaderError, RefusedError, UnavailableError
 from evomerge_operator.kube.failpoints import failpoint
-from evomerge_operator.kube.objects import DIGEST, STAGE_LABEL, Parent, candidate_name
+from evomerge_operator.kube.objects import DIGEST, STAGE_LABEL, Document, Parent, candidate_name
 
 _EVOMERGE = f"/apis/{API_VERSION}"
 _PAGE = 500
@@ -89,7 +89,7 @@ class Gateway:
         selector = parent.selector + (f",{STAGE_LABEL}={stage}" if stage else "")
         query = {"labelSelector": selector, "limit": str(_PAGE), "continue": following}
         path = _path(_EVOMERGE, parent.namespace, MERGE_CANDIDATES)
-        return await self._client.request_text("list", path, query=query)
+        return await self._client.list_text(path, query)
 
     async def candidate(self, parent: Parent, stage: str, index: int) -> Document:
         """A MergeCandidate."""

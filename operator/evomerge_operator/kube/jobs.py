@@ -17,6 +17,7 @@ from evomerge_operator.kube.objects import (
     STAGE_LABEL,
     TASK_LABEL,
     TASKS,
+    Document,
     Parent,
     job_name,
 )
@@ -28,7 +29,6 @@ _ANNOTATION_BYTES = 32 * 1024
 _NOBODY = 65532
 _START_SECONDS = 900  # for the image's pull and the imports, beside the tasks' own limits
 _FILE = "tasks.jsonl"
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import math
 import time
 from datetime import UTC, datetime
 
-from evomerge_operator.kube.client import Client, Document
+from evomerge_operator.kube.client import Client
 from evomerge_operator.kube.errors import ConflictError, GoneError, KubeError
+from evomerge_operator.kube.objects import Document
 
 DURATION_SECONDS = 15
 """Another process may take over so long after the last renewal it saw."""

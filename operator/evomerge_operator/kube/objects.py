@@ -5,6 +5,8 @@ from typing import Any
 
 from evomerge_contract.resource import API_VERSION, EVOMERGE, GROUP
 
+Document = dict[str, Any]
+"""An object of the API, as JSON has it."""
 MANAGED = {"app.kubernetes.io/managed-by": "evomerge"}
 NAME_LABEL = f"{GROUP}/name"
 UID_LABEL = f"{GROUP}/uid"
@@ -56,7 +58,7 @@ class Parent:
             ],
         }
 
-    def owns(self, document: dict[str, Any]) -> bool:
+    def owns(self, document: Document) -> bool:
         """Whether an object is a child of this very EvoMerge, not of an earlier one of the same name."""
         owners = document.get("metadata", {}).get("ownerReferences", ())
         return any(owner.get("uid") == self.uid for owner in owners)

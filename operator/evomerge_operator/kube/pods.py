@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from evomerge_contract.candidate import FailureReason
 from evomerge_operator.kube.jobs import CONTAINER, Attempt, attempt_of
-from evomerge_operator.kube.objects import CONFIG_MAPS, DIGEST
+from evomerge_operator.kube.objects import CONFIG_MAPS, DIGEST, Document
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _CANNOT_START = frozenset(
@@ -24,7 +23,6 @@ _CANNOT_START = frozenset(
 )
 _NEVER_RAN = frozenset({"ContainerStatusUnknown", "StartError", "ContainerCannotRun"})
 """Reasons that speak of the node, not of the worker."""
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class PodView:
     timed_out: bool
     evicted: str | None
     """Why the kubelet ended it, when it was for a limit of the pod's own."""
-    hindrance: tuple[str, str] | None
+    pending: tuple[str, str] | None
     """Reason and message of what keeps it from starting."""
 
 
@@ -127,7 +125,7 @@ def view_pod(pod: Document) -> PodView | None:
         disruption=_disruption(metadata, status, exit),
         timed_out=status.get("reason") == "DeadlineExceeded",
         evicted=status.get("message") or "" if status.get("reason") == "Evicted" else None,
-        hindrance=_hindrance(status, state),
+        pending=_pending(status, state),
     )
 
 
@@ -176,7 +174,7 @@ def _disruption(metadata: Document, status: Document, exit: Exit | None) -> str 
     return f"{exit.reason}: {exit.message}" if exit is not None and exit.reason in _NEVER_RAN else None
 
 
-def _hindrance(status: Document, state: Document) -> tuple[str, str] | None:
+def _pending(status: Document, state: Document) -> tuple[str, str] | None:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return condition.get("reason") or "Unschedulable", condition.get("message") or "the pod is not scheduled"

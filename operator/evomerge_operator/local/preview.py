@@ -50,7 +50,7 @@ def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list
 
 def _begun(manifest: EvoMerge, prepared: PrepareResult, folder: Path) -> tuple[Run, Proposer]:
     run = make_run(manifest, prepared, folder.as_uri(), default_names(manifest))
-    return run, begin_stage(run, 0)
+    return run, begin_stage(run, len(run.stages))
 
 
 def _start_of_average(run: Run, proposer: Proposer) -> Start:

@@ -131,7 +131,7 @@ def _finish(
     if exported.export is None:
         raise error_of(exported, f"exporting the winner{executor.last_words()}", run.manifest)
     recipe = winner_recipe(proposer, winner)
-    _write(directory.recipe, recipe_text(recipe, run.manifest, directory.path))
+    _write(directory.recipe, recipe_text(recipe, run.manifest, directory.path, run.stage.stage.search.seed))
     render_report(_write_facts(run, searched, directory, report.conclude, recipe), directory.report)
     watcher.done(run, report.conclude, directory)
     return report.conclude

@@ -8,6 +8,7 @@ from evomerge_contract.manifest import BASE, Base, EvoMerge, Stage
 from evomerge_contract.recipe import DTypeName
 from evomerge_contract.report import PrepareResult
 from evomerge_contract.task import Baseline, DataDigests, PrepareTask, Source
+from evomerge_operator.errors import InputError
 from evomerge_operator.plan.progress import Progress
 from evomerge_operator.rules import RESERVED_STAGE
 from evomerge_operator.search import Gene
@@ -126,11 +127,15 @@ def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str, pinne
     """A run before its first stage.
 
     Raises:
-        ValueError: it is pinned to a baseline that this version does not know.
+        InputError: it is pinned to a baseline that this version does not know.
     """
     manifest = at_commits(manifest, commits(prepared))
     names = None if pinned is None else tuple(pinned)
-    known = tuple(baselines(manifest.spec, dtype_of(prepared), names))
+    try:
+        known = tuple(baselines(manifest.spec, dtype_of(prepared), names))
+    except ValueError as error:
+        message = f"another version has begun this run: {error}; go on with that version"
+        raise InputError.at(manifest.metadata.name, "baselines", message) from error
     return Run(manifest, prepared, report_dir, known, names, [])
 
 

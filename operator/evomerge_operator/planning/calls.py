@@ -7,9 +7,7 @@ import gzip
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,15 +19,16 @@ from evomerge_contract.status import CandidateSpec, CandidateStatus
 from evomerge_contract.task import ConcludeTask, ExportTask, SelectTask
 from evomerge_operator.errors import InputError
 from evomerge_operator.kube.candidates import finished_candidate, genome_in, identity_of
+from evomerge_operator.kube.objects import Document
 from evomerge_operator.manifest import parse_manifest
 from evomerge_operator.plan import finish
 from evomerge_operator.plan.proposer import Proposer, Start, begin_stage
 from evomerge_operator.plan.run import BASELINES, Key, Run, make_run
+from evomerge_operator.planning.page import Page, PageItem
 from evomerge_operator.recipes import recipe_text
 from evomerge_operator.search import Outcome
 
 _STATE_BYTES = 64 << 20
-Document = dict[str, Any]
 
 
 def check(document: Document, name: str) -> EvoMerge | list[Problem]:
@@ -46,7 +45,7 @@ def begin(
     """A prepared run with its first stage begun and that stage's proposer, or the mistakes that keep it from it."""
     try:
         run = make_run(manifest, prepared, report_dir, pinned)
-        return run, _dump(begin_stage(run, 0))
+        return run, _dump(begin_stage(run, len(run.stages)))
     except InputError as error:
         return error.problems
 
@@ -61,53 +60,26 @@ def starts(
     return _dump(loaded), made
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What a MergeCandidate says."""
-
-    key: Key
-    document: Document
-    """What a write to it needs."""
-    status: CandidateStatus
-    finished: Candidate | None
-    """Without its genome."""
-    genome: Genome | None
-    """Of a candidate that is not finished."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page of a list of MergeCandidates."""
-
-    proposer: bytes
-    """After it was shown the page."""
-    entries: list[Entry] = field(default_factory=list)
-    following: str = ""
-    """How to ask for the next page; empty: there is none."""
-    problem: str | None = None
-    """Why the search cannot be gone on with."""
-
-
 def read(proposer: bytes, page: bytes) -> Page:
     """Read a page as the API server has sent it; the genomes are as they were asked, never computed again."""
     loaded = _load(proposer)
     listed = json.loads(page)
-    entries = []
+    items = []
     try:
         for document in listed.get("items") or []:
-            entry, candidate = _entry(loaded, document)
+            item, candidate = _item(loaded, document)
             problem = loaded.replay(candidate) if candidate else None
             if problem is not None:
                 return Page(proposer, problem=f"the search log {problem}")
-            entries.append(entry)
+            items.append(item)
     except ValueError as error:
         return Page(proposer, problem=f"a MergeCandidate cannot be read: {error}")
     following = listed.get("metadata", {}).get("continue") or ""
     hole = None if following else loaded.hole()
-    return Page(_dump(loaded), entries, following, hole and f"the search log {hole}")
+    return Page(_dump(loaded), items, following, hole and f"the search log {hole}")
 
 
-def _entry(proposer: Proposer, document: Document) -> tuple[Entry, Candidate | None]:
+def _item(proposer: Proposer, document: Document) -> tuple[PageItem, Candidate | None]:
     """What a MergeCandidate says, and the whole candidate if it is finished."""
     try:
         spec = CandidateSpec.model_validate(document["spec"])
@@ -125,7 +97,7 @@ def _entry(proposer: Proposer, document: Document) -> tuple[Entry, Candidate | N
     if candidate is None and genome is not None:
         proposer.show(spec.index, genome)
     without = candidate and candidate.model_copy(update={"genome": None})
-    return Entry(key, identity_of(document), status, without, genome if candidate is None else None), candidate
+    return PageItem(key, identity_of(document), status, without, genome if candidate is None else None), candidate
 
 
 def facts_part(page: bytes, first: bool) -> tuple[bytes, str]:
@@ -167,7 +139,8 @@ def conclude_task(
 def export_task(proposer: bytes, winner: Candidate, conclusion: ConcludeResult, out: str, facts: str) -> ExportTask:
     """See `plan.finish`."""
     loaded = _load(proposer)
-    text = recipe_text(finish.winner_recipe(loaded, winner), loaded.manifest, Path("/"))
+    recipe, seed = finish.winner_recipe(loaded, winner), loaded.stage.search.seed
+    text = recipe_text(recipe, loaded.manifest, Path("/"), seed)
     return finish.export_task(loaded, winner, conclusion, out, facts=facts, recipe_text=text)
 
 

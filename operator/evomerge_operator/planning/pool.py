@@ -1,5 +1,6 @@
 """Helper processes: each call in them may take so much CPU time and memory, and the event loop goes on meanwhile."""
 
+import math
 import os
 import resource
 import signal
@@ -62,12 +63,9 @@ class Pool:
                     )
             except (TimeoutError, _TooLongError) as error:
                 raise PlanningError(TOO_LONG, f"took more than {self._limits[0]} s of CPU time") from error
-            except MemoryError as error:
-                raise PlanningError(TOO_LARGE, f"took more than {self._limits[1] >> 20} MiB of memory") from error
             except anyio.BrokenWorkerProcess as error:
-                # Native code that gets no memory ends its process.
-                message = f"ended its process, as too little memory does (it may take {self._limits[1] >> 20} MiB)"
-                raise PlanningError(TOO_LARGE, message) from error
+                most = f"{self._limits[1] >> 20} MiB of memory"
+                raise PlanningError(TOO_LARGE, f"took more than {most}, or ended its process") from error
             self._last_seconds[caller] = seconds
         return result
 
@@ -87,10 +85,12 @@ def _limited(
     began = time.monotonic()
     signal.signal(signal.SIGXCPU, _too_long)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_seconds)
+    _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu_seconds)
     _limit(resource.RLIMIT_AS, _address_space() + memory_bytes)
     try:
         result = function(*arguments)
+    except MemoryError:
+        os._exit(1)  # as native code does that gets no memory: not all that the call took would come back
     finally:
         _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
         _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)

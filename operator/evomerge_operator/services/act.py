@@ -21,7 +21,7 @@ from evomerge_operator.planning.pool import Pool
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
 from evomerge_operator.services.settle import together
-from evomerge_operator.services.tasks import step_task
+from evomerge_operator.services.tasks import candidate_starts, step_task
 
 _PART_BYTES = 700_000
 """Of a ConfigMap's binary content: base64 makes it a third longer, and the store takes 1.5 MB."""
@@ -41,7 +41,7 @@ async def start_candidates(
         PlanningError: asking for them takes too much.
         KubeError: not all could be stored, or not all Jobs be created.
     """
-    starts = await live.planned([key for batch in batches for key in batch], pool, known.parent.uid)
+    starts = await candidate_starts(live, [key for batch in batches for key in batch], pool, known.parent.uid)
     for start in starts:
         if start.key not in live.open:
             await _store(known, live, start, gateway)

@@ -31,7 +31,7 @@ class Idle:
 
 @dataclass(frozen=True)
 class Suspend:
-    """Unfinished Jobs end; nothing is told."""
+    """Unfinished Jobs end; none counts as an attempt."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def log_too_large(run: Run) -> str | None:
     )
 
 
-def has_ended(known: Known) -> bool:
+def is_over(known: Known) -> bool:
     """Whether nothing more is to be done for it. An edit after a failure is a new beginning."""
     status = known.status
     failed = status.phase == "Failed" and status.observed_generation == known.generation
@@ -120,7 +120,7 @@ def has_ended(known: Known) -> bool:
 
 def decide(known: Known, now: datetime) -> Decision:
     """The one thing to do now. Attempts that have ended are settled before this is asked."""
-    if has_ended(known):
+    if is_over(known):
         return _after_the_end(known, now)
     manifest = known.manifest
     if manifest is None or known.status.exported is not None:

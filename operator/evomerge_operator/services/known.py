@@ -3,16 +3,13 @@
 from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import PrepareResult
 from evomerge_contract.status import EvoMergeStatus, StepCounters
-from evomerge_operator.kube.objects import Parent
+from evomerge_operator.kube.objects import Document, Parent
 from evomerge_operator.kube.pods import JobView, PodView, view_job, view_pod
 from evomerge_operator.services.live_run import LiveRun
-
-Document = dict[str, Any]
 
 
 @dataclass

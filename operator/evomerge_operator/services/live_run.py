@@ -1,19 +1,15 @@
-"""A run as its MergeCandidates tell it, and what the planner has made of it."""
+"""A run as its MergeCandidates report it, and what the planner has made of it."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from evomerge_contract.candidate import Candidate, Genome
+from evomerge_contract.candidate import Candidate
 from evomerge_contract.status import CandidateStatus
 from evomerge_contract.task import Task
 from evomerge_operator.kube.candidates import identity_of
+from evomerge_operator.kube.objects import Document
 from evomerge_operator.plan.proposer import Start
 from evomerge_operator.plan.run import Key, Run
-from evomerge_operator.planning import calls
-from evomerge_operator.planning.pool import Pool
-
-Document = dict[str, Any]
+from evomerge_operator.planning.page import Page
 
 
 @dataclass
@@ -26,7 +22,7 @@ class Open:
 
     @property
     def ended_attempts(self) -> int:
-        """How many of its Jobs have been told."""
+        """How many of its Jobs have ended and are counted."""
         return self.status.attempts
 
 
@@ -46,13 +42,13 @@ class LiveRun:
     step_tasks: dict[str, Task] = field(default_factory=dict)
     """Of the steps after the search, as far as they were needed."""
 
-    def read(self, page: calls.Page) -> None:
+    def read(self, page: Page) -> None:
         """Take over a page of MergeCandidates."""
         self.proposer = page.proposer
-        for entry in page.entries:
-            if entry.genome is not None:
-                self.run.stage.progress.ask(entry.key.index, entry.genome)
-            self.saw(entry.key, entry.document, entry.status, entry.finished, told=True)
+        for item in page.items:
+            if item.genome is not None:
+                self.run.stage.progress.ask(item.key.index, item.genome)
+            self.saw(item.key, item.document, item.status, item.finished, told=True)
 
     def saw(
         self, key: Key, document: Document, status: CandidateStatus, finished: Candidate | None, *, told: bool = False
@@ -68,30 +64,6 @@ class LiveRun:
             self.open.pop(key, None)
             self.starts.pop(key, None)
             progress.finish(finished, told=told)
-
-    async def planned(
-        self, keys: Sequence[Key], pool: Pool, caller: str, finished: Mapping[int, Genome] | None = None
-    ) -> list[Start]:
-        """These candidates as tasks; new ones are asked for, in the order of their indices.
-
-        `finished` has the genomes of those that are finished.
-
-        Raises:
-            PlanningError: that takes too much.
-        """
-        missing = [key for key in keys if key not in self.starts]
-        if missing:
-            progress = self.run.stage.progress
-            untold = list(progress.untold)
-            genomes = progress.genomes | dict(finished or {})
-            proposer, made = await pool.call(caller, calls.starts, self.proposer, untold, missing, genomes)
-            self.proposer = proposer
-            del progress.untold[: len(untold)]
-            for start in made:
-                self.starts[start.key] = start
-                if start.genome is not None and start.key.index not in progress.finished:
-                    progress.ask(start.key.index, start.genome)
-        return [self.starts[key] for key in keys]
 
     def has(self, key: Key) -> bool:
         """Whether there is a MergeCandidate."""

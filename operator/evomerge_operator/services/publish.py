@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import get_args
 
-from evomerge_contract.candidate import FailureReason, Outcome
+from evomerge_contract.candidate import FailureReason, OutcomeName
 from evomerge_contract.status import Phase
 from evomerge_operator import metrics
 from evomerge_operator.kube.jobs import gpus
@@ -31,7 +31,7 @@ def publish(known: Known) -> None:
         return
     of_stage = list(live.run.stage.progress.finished.values())
     outcomes = Counter(c.outcome for c in of_stage)
-    for outcome in get_args(Outcome):
+    for outcome in get_args(OutcomeName):
         metrics.CANDIDATES.labels(*labels, outcome).set(outcomes[outcome])
     reasons = Counter(c.reason for c in of_stage)
     for reason in get_args(FailureReason):

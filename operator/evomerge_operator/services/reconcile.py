@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 from datetime import datetime, timedelta
-from typing import Any
 
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.problems import in_words
@@ -14,6 +13,7 @@ from evomerge_operator.errors import EvoMergeError
 from evomerge_operator.kube.errors import GoneError, RefusedError
 from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
+from evomerge_operator.kube.objects import Document
 from evomerge_operator.planning import calls
 from evomerge_operator.planning.pool import PLANNING_REASONS, PlanningError, Pool
 from evomerge_operator.services import decide
@@ -30,7 +30,7 @@ from evomerge_operator.services.settle import (
     end_job,
     forgiven,
     lock_name,
-    settle,
+    settle_attempts,
 )
 from evomerge_operator.services.standing import not_started, obstacle, only_figures, status_of, what_holds
 from evomerge_operator.services.status import write_status
@@ -44,7 +44,6 @@ _BACKOFF_SECONDS = (30.0, 600.0)
 _PLAN_SECONDS = (30.0, 600.0)
 _REFUSED = "JobRefused"
 _log = logging.getLogger(__name__)
-Document = dict[str, Any]
 
 
 class VanishedError(EvoMergeError):
@@ -88,7 +87,7 @@ class Reconciler:
 
     async def _planned(self, known: Known, now: datetime) -> Decision:
         """Decide and act; a search whose planning takes too much waits, longer each time, and no other does."""
-        if known.plans_at is not None and now < known.plans_at and not decide.has_ended(known):
+        if known.plans_at is not None and now < known.plans_at and not decide.is_over(known):
             return decide.Wait()
         try:
             decision = await self._decide(known, now)
@@ -105,21 +104,21 @@ class Reconciler:
         return decision
 
     async def _decide(self, known: Known, now: datetime) -> Decision:
-        at_rest = decide.has_ended(known) and not known.jobs
+        at_rest = decide.is_over(known) and not known.jobs
         if known.observed_at is None or now - known.observed_at > (_RESYNC_AT_REST if at_rest else RESYNC):
             await self._observe(known, now)
         known.looked_at = known.generation
-        if decide.has_ended(known):
+        if decide.is_over(known):
             return decide.decide(known, now)
         problem = await self._read_manifest(known) or await self._load(known)
         if problem is not None:
             return problem
-        verdict = await settle(known, self._gateway, self._pool, now)
-        if verdict is not None and verdict.reason != decide.STORAGE:
-            return Fail(verdict.reason, verdict.message)
-        if verdict is not None:
+        blocker = await settle_attempts(known, self._gateway, self._pool, now)
+        if blocker is not None and blocker.reason != decide.STORAGE:
+            return Fail(blocker.reason, blocker.message)
+        if blocker is not None:
             known.probe_at = now + timedelta(seconds=PROBE_SECONDS)
-            changes = {"reason": verdict.reason, "message": verdict.message}
+            changes = {"reason": blocker.reason, "message": blocker.message}
             await write_status(known, self._gateway, known.status.model_copy(update=changes))
         problem = await self._load(known)  # prepare may just have ended
         return problem or decide.decide(known, now)
@@ -269,7 +268,7 @@ class Reconciler:
         stuck = [job for job in not_started(known) if now - job.began > _LOOK_CLOSER and not job.queued]
         for job in stuck[:3]:
             pod = known.pods.get(job.name)
-            if pod is not None and pod.hindrance is not None:
+            if pod is not None and pod.pending is not None:
                 continue
             uid = pod.uid if pod is not None else job.uid
             events = await self._gateway.events_about(known.parent.namespace, uid)

@@ -1,4 +1,4 @@
-"""Telling: what an attempt's end means is stored in the MergeCandidate or the status, and only then its Job deleted."""
+"""Settling: what an attempt's end means is stored in the MergeCandidate or the status, then its Job is deleted."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from evomerge_operator.kube.pods import JobView, PodView
 from evomerge_operator.metrics import SECONDS
 from evomerge_operator.plan.proposer import Start
 from evomerge_operator.plan.run import BASELINES, Key, default_names
-from evomerge_operator.plan.settle import settle as settle_candidate
+from evomerge_operator.plan.settle import settle
 from evomerge_operator.planning.pool import Pool
 from evomerge_operator.services.backoff import after
 from evomerge_operator.services.decide import CONCLUDE, EXPORT, PREPARE, SELECT, STORAGE
@@ -30,7 +30,7 @@ from evomerge_operator.services.ending import Disrupted, Ending, Failed, Reporte
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
 from evomerge_operator.services.status import write_step
-from evomerge_operator.services.tasks import step_tasks, stored_candidates
+from evomerge_operator.services.tasks import candidate_starts, step_tasks, stored_candidates
 
 PROBE_SECONDS = 30
 _LOSSES_AT_ONCE = 5
@@ -40,26 +40,26 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What an ended attempt means for the whole: wrong input ends it, storage that is away makes it wait."""
+class Blocker:
+    """What keeps the whole from going on: wrong input ends it, storage that is away makes it wait."""
 
     reason: str
     message: str
 
 
-async def settle(known: Known, gateway: Gateway, pool: Pool, now: datetime) -> Verdict | None:
-    """Tell every attempt that has ended, all at once; returns the gravest of what they mean for the whole.
+async def settle_attempts(known: Known, gateway: Gateway, pool: Pool, now: datetime) -> Blocker | None:
+    """Settle every attempt that has ended, all at once; returns the gravest of what then blocks the whole.
 
     Raises:
         PlanningError: making the tasks that they answer takes too much.
     """
     endings: list[Ending] = []
-    jobs = [job for job in known.jobs.values() if _can_tell(known, job, now)]
+    jobs = [job for job in known.jobs.values() if _can_settle(known, job, now)]
     starts = await _starts(known, gateway, pool, jobs)
-    told = [_settle_job(known, gateway, pool, job, now, starts, endings) for job in jobs]
-    verdicts = [verdict for verdict in await together(told) if verdict is not None]
+    settling = [_settle_job(known, gateway, pool, job, now, starts, endings) for job in jobs]
+    blockers = [blocker for blocker in await together(settling) if blocker is not None]
     _pause_after_losses(known, endings, now)
-    return min(verdicts, key=lambda v: v.reason == STORAGE, default=None)  # wrong input before storage
+    return min(blockers, key=lambda b: b.reason == STORAGE, default=None)  # wrong input before storage
 
 
 async def together(coroutines: Iterable[Awaitable[R]]) -> list[R]:
@@ -76,15 +76,15 @@ async def _starts(known: Known, gateway: Gateway, pool: Pool, jobs: Sequence[Job
     live = known.live
     if live is None:
         return {}
-    keys = [key for job in jobs if _is_untold(known, job) for key in _keys(job)]
-    # Of one that was told before a crash, while others of its pod were not, the genome was let go.
-    told = [key.index for key in keys if key not in live.open and key.stage != BASELINES]
-    genomes = {c.index: c.genome for c in await stored_candidates(known, live, told, gateway) if c.genome}
-    return {start.key: start for start in await live.planned(keys, pool, known.parent.uid, genomes)}
+    keys = [key for job in jobs if _is_unsettled(known, job) for key in _keys(job)]
+    # Of one that was settled before a crash, while others of its pod were not, the genome was let go.
+    settled = [key.index for key in keys if key not in live.open and key.stage != BASELINES]
+    genomes = {c.index: c.genome for c in await stored_candidates(known, live, settled, gateway) if c.genome}
+    return {start.key: start for start in await candidate_starts(live, keys, pool, known.parent.uid, genomes)}
 
 
-def _is_untold(known: Known, job: JobView) -> bool:
-    """Whether a Job has candidates that were not told of its end."""
+def _is_unsettled(known: Known, job: JobView) -> bool:
+    """Whether a Job has candidates to settle."""
     return known.live is not None and not _lacks_candidate(known, job) and any(k in known.live.open for k in _keys(job))
 
 
@@ -92,7 +92,7 @@ def _keys(job: JobView) -> list[Key]:
     return [Key(job.attempt.step, index) for index in job.attempt.indices]
 
 
-def _can_tell(known: Known, job: JobView, now: datetime) -> bool:
+def _can_settle(known: Known, job: JobView, now: datetime) -> bool:
     if job.attempt.indices and known.live is None:
         return False
     ended = has_ended(job, known.pods.get(job.name), now, gone=job.name in known.gone)
@@ -113,16 +113,16 @@ async def _settle_job(
     now: datetime,
     starts: Mapping[Key, Start],
     endings: list[Ending],
-) -> Verdict | None:
-    """Tell what a Job came to, and delete it; its ending is added to `endings`."""
+) -> Blocker | None:
+    """Settle what a Job came to, and delete it; its ending is added to `endings`."""
     pod = known.pods.get(job.name)
-    verdict = None
+    blocker = None
     if known.live is None or not job.attempt.indices:
-        verdict = await _settle_step(known, gateway, pool, job, pod, now, endings)
+        blocker = await _settle_step(known, gateway, pool, job, pod, now, endings)
     elif not _lacks_candidate(known, job):
-        verdict = await _settle_candidates(known, known.live, gateway, job, pod, starts, endings)
+        blocker = await _settle_candidates(known, known.live, gateway, job, pod, starts, endings)
     await end_job(known, gateway, job)
-    return verdict
+    return blocker
 
 
 def _pause_after_losses(known: Known, endings: Sequence[Ending], now: datetime) -> None:
@@ -153,28 +153,28 @@ async def _settle_candidates(
     pod: PodView | None,
     starts: Mapping[Key, Start],
     endings: list[Ending],
-) -> Verdict | None:
-    """Tell each candidate of a Job that has not been told of this attempt yet."""
+) -> Blocker | None:
+    """Settle each candidate of a Job that does not count this attempt yet."""
     keys = _keys(job)
     if any(key not in starts for key in keys):
-        return None  # told before a crash
+        return None  # settled before a crash
     ending = ending_of(pod, [starts[key].task for key in keys], live.run.manifest.spec)
     endings.append(ending)
     reports = ending.reports if isinstance(ending, Reported) else [None] * len(keys)
-    verdict = _verdict(ending)
+    blocker = _blocker(ending)
     for key, attempt, report in zip(keys, job.attempt.attempts, reports, strict=True):
         candidate = live.open.get(key)
         if candidate is None or candidate.ended_attempts >= attempt:
-            continue  # told before a crash
+            continue  # settled before a crash
         if report is not None and report.reason in ("InvalidInput", "TryAgain"):
-            verdict = verdict or _of_report(report)
-        status, finished = _told(live, starts[key], ending, report, job, pod)
+            blocker = blocker or _of_report(report)
+        status, finished = _status_after(live, starts[key], ending, report, job, pod)
         live.saw(key, await gateway.tell_candidate(candidate.document, status.wire()), status, finished)
         _observe(known, key, status)
-    return verdict
+    return blocker
 
 
-def _told(
+def _status_after(
     live: LiveRun, start: Start, ending: Ending, report: Report | None, job: JobView, pod: PodView | None
 ) -> tuple[CandidateStatus, Candidate | None]:
     """The status of a candidate after an attempt that ended so, and the candidate if it is finished now."""
@@ -185,7 +185,7 @@ def _told(
         counted = "disruptions" if isinstance(ending, Disrupted) else "waits"
         return _counted(before, counted), None
     seconds = report.seconds | _waited(job, pod)
-    candidate = settle_candidate(live.run, start, report.model_copy(update={"seconds": seconds}))
+    candidate = settle(live.run, start, report.model_copy(update={"seconds": seconds}))
     if candidate is None:
         _log.info("%s failed (%s: %s); it is tried once more", job.name, report.reason, report.message)
         return _counted(before, "failures"), None
@@ -226,11 +226,11 @@ async def _settle_step(
     pod: PodView | None,
     now: datetime,
     endings: list[Ending],
-) -> Verdict | None:
-    """Tell the end of prepare, select, conclude or export: its counter, and its result, in one write of the status."""
+) -> Blocker | None:
+    """Settle the end of prepare, select, conclude or export: its counter and its result in one write of the status."""
     step = job.attempt.step
     if known.ended_attempts(step) >= job.attempt.attempts[0]:
-        return None  # told before a crash
+        return None  # settled before a crash
     tasks = await step_tasks(known, step, gateway, pool)
     ending = _step_ending(pod, tasks, cast(EvoMerge, known.manifest).spec)  # without a manifest there are no tasks
     endings.append(ending)
@@ -239,7 +239,7 @@ async def _settle_step(
     changes: dict[str, object] = {}
     if isinstance(ending, Reported):
         changes = await _result(known, gateway, step, ending.reports[0])
-    verdict = _verdict(ending)
+    blocker = _blocker(ending)
     if isinstance(ending, Failed):
         changes["message"] = f"{step}: {ending.message} ({ending.reason})"
     if isinstance(ending, Waits):
@@ -250,7 +250,7 @@ async def _settle_step(
     if step == PREPARE and counter == "succeeded":
         counters = forgiven(counters)  # storage is looked at again and again: failures days apart are no two in a row
     await write_step(known, gateway, step, counters, changes)
-    return verdict
+    return blocker
 
 
 _COUNTERS: dict[type[Ending], str] = {
@@ -302,17 +302,17 @@ def lock_name(known: Known) -> str:
     return f"{known.parent.prefix}-lock"
 
 
-def _verdict(ending: Ending) -> Verdict | None:
+def _blocker(ending: Ending) -> Blocker | None:
     if isinstance(ending, Waits):
-        return Verdict(STORAGE, ending.message)
+        return Blocker(STORAGE, ending.message)
     if isinstance(ending, Wrong):
-        return Verdict("InvalidInput", ending.message)
+        return Blocker("InvalidInput", ending.message)
     return None
 
 
-def _of_report(report: Report) -> Verdict:
+def _of_report(report: Report) -> Blocker:
     message = report.message or "the worker gave no reason"
-    return Verdict(STORAGE if report.reason == "TryAgain" else "InvalidInput", message)
+    return Blocker(STORAGE if report.reason == "TryAgain" else "InvalidInput", message)
 
 
 def _of_step(report: Report) -> Ending:

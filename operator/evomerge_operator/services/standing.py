@@ -19,7 +19,7 @@ from evomerge_operator.services.decide import (
 from evomerge_operator.services.known import Known
 
 _QUIET = timedelta(seconds=10)
-"""A pod may take so long to be scheduled before anybody is told."""
+"""A pod may take so long to be scheduled before that is reported."""
 _SHOWN = 400
 _MESSAGE = 4000
 _IMAGE = "see spec.worker.image, and imagePullSecrets in spec.worker.podTemplate"
@@ -48,7 +48,7 @@ def _started(known: Known, job: JobView) -> datetime | None:
 def what_holds(known: Known, job: JobView) -> tuple[str, str] | None:
     """Reason and message of what keeps the pod of a Job from starting, if anything is known of it."""
     pod = known.pods.get(job.name)
-    said = pod.hindrance if pod is not None else None
+    said = pod.pending if pod is not None else None
     return said or known.trouble.get(pod.uid if pod is not None else job.uid)
 
 

@@ -1,8 +1,8 @@
-"""The tasks of the steps that are no candidates, and where a cluster's run keeps its reports."""
+"""The tasks of candidates and of the steps that are none, and where a cluster's run keeps its reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from evomerge_contract.candidate import Candidate
+from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.status import CandidateSpec, CandidateStatus
 from evomerge_contract.task import Task
 from evomerge_operator.errors import RunError
@@ -10,7 +10,8 @@ from evomerge_operator.kube.candidates import finished_candidate, genome_in
 from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.objects import Parent
 from evomerge_operator.plan.finish import scored_baselines
-from evomerge_operator.plan.run import prepare_task
+from evomerge_operator.plan.proposer import Start
+from evomerge_operator.plan.run import Key, prepare_task
 from evomerge_operator.planning import calls
 from evomerge_operator.planning.pool import Pool
 from evomerge_operator.services.decide import CONCLUDE, PREPARE, SELECT
@@ -24,6 +25,30 @@ FACTS = "/facts"
 def report_dir(export_uri: str, parent: Parent) -> str:
     """Where a run's durable reports lie; another run of the same name, or place, never finds them."""
     return f"{export_uri.rstrip('/')}/reports/{parent.uid}"
+
+
+async def candidate_starts(
+    live: LiveRun, keys: Sequence[Key], pool: Pool, caller: str, finished: Mapping[int, Genome] | None = None
+) -> list[Start]:
+    """These candidates as tasks; new ones are asked for, in the order of their indices.
+
+    `finished` has the genomes of those that are finished.
+
+    Raises:
+        PlanningError: that takes too much.
+    """
+    missing = [key for key in keys if key not in live.starts]
+    if missing:
+        progress = live.run.stage.progress
+        untold = list(progress.untold)
+        genomes = progress.genomes | dict(finished or {})
+        live.proposer, made = await pool.call(caller, calls.starts, live.proposer, untold, missing, genomes)
+        del progress.untold[: len(untold)]
+        for start in made:
+            live.starts[start.key] = start
+            if start.genome is not None and start.key.index not in progress.finished:
+                progress.ask(start.key.index, start.genome)
+    return [live.starts[key] for key in keys]
 
 
 async def step_tasks(known: Known, step: str, gateway: Gateway, pool: Pool) -> list[Task]:

@@ -6,7 +6,7 @@ A name never changes its meaning: a run that is pinned to a list of names has th
 from collections.abc import Callable, Sequence
 
 from evomerge_contract.manifest import BASE, EvoMergeSpec
-from evomerge_contract.recipe import DTypeName, Recipe, RecipeModel, Settings
+from evomerge_contract.recipe import DTypeName, Parameters, Recipe, RecipeModel
 from evomerge_contract.task import Baseline
 
 PLAIN_AVERAGE = "plain average"
@@ -80,7 +80,7 @@ _MADE: dict[str, Callable[[EvoMergeSpec, DTypeName], Baseline]] = {
 }
 
 
-def _merged(method: str, spec: EvoMergeSpec, each: Settings, base: str | None, dtype: DTypeName) -> Recipe:
+def _merged(method: str, spec: EvoMergeSpec, each: Parameters, base: str | None, dtype: DTypeName) -> Recipe:
     """All sources merged, each with the same parameters."""
     return Recipe(
         merge_method=method,

@@ -13,7 +13,7 @@ from evomerge_contract.candidate import Genome
 from evomerge_contract.filters import names
 from evomerge_contract.manifest import BASE, EvoMergeSpec, Parameter, ParameterSpace
 from evomerge_contract.methods import METHODS, Method
-from evomerge_contract.recipe import DTypeName, Filtered, Recipe, Scalar, Setting, Settings, Slice, SliceSource
+from evomerge_contract.recipe import DTypeName, Filtered, Parameters, Recipe, Scalar, Setting, Slice, SliceSource
 from evomerge_contract.report import Layout
 from evomerge_operator.search import Gene
 from evomerge_operator.spaces.groups import SliceTensors, group_names, slice_tensors
@@ -88,7 +88,7 @@ class ResolvedParameterSpace:
         }
         return Slice(sources=sources, parameters=shared or None)
 
-    def _fixed(self) -> Settings:
+    def _fixed(self) -> Parameters:
         return {name: _scalar(p.value) for name, p in self.parameters.items() if p.value is not None}
 
 

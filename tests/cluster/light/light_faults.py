@@ -21,8 +21,8 @@ from typing import cast
 
 from evomerge_contract.candidate import FailureReason
 from evomerge_contract.task import Task, task_adapter
+from evomerge_worker import meter
 from evomerge_worker.errors import CandidateError
-from evomerge_worker.process import progress
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _MOST_BYTES = 4 << 30
@@ -95,7 +95,7 @@ def _sleep(seconds: float) -> None:
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(0.1, left))
-        progress.items(1)
+        meter.items(1)
 
 
 def _take_all_memory() -> None:

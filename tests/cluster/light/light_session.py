@@ -20,9 +20,10 @@ from evomerge_contract.manifest import SplitName
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EvaluateResult, ExportResult, ItemScore, Report
 from evomerge_contract.task import ConcludeTask, EvaluateTask, ExportTask, PrepareTask, SelectTask, Task
+from evomerge_worker import meter
 from evomerge_worker.conclude import conclude
 from evomerge_worker.evaluate.metrics import aggregate
-from evomerge_worker.process import progress, session, supervisor
+from evomerge_worker.process import session, supervisor
 from evomerge_worker.select import select
 from evomerge_worker.store import Store, default_cache
 from evomerge_worker.store.reports import earlier_report, keep_report
@@ -79,11 +80,11 @@ class LightPipeline:
         with self._phase("evaluate"):
             for objective in task.objectives:
                 scores[objective.name] = light_answers.score(recipe, objective, split)
-                progress.items(len(scores[objective.name]))
+                meter.items(len(scores[objective.name]))
         return scores
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
-        return progress.timed(name, self._seconds)
+        return meter.timed(name, self._seconds)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from evomerge_contract.manifest import Objective
 from evomerge_contract.report import ItemScore
+from evomerge_worker import meter
 from evomerge_worker.errors import InputError
 from evomerge_worker.evaluate.greedy import end_tokens, greedy, prompt_batch
 from evomerge_worker.evaluate.lines import Fields, as_text, required, skill_of, text_of
@@ -22,7 +23,6 @@ from evomerge_worker.evaluate.prompts import (
     leading_tokens,
     refuse,
 )
-from evomerge_worker.process import progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def prepare(tokenizer: Any, objective: Objective, items: Sequence[Question], set
             texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
             for index, text in zip(indices, texts, strict=True):
                 right[index] = _extracted(text, pattern) in items[index].answers
-            progress.items(len(indices))
+            meter.items(len(indices))
         return [ItemScore(value=float(ok), skill=item.skill) for ok, item in zip(right, items, strict=True)]
 
     return score

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
+from evomerge_worker import meter
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.evaluate.prompts import batched
-from evomerge_worker.process import progress
 
 _CHUNK = 1 << 24
 """So many logits are widened to fp32 at a time."""
@@ -80,7 +80,7 @@ def log_likelihoods(model: Any, batches: Sequence[Batch], targets: int, items: i
     totals = np.zeros(targets)
     for batch in batches:
         totals += np.bincount(batch.owner, weights=_predictions(model, batch), minlength=targets)
-        progress.items(items * len(np.unique(batch.owner)) / targets)
+        meter.items(items * len(np.unique(batch.owner)) / targets)
     if not np.isfinite(totals).all():
         raise CandidateError("NotFinite", "the model's log-likelihoods are not finite")
     return totals

@@ -16,10 +16,10 @@ from evomerge_worker.families.loading import load_model, load_state
 from evomerge_worker.families.slots import find_slots
 from evomerge_worker.merge.export import result_dtype, weights_dtype
 from evomerge_worker.merge.fit import is_computed
-from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.layers import read_as, result_config
 from evomerge_worker.merge.plan import anchor_of, plan_merge
 from evomerge_worker.merge.run import Merger
+from evomerge_worker.merge.statistics_cache import Statistics
 from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.tied import held_heads, own_heads, ties_head, untied

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from evomerge_worker.merge.draws import limit_of
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.statistics import norms
 from evomerge_worker.merge.task_vectors import Thinned, restoring
 from evomerge_worker.merge.thinning import Drawn
 
 
-def dropped(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
+def dropped(sources: Sequence[InputTensor], base: Tensor, rescale: bool) -> list[Thinned]:
     """Each element is kept with the probability that is the source's density."""
     return [_dropped(source, base, rescale) for source in sources]
 
 
-def _dropped(source: Source, base: Tensor, rescale: bool) -> Thinned:
+def _dropped(source: InputTensor, base: Tensor, rescale: bool) -> Thinned:
     density = source.values["density"]
     if density >= 1:
         return None, 1.0

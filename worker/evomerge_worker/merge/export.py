@@ -19,10 +19,10 @@ import torch
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import EXPORT_MARK
 from evomerge_worker.errors import InputError, StorageError
-from evomerge_worker.merge.known import Statistics
 from evomerge_worker.merge.layers import result_config
 from evomerge_worker.merge.plan import TensorPlan, anchor_of, plan_merge
 from evomerge_worker.merge.run import CPU, Merger
+from evomerge_worker.merge.statistics_cache import Statistics
 from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from evomerge_worker.shards.dtypes import NAMES

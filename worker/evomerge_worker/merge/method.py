@@ -12,21 +12,21 @@ from evomerge_worker.merge.draws import Drawing, Draws
 from evomerge_worker.merge.formula import Formula
 
 Statistic = NDArray[np.generic]
-Find = Callable[["Source", Tensor], Statistic]
+Find = Callable[["InputTensor", Tensor], Statistic]
 """(source, base) to a statistic of their tensors."""
 
 
-class Known(Protocol):
-    """What is known of a tensor and the base's."""
+class Memo(Protocol):
+    """Statistics of a tensor and the base's, each found once."""
 
-    def __call__(self, kind: str, find: Find, source: "Source") -> Statistic:
+    def __call__(self, kind: str, find: Find, source: "InputTensor") -> Statistic:
         """The statistic of that kind, which `find` finds in the tensors' files where it is not known yet."""
 
 
-class Source(NamedTuple):
+class InputTensor(NamedTuple):
     """A tensor that takes part, never to be written to, and its name.
 
-    `values` are the per-model parameters, `drawing` has the model's random draws. `known` keeps
+    `values` are the per-model parameters, `drawing` has the model's random draws. `memo` keeps
     statistics for later merges; None keeps nothing.
     """
 
@@ -34,7 +34,7 @@ class Source(NamedTuple):
     name: str
     values: Mapping[str, float]
     drawing: Drawing
-    known: Known | None = None
+    memo: Memo | None = None
 
     @property
     def draws(self) -> Draws:
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
     def statistic(self, kind: str, find: Find, base: Tensor) -> Statistic:
         """What `find` finds out about this tensor and `base`; it is the only one for this `kind`."""
-        return find(self, base) if self.known is None else self.known(kind, find, self)
+        return find(self, base) if self.memo is None else self.memo(kind, find, self)
 
 
 def fresh(tensor: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def fresh(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32, copy=True)
 
 
-MergeMethod = Callable[[Sequence[Source], Tensor, Mapping[str, float]], Formula]
+MergeMethod = Callable[[Sequence[InputTensor], Tensor, Mapping[str, float]], Formula]
 """(sources, base, shared parameters) to a formula of the merged tensor.
 
 All tensors are of one shape and contiguous. The base is an empty tensor for methods that take none."""

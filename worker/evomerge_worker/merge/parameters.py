@@ -1,14 +1,14 @@
 """The parameters of a recipe: what each has for a tensor, from the slice source to the whole recipe."""
 
 from evomerge_contract.methods import METHODS
-from evomerge_contract.recipe import Filtered, Recipe, Settings, Slice, SliceSource
-from evomerge_worker.merge.settings import Value, resolve, to_bool, to_float
+from evomerge_contract.recipe import Filtered, Parameters, Recipe, Slice, SliceSource
+from evomerge_worker.merge.settings import ParameterValue, resolve, to_bool, to_float
 
-_Scopes = tuple[Settings | None, ...]
+_Scopes = tuple[Parameters | None, ...]
 """Where a parameter is looked for, in this order."""
 
 
-class Parameters:
+class TensorParameters:
     """The values of a recipe's parameters for tensors; where no filter asks for names, a layer's tensors share them.
 
     `mistakes`: what has no value, or one that makes no sense, by its path.
@@ -20,7 +20,7 @@ class Parameters:
         self._method = METHODS[recipe.merge_method]
         # By slice, source and place in gradients; slices and sources are there for as long as this is.
         self._per_model: dict[tuple[int, int, float], dict[str, float]] = {}
-        self._shared: dict[tuple[int, float], dict[str, Value]] = {}
+        self._shared: dict[tuple[int, float], dict[str, ParameterValue]] = {}
 
     def per_model(self, one: Slice, t: float, source: SliceSource, tensor: str) -> dict[str, float]:
         """Those of `source` in the slice `one` for its `tensor`, at `t` of a gradient."""
@@ -33,7 +33,7 @@ class Parameters:
             self._per_model[key] = values
         return values
 
-    def shared(self, one: Slice, t: float, tensor: str) -> dict[str, Value]:
+    def shared(self, one: Slice, t: float, tensor: str) -> dict[str, ParameterValue]:
         """Those that are not per model, for a `tensor` of the result."""
         key = (id(one), t)
         if key in self._shared:
@@ -61,8 +61,8 @@ class Parameters:
                 self.mistakes.setdefault(f"recipe.{name}[{model}]", f"{given}: {rule}")
         return values
 
-    def _of_all(self, scopes: _Scopes, tensor: str, t: float) -> dict[str, Value]:
-        values: dict[str, Value] = {}
+    def _of_all(self, scopes: _Scopes, tensor: str, t: float) -> dict[str, ParameterValue]:
+        values: dict[str, ParameterValue] = {}
         for name, allowed in (self._method.shared | self._method.numerics).items():
             value = self._value(name, scopes, tensor, t)
             if value is None:
@@ -75,7 +75,7 @@ class Parameters:
             values[name] = default if switch is None else switch
         return values
 
-    def _value(self, name: str, scopes: _Scopes, tensor: str, t: float) -> Value | None:
+    def _value(self, name: str, scopes: _Scopes, tensor: str, t: float) -> ParameterValue | None:
         value = resolve(name, scopes, tensor, t, to_float)
         return self._method.defaults.get(name) if value is None else value
 

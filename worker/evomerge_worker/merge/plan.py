@@ -11,8 +11,8 @@ from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, other_depth, outside_tensors
 from evomerge_worker.merge.layers import layer_kinds, result_kinds
-from evomerge_worker.merge.parameters import Parameters
-from evomerge_worker.merge.settings import Value
+from evomerge_worker.merge.parameters import TensorParameters
+from evomerge_worker.merge.settings import ParameterValue
 from evomerge_worker.merge.slices import anchor_of, base_of, counted_mistakes, has_form, sliced, spoken_mistakes
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import BY_NAME
@@ -41,7 +41,7 @@ class TensorPlan(NamedTuple):
     method: str | None
     inputs: tuple[Input, ...]
     base: Input | None
-    shared: Mapping[str, Value]
+    shared: Mapping[str, ParameterValue]
     dtype: torch.dtype
 
     @property
@@ -111,7 +111,7 @@ def _planned(
     Raises:
         InputError: layers cannot stand where the slices put them.
     """
-    misfits, parameters = Misfits(), Parameters(recipe)
+    misfits, parameters = Misfits(), TensorParameters(recipe)
     plans = []
     for place in _places(slices, checkpoints[anchor_of(recipe)], checkpoints, misfits):
         inputs = [(source.model, tensor) for source, _, tensor in _inputs(place, checkpoints)]
@@ -196,7 +196,7 @@ def _layer_places(
 
 
 def _tensor_plan(
-    recipe: Recipe, place: _Place, checkpoints: Mapping[str, Checkpoint], parameters: Parameters
+    recipe: Recipe, place: _Place, checkpoints: Mapping[str, Checkpoint], parameters: TensorParameters
 ) -> TensorPlan:
     if not place.like.checkpoint.dtype(place.like.tensor).is_floating_point:
         return _copy(place)

@@ -14,10 +14,10 @@ from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import Drawing
 from evomerge_worker.merge.formula import Formula, Votes, plain
-from evomerge_worker.merge.known import Statistics
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.methods import method_named
 from evomerge_worker.merge.plan import Input, TensorPlan
+from evomerge_worker.merge.statistics_cache import Statistics
 from evomerge_worker.merge.thinning import Chosen
 from evomerge_worker.merge.threads import ALONE, Threads, pool, threads
 from evomerge_worker.pages import HUGE_PAGE, huge_pages
@@ -155,14 +155,14 @@ class Merger:
     def _base(self, plan: TensorPlan) -> Tensor:
         return _NO_BASE if plan.base is None else self._load(plan.base)
 
-    def _sources(self, plan: TensorPlan) -> list[Source]:
+    def _sources(self, plan: TensorPlan) -> list[InputTensor]:
         sources = []
         for item in plan.inputs:
             known = None
             if plan.base is not None and self._statistics is not None:
                 pair = self._checkpoints[item.model], self._checkpoints[plan.base.model]
                 known = self._statistics.of(*pair, plan.base.tensor, self._cores)
-            sources.append(Source(self._load(item), item.tensor, item.values, self._drawings[item.model], known))
+            sources.append(InputTensor(self._load(item), item.tensor, item.values, self._drawings[item.model], known))
         return sources
 
 

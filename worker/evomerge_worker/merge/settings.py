@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 from evomerge_contract.filters import value_for
 from evomerge_contract.methods import Method, Range
-from evomerge_contract.recipe import Filtered, Setting, Settings
+from evomerge_contract.recipe import Filtered, Parameters, Setting
 
-Value = float | bool
-Convert = Callable[[Value], Value]
+ParameterValue = float | bool
+Convert = Callable[[ParameterValue], ParameterValue]
 
 
-def resolve(name: str, scopes: Iterable[Settings | None], tensor: str, t: float, convert: Convert) -> Value | None:
+def resolve(
+    name: str, scopes: Iterable[Parameters | None], tensor: str, t: float, convert: Convert
+) -> ParameterValue | None:
     """The value of parameter `name` for `tensor`: of the first scope that has one; None if none does.
 
     `t` is the place in a gradient, from 0 at a slice's first layer to 1 at its last. `convert` gives the value its type
@@ -25,14 +27,14 @@ def resolve(name: str, scopes: Iterable[Settings | None], tensor: str, t: float,
     return None
 
 
-def _evaluate(setting: Setting, tensor: str, t: float, convert: Convert) -> Value | None:
+def _evaluate(setting: Setting, tensor: str, t: float, convert: Convert) -> ParameterValue | None:
     value = value_for(setting, tensor)
     if isinstance(value, list):
         return _interpolate([convert(v) for v in value], t)
     return None if value is None else convert(value)
 
 
-def _interpolate(values: list[Value], t: float) -> Value:
+def _interpolate(values: list[ParameterValue], t: float) -> ParameterValue:
     """The gradient `values` at `t`; switches jump where numbers slide."""
     place = t * (len(values) - 1)
     low = int(place)
@@ -43,18 +45,18 @@ def _interpolate(values: list[Value], t: float) -> Value:
     return (1 - part) * values[low] + part * values[high]
 
 
-def to_float(value: Value) -> float:
+def to_float(value: ParameterValue) -> float:
     """A real parameter's value."""
     return float(value)
 
 
-def to_bool(value: Value) -> bool:
+def to_bool(value: ParameterValue) -> bool:
     """A switch's value."""
     return bool(value)
 
 
 def mistakes(
-    settings: Settings | None, method_name: str, method: Method, where: str, *, for_all: bool = True
+    settings: Parameters | None, method_name: str, method: Method, where: str, *, for_all: bool = True
 ) -> Iterator[tuple[str, str]]:
     """Every mistake in the settings at `where`, as (path, message): unknown parameters, values out of range.
 
@@ -74,7 +76,7 @@ def mistakes(
                 yield path, message
 
 
-def _values(setting: Setting) -> Iterator[Value]:
+def _values(setting: Setting) -> Iterator[ParameterValue]:
     if not isinstance(setting, list):
         yield setting
         return
@@ -82,7 +84,7 @@ def _values(setting: Setting) -> Iterator[Value]:
         yield from _values(part.value) if isinstance(part, Filtered) else (part,)
 
 
-def _wrong_value(name: str, value: Value, allowed: Range | None) -> str | None:
+def _wrong_value(name: str, value: ParameterValue, allowed: Range | None) -> str | None:
     if allowed is None:
         return None if value in (0, 1) else f"{value:g} is neither true nor false"
     if not math.isfinite(value):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from evomerge_contract.methods import METHODS, so_many_models
-from evomerge_contract.recipe import Recipe, RecipeModel, Settings, Slice, SliceSource
+from evomerge_contract.recipe import Parameters, Recipe, RecipeModel, Slice, SliceSource
 from evomerge_worker.merge.chat_template import template_mistake
 from evomerge_worker.merge.settings import mistakes
 
@@ -77,7 +77,7 @@ def _without_value(recipe: Recipe) -> _Mistakes:
     name_of, method = recipe.merge_method, METHODS[recipe.merge_method]
     found: dict[str, str] = {}  # by their places: slices may lack the same
 
-    def missing(names: Iterable[str], *scopes: Settings | None) -> list[str]:
+    def missing(names: Iterable[str], *scopes: Parameters | None) -> list[str]:
         given = set(method.defaults).union(*(scope or {} for scope in scopes))
         return [name for name in names if name not in given]
 

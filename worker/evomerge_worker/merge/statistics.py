@@ -17,7 +17,7 @@ from torch import Tensor
 from evomerge_worker.merge import native
 from evomerge_worker.merge.draws import STEPS, Draws
 from evomerge_worker.merge.formula import elements, pieces
-from evomerge_worker.merge.method import Source, Statistic, offset
+from evomerge_worker.merge.method import InputTensor, Statistic, offset
 from evomerge_worker.merge.selection import ROOM, between, kth_largest, kth_of_bin, magnitude_of, magnitudes, select
 from evomerge_worker.merge.sums import products
 from evomerge_worker.merge.thinning import AtLeast
@@ -26,7 +26,7 @@ _TINY = 1e-8
 _COUNTABLE = 1 << 32  # elements that fit the library's counts
 
 
-def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]) -> list[AtLeast | None]:
+def at_least(sources: Sequence[InputTensor], base: Tensor, densities: Sequence[float]) -> list[AtLeast | None]:
     """For each source what keeps exactly max(1, floor(density * n)) elements of `tensor - base`, the largest by
     magnitude, and among equals the first; None keeps all. Densities are above 0."""
     count = base.numel()
@@ -35,9 +35,9 @@ def at_least(sources: Sequence[Source], base: Tensor, densities: Sequence[float]
     return [found.get(i) for i in range(len(sources))]
 
 
-def largest_of(sources: Sequence[Source], base: Tensor, kept: Sequence[int]) -> list[AtLeast]:
+def largest_of(sources: Sequence[InputTensor], base: Tensor, kept: Sequence[int]) -> list[AtLeast]:
     """For each source what keeps exactly so many elements of `tensor - base`, at least one, as `at_least` does."""
-    once = [i for i, source in enumerate(sources) if source.known is None]  # not worth ordering all magnitudes
+    once = [i for i, source in enumerate(sources) if source.memo is None]  # not worth ordering all magnitudes
     selected = select([sources[i].tensor for i in once], base, [kept[i] for i in once])
     found = {i: one for i, one in zip(once, selected, strict=True) if one is not None}
     places = {i: _Place.of(source, base, kept[i]) for i, source in enumerate(sources) if i not in found}
@@ -53,14 +53,14 @@ class _Place:
     The key is a magnitude's bits, or, where `low_bits` is not 0, those of all that differ only in as many lower ones.
     """
 
-    source: Source
+    source: InputTensor
     key: int
     size: int
     kept: int
     low_bits: int
 
     @classmethod
-    def of(cls, source: Source, base: Tensor, kept: int) -> "_Place":
+    def of(cls, source: InputTensor, base: Tensor, kept: int) -> "_Place":
         low_bits, keys, above = _parts_of(source.statistic("magnitudes", _magnitudes, base))
         place = int(np.searchsorted(above, above.dtype.type(kept)))  # the first key that has so many down to it
         higher = int(above[place - 1]) if place else 0
@@ -88,7 +88,7 @@ def _look_inside(places: Sequence[_Place], base: Tensor) -> None:
             place.low_bits = 0
 
 
-def _magnitudes(source: Source, base: Tensor) -> Statistic:
+def _magnitudes(source: InputTensor, base: Tensor) -> Statistic:
     """The magnitudes of `tensor - base` for `_parts_of`: all that are different where they are few, else bins."""
     tensor = source.tensor
     compiled = native.usable(tensor, base) and tensor.numel() < _COUNTABLE
@@ -129,14 +129,14 @@ def _parts_of(packed: Statistic) -> tuple[int, Statistic, Statistic]:
     return int(packed[0]), keys, above
 
 
-def norms(source: Source, base: Tensor, limit: int) -> tuple[float, float]:
+def norms(source: InputTensor, base: Tensor, limit: int) -> tuple[float, float]:
     """The L1 norms of `tensor - base`, of all of it and of the elements whose draw is below `limit` (of 65,536)."""
     sums = source.statistic(f"norms, seed {source.drawing.seed}", _norms, base)
     steps = limit * STEPS // 65536
     return float(sums[-1]), float(sums[steps - 1]) if steps else 0.0
 
 
-def _norms(source: Source, base: Tensor) -> NDArray[np.float64]:
+def _norms(source: InputTensor, base: Tensor) -> NDArray[np.float64]:
     """The L1 norms of the elements whose draws are in the lowest 1, 2, ... STEPS steps."""
     by_step = native.norms if native.usable(source.tensor, base) else _plain_norms
     return np.cumsum(by_step(source.tensor, base, source.draws))
@@ -151,7 +151,7 @@ def _plain_norms(tensor: Tensor, base: Tensor, draws: Draws) -> NDArray[np.float
     return sums
 
 
-def cosine(source: Source, base: Tensor) -> float:
+def cosine(source: InputTensor, base: Tensor) -> float:
     """The cosine of the angle between `tensor` and `base`, each taken as one vector.
 
     A vector without a direction counts as orthogonal to every other.
@@ -159,7 +159,7 @@ def cosine(source: Source, base: Tensor) -> float:
     return float(source.statistic("cosine", _cosine, base)[0])
 
 
-def _cosine(source: Source, base: Tensor) -> NDArray[np.float64]:
+def _cosine(source: InputTensor, base: Tensor) -> NDArray[np.float64]:
     x, y, both = products(base, source.tensor)
     norm_x, norm_y = math.sqrt(x), math.sqrt(y)
     return np.array([both / ((norm_x if norm_x > _TINY else 1.0) * (norm_y if norm_y > _TINY else 1.0))])

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from evomerge_worker.merge.formula import Delta, Votes, WeightedSum
-from evomerge_worker.merge.method import MergeMethod, Source
+from evomerge_worker.merge.method import InputTensor, MergeMethod
 from evomerge_worker.merge.sums import thinned_norms
 from evomerge_worker.merge.thinning import AtLeast, Thinning
 
 Thinned = tuple[Thinning, float]
 """What is kept of a task vector, and what it is multiplied by so that its L1 norm stays (as mergekit does, where DARE
 divides by the density)."""
-Sparsify = Callable[[Sequence[Source], Tensor, bool], Sequence[Thinned]]
+Sparsify = Callable[[Sequence[InputTensor], Tensor, bool], Sequence[Thinned]]
 """(sources, base, rescale) to what becomes of each source's task vector."""
 
 NOTHING = AtLeast(float("inf"), 0)
@@ -29,7 +29,7 @@ _TINY = 1e-7  # below this L1 norm nothing is rescaled
 def family(sparsify: Sparsify, *, consensus: bool) -> MergeMethod:
     """The method that thins task vectors out by `sparsify` and, with `consensus`, elects a sign per element."""
 
-    def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Votes | WeightedSum:
+    def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Votes | WeightedSum:
         taken = [source for source in sources if source.values["weight"] != 0]
         if not taken:
             return WeightedSum((base,), (1.0,))
@@ -52,7 +52,7 @@ def family(sparsify: Sparsify, *, consensus: bool) -> MergeMethod:
     return merge
 
 
-def whole(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
+def whole(sources: Sequence[InputTensor], base: Tensor, rescale: bool) -> list[Thinned]:
     """All of the task vectors."""
     return [(None, 1.0)] * len(sources)
 
@@ -62,7 +62,7 @@ def restoring(before: float, after: float) -> float:
     return before / after if min(before, after) >= _TINY else 1.0
 
 
-def rescaled(source: Source, base: Tensor, thinning: Thinning, rescale: bool) -> Thinned:
+def rescaled(source: InputTensor, base: Tensor, thinning: Thinning, rescale: bool) -> Thinned:
     """What is kept, and, if it is to be restored, what restores the L1 norm."""
     if thinning is None or not rescale:
         return thinning, 1.0

@@ -15,7 +15,7 @@ from evomerge_contract.exits import EXIT_TRY_AGAIN
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task
 from evomerge_worker.process.oom import oom_kills
-from evomerge_worker.process.progress import Progress, parse
+from evomerge_worker.process.progress import Totals, parse
 
 START_SECONDS = 600
 READY = b"ready"
@@ -29,10 +29,10 @@ _LINE_BYTES = 1 << 26
 class Child:
     """The session's process and its pipes; started anew whenever it is gone.
 
-    `on_progress` is called with the session's process id and progress.
+    `on_progress` is called with the session's process id and totals.
     """
 
-    def __init__(self, command: Sequence[str], on_progress: Callable[[int, Progress], None]) -> None:
+    def __init__(self, command: Sequence[str], on_progress: Callable[[int, Totals], None]) -> None:
         self._command = command
         self._on_progress = on_progress
         self._parent = os.getppid()
@@ -92,8 +92,8 @@ class Child:
         child.stdin.write(task.model_dump_json(exclude_none=True, by_alias=True).encode() + b"\n")
         child.stdin.flush()
         deadline = time.monotonic() + task.timeout_seconds
-        while (progress := parse(line := self._line(child, deadline))) is not None:
-            self._on_progress(child.pid, progress)
+        while (totals := parse(line := self._line(child, deadline))) is not None:
+            self._on_progress(child.pid, totals)
         return line
 
     def _line(self, child: subprocess.Popen[bytes], deadline: float) -> bytes:

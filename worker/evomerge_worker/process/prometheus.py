@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from evomerge_contract.candidate import PHASES, Outcome
+from evomerge_contract.candidate import PHASES, OutcomeName
 from evomerge_worker.process.tally import Tally
 
 
@@ -39,7 +39,7 @@ class _Figures(Collector):
         done = CounterMetricFamily(
             "evomerge_worker_tasks_done", "Tasks that this worker has reported.", labels=["outcome"]
         )
-        for outcome in get_args(Outcome):
+        for outcome in get_args(OutcomeName):
             done.add_metric([outcome], tally.outcomes[outcome])
         yield done
         yield CounterMetricFamily("evomerge_worker_items_done", "Items that this worker has scored.", tally.items)

@@ -17,8 +17,8 @@ from evomerge_contract.answers import failure
 from evomerge_contract.report import Report
 from evomerge_contract.task import Task, task_adapter
 from evomerge_worker.errors import WorkerError
-from evomerge_worker.process import progress
 from evomerge_worker.process.child import READY
+from evomerge_worker.process.progress import Sender
 from evomerge_worker.process.tally import PORT_VARIABLE
 
 _PARENT_CHECK_SECONDS = 2.0
@@ -37,11 +37,11 @@ def serve(make: Callable[[], "Works"]) -> None:
     pipeline = make()
     send = _sender(out)
     send(READY)
-    if os.environ.get(PORT_VARIABLE):
-        progress.send_with(send)
+    progress = Sender(send) if os.environ.get(PORT_VARIABLE) else None
     while (line := tasks.get()) is not None:
         report = carry_out(pipeline, task_adapter.validate_json(line))
-        progress.flush()
+        if progress is not None:
+            progress.flush()
         send(report.line().encode())
 
 

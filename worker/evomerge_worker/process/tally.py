@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from evomerge_contract.report import Report
-from evomerge_worker.process.progress import Progress
+from evomerge_worker.process.progress import Totals
 
 PORT_VARIABLE = "EVOMERGE_WORKER_PORT"
 """The environment variable that names the port of the metrics; without it nothing is served."""
@@ -18,7 +18,7 @@ class Tally:
         self.tasks = tasks
         self.outcomes: Counter[str] = Counter()
         self._begun = 0
-        self._sessions: dict[int, Progress] = {}
+        self._sessions: dict[int, Totals] = {}
 
     def begin(self) -> None:
         """A task is begun."""
@@ -29,20 +29,20 @@ class Tally:
         """A task is reported."""
         self.outcomes[report.outcome] += 1
 
-    def update(self, session: int, progress: Progress) -> None:
+    def update(self, session: int, totals: Totals) -> None:
         """What the session of this process id has done since it began."""
-        self._sessions[session] = progress
+        self._sessions[session] = totals
 
     @property
     def items(self) -> float:
         """Items scored by all sessions."""
-        return sum(progress.items for progress in list(self._sessions.values()))
+        return sum(totals.items for totals in list(self._sessions.values()))
 
     @property
     def seconds(self) -> Mapping[str, float]:
         """Seconds of all sessions by phase."""
         total: dict[str, float] = {}
-        for progress in list(self._sessions.values()):
-            for phase, seconds in progress.seconds.items():
+        for totals in list(self._sessions.values()):
+            for phase, seconds in totals.seconds.items():
                 total[phase] = total.get(phase, 0.0) + seconds
         return total

@@ -18,7 +18,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseShare:
     """Where time went: median seconds a candidate, and the share of all candidates' time."""
 
     name: str
@@ -40,7 +40,7 @@ def failures(candidates: Iterable[Candidate]) -> list[Failure]:
     ]
 
 
-def phases(candidates: Iterable[Candidate]) -> list[Phase]:
+def phases(candidates: Iterable[Candidate]) -> list[PhaseShare]:
     """The phases of the candidates that succeeded, `other` being what no phase accounts for; empty if none is timed."""
     timed = [c.seconds for c in candidates if c.outcome == "Succeeded" and c.seconds.get("total")]
     if not timed:
@@ -48,4 +48,4 @@ def phases(candidates: Iterable[Candidate]) -> list[Phase]:
     whole = sum(s["total"] for s in timed)
     by_phase = {name: [s.get(name, 0.0) for s in timed] for name in PHASES}
     by_phase["other"] = [max(0.0, s["total"] - sum(s.get(p, 0.0) for p in PHASES)) for s in timed]
-    return [Phase(name, median(values), sum(values) / whole) for name, values in by_phase.items()]
+    return [PhaseShare(name, median(values), sum(values) / whole) for name, values in by_phase.items()]

@@ -8,6 +8,7 @@ from evomerge_contract.manifest import EvoMergeSpec
 from evomerge_contract.report import ConcludeResult, RunReport, ScoreRow
 from evomerge_contract.text import count, score
 from evomerge_contract.verdict import difference, verdict_of
+from evomerge_worker.report.stage import stage_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def concluded(conclusion: ConcludeResult) -> Answer:
 
 def unfinished(run: RunReport, spec: EvoMergeSpec) -> Answer:
     """How far a run is that has not been concluded; search scores flatter, and the text says so."""
-    budget = spec.stages[0].search.candidates
+    budget = stage_of(run, spec).search.candidates
     done, failed = len(run.candidates), [c for c in run.candidates if c.fitness is None]
     scored = [c for c in run.candidates if c.fitness is not None]
     details = []

@@ -17,6 +17,7 @@ from evomerge_worker.report.finalists_chart import finalists_chart
 from evomerge_worker.report.fitness_chart import Line, fitness_chart, thinned
 from evomerge_worker.report.genome_chart import genome_chart, stretches
 from evomerge_worker.report.score_table import counted_negatively, score_table
+from evomerge_worker.report.stage import stage_of
 from evomerge_worker.report.winner_grid import winner_grid
 
 
@@ -39,7 +40,7 @@ def render(run: RunReport) -> str:
     sections = (
         _heading(run, spec) | _results(run, spec) | _course(run, spec) | _outcome(run, spec) | _evidence(run, spec)
     )
-    return environment.get_template("report.html.j2").render(run=run, spec=spec, stage=spec.stages[0], **sections)
+    return environment.get_template("report.html.j2").render(run=run, spec=spec, stage=stage_of(run, spec), **sections)
 
 
 def _heading(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
@@ -65,7 +66,7 @@ def _course(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
     lines = _lines(run.baselines, spec)
     winner = run.conclusion.winner if run.conclusion else None
     scored = [c for c in run.candidates if c.fitness is not None]
-    budget = spec.stages[0].search.candidates
+    budget = stage_of(run, spec).search.candidates
     chart = fitness_chart(run.candidates, lines, winner, budget) if scored or lines else None
     return {
         "fitness_chart": chart,
@@ -78,7 +79,7 @@ def _course(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
 
 def _outcome(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
     """What came out?"""
-    space, models = spec.stages[0].space, len(spec.models)
+    space, models = stage_of(run, spec).space, len(spec.models)
     grid = winner_grid(run.recipe, run.prepared.layout, space.parameters, models) if run.recipe else None
     recipe = None
     if run.recipe:
@@ -96,7 +97,7 @@ def _genomes(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
         heading = "winner"
     if not run.genes or chosen is None or chosen.genome is None:
         return {"genome_chart": None, "stretch": 0, "shades": {}, "sums": []}
-    space = spec.stages[0].space
+    space = stage_of(run, spec).space
     shades = {
         name: shade(
             space.parameters.get(name),
@@ -128,7 +129,7 @@ def _evidence(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
         "phases": phases(run.candidates),
         "worker_seconds": sum(c.seconds.get("total", 0.0) for c in everyone),
         "hosts": len({c.host for c in everyone if c.host}),
-        "algorithms": sorted({c.algorithm for c in run.candidates}) or [spec.stages[0].search.algorithm],
+        "algorithms": sorted({c.algorithm for c in run.candidates}) or [stage_of(run, spec).search.algorithm],
         "sources": [(s, given[s.name]) for s in run.prepared.sources],
         "splits": SPLITS,
         "manifest": yaml.safe_dump(run.manifest, sort_keys=False, allow_unicode=True, width=120),

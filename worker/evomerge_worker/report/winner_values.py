@@ -10,17 +10,17 @@ from evomerge_contract.report import Layout
 SHARED = ""
 """Stands for the model where a parameter has one value for all."""
 
-Key = tuple[str, str]  # parameter, model
-_Values = dict[Key, float]
-_Settings = dict[Key, Setting]
+ParameterKey = tuple[str, str]  # parameter, model
+_Values = dict[ParameterKey, float]
+_Settings = dict[ParameterKey, Setting]
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelPart:
     """A part of the model with the values that all its tensors share. `tensors` counts them."""
 
     label: str
-    values: Mapping[Key, float]
+    values: Mapping[ParameterKey, float]
     tensors: int
 
 
@@ -33,7 +33,7 @@ class _Run:
     layers: list[int] = field(default_factory=list)
 
 
-def places(recipe: Recipe, layout: Layout) -> list[Place]:
+def places(recipe: Recipe, layout: Layout) -> list[ModelPart]:
     """The parts of the model from embeddings to head: layers that agree are one place, a layer that does not is split.
 
     Only scalars and filters are read, which is all that a decoded genome has; a gradient's values are left out.
@@ -45,11 +45,11 @@ def places(recipe: Recipe, layout: Layout) -> list[Place]:
         *_outside("final norm and head", layout.after, slices[-1][1]),
     ]
     if len({tuple(p.values.items()) for p in found}) == 1:
-        return [Place("whole model", found[0].values, sum(p.tensors for p in found))]
+        return [ModelPart("whole model", found[0].values, sum(p.tensors for p in found))]
     return found
 
 
-def parameters(found: Iterable[Place]) -> dict[str, list[str]]:
+def parameters(found: Iterable[ModelPart]) -> dict[str, list[str]]:
     """The models, in order, that each parameter has values for (`SHARED` alone where it is one for all)."""
     models: dict[str, list[str]] = {}
     for place in found:
@@ -73,15 +73,15 @@ def _slices(recipe: Recipe, layout: Layout) -> list[tuple[range, _Settings]]:
     return slices
 
 
-def _outside(label: str, tensors: list[str], settings: _Settings) -> list[Place]:
+def _outside(label: str, tensors: list[str], settings: _Settings) -> list[ModelPart]:
     classes = _by_values(tensors, settings)
     return [
-        Place(label if len(classes) == 1 else f"{label}: {_named(names)}", dict(values), len(names))
+        ModelPart(label if len(classes) == 1 else f"{label}: {_named(names)}", dict(values), len(names))
         for values, names in classes.items()
     ]
 
 
-def _inside(layout: Layout, slices: list[tuple[range, _Settings]]) -> list[Place]:
+def _inside(layout: Layout, slices: list[tuple[range, _Settings]]) -> list[ModelPart]:
     runs: list[_Run] = []
     for layer, settings in ((layer, settings) for layers, settings in slices for layer in layers):
         prefix = f"{layout.layer_prefix}{layer}."
@@ -94,7 +94,7 @@ def _inside(layout: Layout, slices: list[tuple[range, _Settings]]) -> list[Place
                 runs.append(_Run(parts, dict(values), [layer]))
     whole = len(layout.layer_tensors)
     return [
-        Place(
+        ModelPart(
             _layers(run.layers)
             if len(run.parts) == whole
             else f"{_layers(run.layers)}: {_named(run.parts, layout.layer_tensors)}",
@@ -105,9 +105,9 @@ def _inside(layout: Layout, slices: list[tuple[range, _Settings]]) -> list[Place
     ]
 
 
-def _by_values(tensors: Iterable[str], settings: _Settings) -> dict[tuple[tuple[Key, float], ...], list[str]]:
+def _by_values(tensors: Iterable[str], settings: _Settings) -> dict[tuple[tuple[ParameterKey, float], ...], list[str]]:
     """The tensors that share their values."""
-    classes: dict[tuple[tuple[Key, float], ...], list[str]] = {}
+    classes: dict[tuple[tuple[ParameterKey, float], ...], list[str]] = {}
     for tensor in tensors:
         values = ((key, value_for(setting, tensor)) for key, setting in settings.items())
         known = tuple((key, float(value)) for key, value in values if value is not None and not isinstance(value, list))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evomerge_worker.store.pull import Place
+from evomerge_worker.store.pull import Location
 from evomerge_worker.store.s3 import CONNECTIONS, Object, S3Client, explained
 from evomerge_worker.store.s3_source import needed_of
 from evomerge_worker.store.store import Store, scheme_of
@@ -34,23 +34,23 @@ class Outline(Store):
         """The local folder of a model's outline. Errors as `Store.model` raises them."""
         if scheme_of(uri, where) != "s3":
             return super().model(uri, where=where)
-        place, needed = needed_of(self.s3, uri, where, code=self.trust_remote_code)
+        location, needed = needed_of(self.s3, uri, where, code=self.trust_remote_code)
         needed = {name: needed[name] for name in deciding(needed, code=self.trust_remote_code)}
         into = self._folder / f"{len(list(self._folder.iterdir()))}"
         into.mkdir()
         with explained(uri, where, self.s3):
-            _draw(self.s3, place, needed, into)
+            _draw(self.s3, location, needed, into)
         return into
 
 
-def _draw(client: S3Client, place: Place, objects: Mapping[str, Object], into: Path) -> None:
+def _draw(client: S3Client, location: Location, objects: Mapping[str, Object], into: Path) -> None:
     def draw(name: str) -> None:
         found = objects[name]
         size = _FIRST_BYTES if name.endswith(".safetensors") else found.size
-        content = _read(client, place, name, found, min(size, found.size))
+        content = _read(client, location, name, found, min(size, found.size))
         header = 8 + int.from_bytes(content[:8], "little")
         if name.endswith(".safetensors") and len(content) < header <= min(found.size, _MOST_BYTES):
-            content = _read(client, place, name, found, header)
+            content = _read(client, location, name, found, header)
         (into / name).write_bytes(content)
         os.truncate(into / name, found.size)
 
@@ -58,11 +58,11 @@ def _draw(client: S3Client, place: Place, objects: Mapping[str, Object], into: P
         list(threads.map(draw, objects))
 
 
-def _read(client: S3Client, place: Place, name: str, found: Object, size: int) -> bytes:
+def _read(client: S3Client, location: Location, name: str, found: Object, size: int) -> bytes:
     """The first `size` bytes of an object."""
     if not size:
         return b""
     answer = client.get_object(
-        Bucket=place.bucket, Key=place.prefix + name, IfMatch=found.etag, Range=f"bytes=0-{size - 1}"
+        Bucket=location.bucket, Key=location.prefix + name, IfMatch=found.etag, Range=f"bytes=0-{size - 1}"
     )
     return answer["Body"].read()

@@ -37,7 +37,7 @@ class _Range(NamedTuple):
     size: int
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where objects lie, and the path that problems with them are reported at."""
 
     bucket: str
@@ -49,8 +49,8 @@ class Place(NamedTuple):
         return StorageError.at(self.where, f"s3://{self.bucket}/{self.prefix}{name} {reason}")
 
 
-def pull(client: S3Client, place: Place, objects: Mapping[str, Object], folder: Path, arrived: Arrived) -> None:
-    """Bring the objects of `place` by their names into `folder`, which may hold what an interrupted pull left there.
+def pull(client: S3Client, location: Location, objects: Mapping[str, Object], folder: Path, arrived: Arrived) -> None:
+    """Bring the objects at `location` by their names into `folder`, which may hold what an interrupted pull left there.
 
     `arrived` is told how much of a file is there, from its beginning.
 
@@ -71,7 +71,7 @@ def pull(client: S3Client, place: Place, objects: Mapping[str, Object], folder: 
     def fetch(wanted: _Range) -> None:
         if wanted in crcs or over.is_set():
             return
-        crc = _fetch(client, place, objects[wanted.name], wanted, folder)
+        crc = _fetch(client, location, objects[wanted.name], wanted, folder)
         journal.note(wanted, crc)
         crcs[wanted] = crc
         if there := list(takewhile(crcs.__contains__, ranges[wanted.name])):
@@ -83,10 +83,10 @@ def pull(client: S3Client, place: Place, objects: Mapping[str, Object], folder: 
         finally:
             over.set()  # after a failure, what has not begun stays undone
     for name, parts in ranges.items():
-        expected = _known_crc(client, place, name) if len(parts) > 1 else None
+        expected = _known_crc(client, location, name) if len(parts) > 1 else None
         if expected is not None and joined((crcs[r], r.size) for r in parts) != expected:
             journal.forget()
-            raise place.failed(name, "arrived damaged: its CRC-32 is not the server's; try again")
+            raise location.failed(name, "arrived damaged: its CRC-32 is not the server's; try again")
 
 
 def _cut(name: str, size: int) -> list[_Range]:
@@ -100,20 +100,20 @@ def _all(futures: Iterable[Future[None]]) -> None:
         future.result()
 
 
-def _fetch(client: S3Client, place: Place, source: Object, wanted: _Range, folder: Path) -> int:
+def _fetch(client: S3Client, location: Location, source: Object, wanted: _Range, folder: Path) -> int:
     """Write a range to its place; its CRC-32. A connection that breaks is taken up where it broke."""
     position, end, crc = wanted.offset, wanted.offset + wanted.size, 0
-    key, whole = place.prefix + wanted.name, wanted.size == source.size
+    key, whole = location.prefix + wanted.name, wanted.size == source.size
     target = os.open(folder / wanted.name, os.O_WRONLY)
     try:
         for attempt in range(1, _ATTEMPTS + 1):
             # Asked for an object as a whole, boto3 compares the server's checksum by itself.
             asked: dict[str, Any] = {} if whole and position == 0 else {"Range": f"bytes={position}-{end - 1}"}
-            answer = client.get_object(Bucket=place.bucket, Key=key, IfMatch=source.etag, **asked)
+            answer = client.get_object(Bucket=location.bucket, Key=key, IfMatch=source.etag, **asked)
             try:
                 while chunk := answer["Body"].read(_CHUNK_BYTES):
                     if position + len(chunk) > end:
-                        raise place.failed(wanted.name, "is longer than it was listed; try again")
+                        raise location.failed(wanted.name, "is longer than it was listed; try again")
                     os.pwrite(target, chunk, position)
                     crc = zlib.crc32(chunk, crc)
                     position += len(chunk)
@@ -121,15 +121,15 @@ def _fetch(client: S3Client, place: Place, source: Object, wanted: _Range, folde
                     return crc
             except (HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError) as error:
                 if attempt == _ATTEMPTS:
-                    raise place.failed(wanted.name, f"could not be read: {error}") from error
+                    raise location.failed(wanted.name, f"could not be read: {error}") from error
     finally:
         os.close(target)
-    raise place.failed(wanted.name, "is shorter than it was listed; try again")
+    raise location.failed(wanted.name, "is shorter than it was listed; try again")
 
 
-def _known_crc(client: S3Client, place: Place, name: str) -> int | None:
+def _known_crc(client: S3Client, location: Location, name: str) -> int | None:
     """The CRC-32 of a whole object, where the server has it: of one put in parts it may know only the parts'."""
-    found = client.head_object(Bucket=place.bucket, Key=place.prefix + name, ChecksumMode="ENABLED")
+    found = client.head_object(Bucket=location.bucket, Key=location.prefix + name, ChecksumMode="ENABLED")
     text = found.get("ChecksumCRC32", "")
     return int.from_bytes(base64.b64decode(text)) if text and "-" not in text else None
 

@@ -10,7 +10,7 @@ from evomerge_contract.problems import in_words
 from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.store.cache import Arrived, cached_folder
 from evomerge_worker.store.companions import is_left
-from evomerge_worker.store.pull import Place, pull
+from evomerge_worker.store.pull import Location, pull
 from evomerge_worker.store.s3 import Object, S3Client, explained, listing, single, split, split_prefix, tree
 from evomerge_worker.store.wanted import LackingError, check_listing, wanted
 
@@ -19,14 +19,14 @@ _PUT_IT_THERE = "put it there, or name the right place in a new run"
 
 def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bool, adapter: bool = False) -> Path:
     """The cached copy of the model, or the `adapter`, under `uri`; a LIST a folder where it is there already."""
-    place, needed = needed_of(client, uri, where, code=code, adapter=adapter)
+    location, needed = needed_of(client, uri, where, code=code, adapter=adapter)
     with explained(uri, where, client):
-        return _cached(client, uri, needed, place, cache)
+        return _cached(client, uri, needed, location, cache)
 
 
 def needed_of(
     client: S3Client, uri: str, where: str, *, code: bool, adapter: bool = False
-) -> tuple[Place, dict[str, Object]]:
+) -> tuple[Location, dict[str, Object]]:
     """Where the model, or the `adapter`, under `uri` lies, and the objects that are needed of it.
 
     Raises:
@@ -44,7 +44,7 @@ def needed_of(
                 check_listing(uri, where, deep, adapter=adapter)
             except LackingError as error:
                 raise _awaited(error) from error
-    return Place(bucket, prefix, where), {name: found[name] for name in wanted(found, code=code, adapter=adapter)}
+    return Location(bucket, prefix, where), {name: found[name] for name in wanted(found, code=code, adapter=adapter)}
 
 
 def fetch_file(client: S3Client, uri: str, where: str, cache: Path) -> Path:
@@ -57,7 +57,7 @@ def fetch_file(client: S3Client, uri: str, where: str, cache: Path) -> Path:
         found = single(client, bucket, key)
         if found is None:
             raise StorageError.at(where, f"{uri} does not exist at {client.meta.endpoint_url}; {_PUT_IT_THERE}")
-        return _cached(client, uri, {name: found}, Place(bucket, folder + slash, where), cache) / name
+        return _cached(client, uri, {name: found}, Location(bucket, folder + slash, where), cache) / name
 
 
 def _awaited(lacking: LackingError) -> StorageError:
@@ -66,11 +66,11 @@ def _awaited(lacking: LackingError) -> StorageError:
     return StorageError(in_words(problems), *problems)
 
 
-def _cached(client: S3Client, uri: str, objects: dict[str, Object], place: Place, cache: Path) -> Path:
+def _cached(client: S3Client, uri: str, objects: dict[str, Object], location: Location, cache: Path) -> Path:
     identity = {"server": client.meta.endpoint_url, "uri": uri, "objects": objects}
     key = digest_of(identity).removeprefix("sha256:")
 
     def fill(part: Path, arrived: Arrived) -> None:
-        pull(client, place, objects, part, arrived)
+        pull(client, location, objects, part, arrived)
 
     return cached_folder(cache, key, lambda: sum(found.size for found in objects.values()), fill)

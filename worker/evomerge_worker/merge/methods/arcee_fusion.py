@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.merge.formula import Piecewise, pieces, rows
-from evomerge_worker.merge.method import Source, fresh, offset
+from evomerge_worker.merge.method import InputTensor, fresh, offset
 from evomerge_worker.merge.selection import at_ranks
 from evomerge_worker.merge.sums import row_products
 
 _TINY = 1e-8  # is added to every probability
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Piecewise:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Piecewise:
     """The source's elements where their importance is at least the median + 1.5 * (upper - lower quartile), else the
     base's.
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.selection import equal
 from evomerge_worker.merge.statistics import largest_of
 from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescaled
 from evomerge_worker.merge.thinning import Between
 
 
-def without_outliers(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
+def without_outliers(sources: Sequence[InputTensor], base: Tensor, rescale: bool) -> list[Thinned]:
     """Keep floor(density * n) elements: the largest but for floor(gamma * n) outliers, or for fewer to have as many.
 
     Among elements of one magnitude the first count as smaller. A density of 1 keeps the outliers too.
@@ -19,7 +19,7 @@ def without_outliers(sources: Sequence[Source], base: Tensor, rescale: bool) -> 
     return [_without_outliers(source, base, rescale) for source in sources]
 
 
-def _without_outliers(source: Source, base: Tensor, rescale: bool) -> Thinned:
+def _without_outliers(source: InputTensor, base: Tensor, rescale: bool) -> Thinned:
     density, count = source.values["density"], base.numel()
     if density >= 1:
         return None, 1.0

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.merge.formula import elements, pieces
-from evomerge_worker.merge.method import Source, offset
+from evomerge_worker.merge.method import InputTensor, offset
 from evomerge_worker.merge.task_vectors import NOTHING, Thinned, family, rescaled
 from evomerge_worker.merge.thinning import BYTE, choose
 
 
-def magprune(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thinned]:
+def magprune(sources: Sequence[InputTensor], base: Tensor, rescale: bool) -> list[Thinned]:
     """Keep each element with a probability that rises by its rank among the magnitudes of its row.
 
     From density - epsilon to density + epsilon, in equal steps (section 3.1). A row lies along the second dimension; a
@@ -23,14 +23,14 @@ def magprune(sources: Sequence[Source], base: Tensor, rescale: bool) -> list[Thi
     return [_magprune(source, base, rescale) for source in sources]
 
 
-def _magprune(source: Source, base: Tensor, rescale: bool) -> Thinned:
+def _magprune(source: InputTensor, base: Tensor, rescale: bool) -> Thinned:
     density, epsilon = source.values["density"], source.values["epsilon"]
     if not 0 < density < 1:
         return (None, 1.0) if density >= 1 else (NOTHING, 1.0)
     return rescaled(source, base, choose(_kept(source, base, density, epsilon), like=base), rescale)
 
 
-def _kept(source: Source, base: Tensor, density: float, epsilon: float) -> Iterator[Tensor]:
+def _kept(source: InputTensor, base: Tensor, density: float, epsilon: float) -> Iterator[Tensor]:
     """Where elements are kept, in their order, some at a time."""
     tensor, origin = (x if x.dim() > 1 else x.view(1, -1) for x in (source.tensor, base))
     number = origin[0].numel()

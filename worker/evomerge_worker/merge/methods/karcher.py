@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge_worker.merge.formula import WeightedSum
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.sums import inner_products
 
 _OPPOSITE = -1 + 1e-6  # beyond this cosine no way around the sphere is shorter than the others
@@ -19,7 +19,7 @@ _OPPOSITE = -1 + 1e-6  # beyond this cosine no way around the sphere is shorter 
 _Floats = NDArray[np.float64]
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
     """mean(|x_i|) times the Karcher mean of x_i / |x_i|, all sources of one weight; one source alone as it is.
 
     Sources no longer than `tol` have no direction and count by their length only. At most `max_iter` steps, fewer once

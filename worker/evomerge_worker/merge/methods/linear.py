@@ -6,13 +6,13 @@ from torch import Tensor
 
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.formula import WeightedSum
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.sums import weight_sum
 
 _ONE = 1e-9  # decimals that sum to one do so only nearly in binary
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
     """sum(weight_i * x_i), the weights divided by sum(weight_i) when `normalize`.
 
     Raises:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.merge.formula import Formula, Piecewise, combination, rows
-from evomerge_worker.merge.method import Source, fresh, offset
+from evomerge_worker.merge.method import InputTensor, fresh, offset
 from evomerge_worker.merge.sums import inner_products, row_products
 
 _TINY = 1e-6
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """base + t * (mean(x_i) - base), t = n c / (1 + (n - 1) c), c the mean cosine between the n task vectors (eq. 5).
 
     Taken over the whole tensor, or with `filter_wise` over each vector along its last dimension. Where the cosines

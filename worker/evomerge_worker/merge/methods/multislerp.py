@@ -11,13 +11,13 @@ from torch import Tensor
 
 from evomerge_worker.errors import CandidateError
 from evomerge_worker.merge.formula import Formula, WeightedSum, combination
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.sums import inner_products, weight_sum
 
 _ROUNDING = 1e-6  # of the weights: a mean of directions that is shorter is made of rounding errors
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """cos(eps) * sum(w_i |x_i|) * m / |m|, with m = sum(w_i x_i / (|x_i| + eps)); one source alone as it is.
 
     mergekit goes from m / |m| along the weighted sum of the tangents that lead to the sources. That sum vanishes,
@@ -44,7 +44,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     raise CandidateError("NotFinite", "the weighted directions of the sources cancel; choose other weights")
 
 
-def _weights(sources: Sequence[Source], *, normalize: bool) -> list[float]:
+def _weights(sources: Sequence[InputTensor], *, normalize: bool) -> list[float]:
     weights = [source.values["weight"] for source in sources]
     if not normalize:
         return weights

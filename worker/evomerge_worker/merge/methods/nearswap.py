@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from evomerge_worker.merge.formula import Piecewise, elements
-from evomerge_worker.merge.method import Source, fresh, offset
+from evomerge_worker.merge.method import InputTensor, fresh, offset
 
 _TINY = 1e-6
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Piecewise:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Piecewise:
     """base + w * (x - base), with w = min(1, t / |x - base|) element by element, and at most t / 1e-6."""
     (source,) = sources
     x, origin = elements(source.tensor), elements(base)

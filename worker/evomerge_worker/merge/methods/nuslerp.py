@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge_worker.merge.formula import Formula, Piecewise, columns, combination, rows
-from evomerge_worker.merge.method import Source, offset
+from evomerge_worker.merge.method import InputTensor, offset
 from evomerge_worker.merge.sums import inner_products, row_products
 
 _NO_WEIGHT = 1e-6  # weights that sum to less count as equal
@@ -22,7 +22,7 @@ _OPPOSED = 2.0**-20  # the same where vectors point away from each other: nothin
 _Floats = NDArray[np.float64]
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """(sin((1 - t) a) x + sin(t a) y) / sin(a), with a the angle between x and y and t = weight_y / sum of weights.
 
     Where x and y lie on one line, in whatever direction, (1 - t) x + t y.

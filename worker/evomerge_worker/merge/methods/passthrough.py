@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from evomerge_worker.merge.formula import WeightedSum
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
     """scale * x."""
     (source,) = sources
     return WeightedSum((source.tensor,), (source.values["scale"],))

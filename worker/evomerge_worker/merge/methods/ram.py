@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.merge.formula import Formula, Piecewise, WeightedSum, elements
-from evomerge_worker.merge.method import Source, offset
+from evomerge_worker.merge.method import InputTensor, offset
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """The base plus, element by element, the mean of the task vectors that are further than `epsilon` from zero there.
 
     So what only one model changed is not diluted by the others, as it is in the mean of all.
@@ -17,7 +17,7 @@ def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) 
     return reinforced(sources, base, shared["epsilon"], [1.0] * len(sources))
 
 
-def reinforced(sources: Sequence[Source], base: Tensor, epsilon: float, gains: Sequence[float]) -> Formula:
+def reinforced(sources: Sequence[InputTensor], base: Tensor, epsilon: float, gains: Sequence[float]) -> Formula:
     """As RAM; what only one source changed is multiplied by its gain."""
     if not sources:
         return WeightedSum((base,), (1.0,))

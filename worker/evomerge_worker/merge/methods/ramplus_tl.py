@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.merge.formula import Formula, elements, pieces
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.methods.ram import changes, reinforced
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """As RAM; what only one source changed is multiplied by 1 + r * min(rho, alpha).
 
     rho is how many elements the source changed that others changed too, over how many it alone did.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from evomerge_worker.merge.formula import Formula, Piecewise, WeightedSum, elements, pieces
-from evomerge_worker.merge.method import Source, offset
+from evomerge_worker.merge.method import InputTensor, offset
 from evomerge_worker.merge.selection import largest_share
 from evomerge_worker.merge.sums import products
 from evomerge_worker.merge.thinning import Chosen, Sieve, choose
@@ -16,7 +16,7 @@ _NO_ENERGY = 1e-6  # task vectors whose mean squares sum to less get equal weigh
 _NO_WEIGHT = 1e-6
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> Formula:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> Formula:
     """The base plus the weighted mean, element by element, of the task vectors that agree with the sign of their sum.
 
     A task vector weighs what its mean square is among those of all. Below 1, `select_topk` first zeroes all but this

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from evomerge_worker.merge.formula import WeightedSum
-from evomerge_worker.merge.method import Source
+from evomerge_worker.merge.method import InputTensor
 from evomerge_worker.merge.statistics import cosine
 
 _PARALLEL = 0.9995  # beyond this cosine the arc is as good as straight, and sin(angle) too small to divide by
 
 
-def merge(sources: Sequence[Source], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
+def merge(sources: Sequence[InputTensor], base: Tensor, shared: Mapping[str, float]) -> WeightedSum:
     """(sin((1 - t) a) x + sin(t a) y) / sin(a), with x the base, y the one source and a the angle between them."""
     (source,) = sources
     return WeightedSum((base, source.tensor), _coefficients(cosine(source, base), shared["t"]))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from evomerge_contract.base import digest_of
 from evomerge_worker.errors import StorageError
-from evomerge_worker.merge.method import Find, Known, Source, Statistic
+from evomerge_worker.merge.method import Find, InputTensor, Memo, Statistic
 from evomerge_worker.merge.threads import pool
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store.cache import Arrived, cached_folder
@@ -46,7 +46,7 @@ class Statistics:
         self._cache = cache
         self._pairs: dict[tuple[Checkpoint, Checkpoint], _Pair] = {}
 
-    def of(self, source: Checkpoint, base: Checkpoint, tensor: str, threads: int) -> Known:
+    def of(self, source: Checkpoint, base: Checkpoint, tensor: str, threads: int) -> Memo:
         """What is known of the source's tensors and the tensor of the base, found on so many threads."""
         models = (source, base)  # asked for with every tensor of every candidate
         pair = self._pairs.get(models) or self._pairs.setdefault(models, _Pair(*models, self._cache))
@@ -63,7 +63,7 @@ class _Pair:
     found: dict[str, dict[tuple[str, str], Statistic]] = field(default_factory=dict)
     alone: Lock = field(default_factory=Lock)
 
-    def statistic(self, base_name: str, threads: int, kind: str, find: Find, source: Source) -> Statistic:
+    def statistic(self, base_name: str, threads: int, kind: str, find: Find, source: InputTensor) -> Statistic:
         if kind not in self.found:
             with self.alone:
                 if kind not in self.found:
@@ -85,7 +85,7 @@ class _Pair:
             if self.cache is not None:
                 unshare(self.cache / f"{self._key(other)}.use")
 
-    def _kept(self, kind: str, find: Find, like: Source, threads: int) -> dict[tuple[str, str], Statistic]:
+    def _kept(self, kind: str, find: Find, like: InputTensor, threads: int) -> dict[tuple[str, str], Statistic]:
         """Those of all tensors that both have, from the cache; none if they are not kept there.
 
         They are of the tensors in the files: of no use for those that have other rows here.
@@ -111,7 +111,7 @@ class _Pair:
 
     @cached_property
     def _files(self) -> tuple[Checkpoint, Checkpoint]:
-        """Source and base as they lie in their files."""
+        """InputTensor and base as they lie in their files."""
         return self.source.origin, self.base.origin
 
     @cached_property

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from evomerge_worker.merge import known
+from evomerge_worker.merge import statistics_cache
 from evomerge_worker.merge.draws import Drawing
-from evomerge_worker.merge.known import Statistics
-from evomerge_worker.merge.method import Find, Source, Statistic
+from evomerge_worker.merge.method import Find, InputTensor, Statistic
+from evomerge_worker.merge.statistics_cache import Statistics
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.store.locks import alone_if_free
 from tiny_models import tiny_checkpoint
@@ -24,7 +24,7 @@ HEAD = "lm_head.weight"
 
 @pytest.fixture(autouse=True)
 def _tiny_models_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "_WORTH_KEEPING", 1)
+    monkeypatch.setattr(statistics_cache, "_WORTH_KEEPING", 1)
 
 
 @pytest.fixture
@@ -43,15 +43,15 @@ def told(
     return recall(kind, find, tensor_of(source, name))
 
 
-def tensor_of(checkpoint: Checkpoint, name: str) -> Source:
-    return Source(checkpoint.tensor(name), name, {}, Drawing(0, lambda: checkpoint.fingerprint))
+def tensor_of(checkpoint: Checkpoint, name: str) -> InputTensor:
+    return InputTensor(checkpoint.tensor(name), name, {}, Drawing(0, lambda: checkpoint.fingerprint))
 
 
-def mean(source: Source, base: Tensor) -> Statistic:
+def mean(source: InputTensor, base: Tensor) -> Statistic:
     return np.array([float((source.tensor.float() - base.float()).mean()), float(source.draws.key[0])])
 
 
-def never(source: Source, base: Tensor) -> Statistic:
+def never(source: InputTensor, base: Tensor) -> Statistic:
     raise AssertionError("this was to be known")
 
 
@@ -134,7 +134,7 @@ def test_what_is_not_smaller_than_its_tensor_is_kept_nowhere(
     root, norm = tmp_path / "cache", "model.norm.weight"  # 64 bytes
     source, base = models
 
-    def large(source: Source, base: Tensor) -> Statistic:
+    def large(source: InputTensor, base: Tensor) -> Statistic:
         return np.arange(8.0)
 
     told(root, models, large)
@@ -150,7 +150,7 @@ def test_what_is_not_smaller_than_its_tensor_is_kept_nowhere(
 def test_a_small_model_keeps_all_in_memory(
     tmp_path: Path, models: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "_WORTH_KEEPING", 1 << 22)
+    monkeypatch.setattr(statistics_cache, "_WORTH_KEEPING", 1 << 22)
     source, base = models
     tensor = tensor_of(source, HEAD)
     recall = Statistics(tmp_path / "cache").of(source, base, HEAD, threads=1)
@@ -188,7 +188,7 @@ def test_a_flipped_bit_is_found_and_mended(tmp_path: Path, models: tuple[Checkpo
 
 
 def ask_at_once(root: Path, models: tuple[Checkpoint, Checkpoint], start: Any, log: Path) -> None:
-    def noted(source: Source, base: Tensor) -> Statistic:
+    def noted(source: InputTensor, base: Tensor) -> Statistic:
         with log.open("a") as lines:
             lines.write("found\n")
         return mean(source, base)
