@@ -47,6 +47,7 @@ def test_the_order_in_which_they_are_read_is_no_matter(documents: list[Document]
     straight, problem = read(KNOWN, documents)
     assert problem is NOTHING_WRONG
     assert fitness(straight) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert straight.run.stage.progress.untold == [], "the search knows them from the log"
     best, source = straight.run.stage.progress.best(), straight.run.best_source()
     assert (straight.done, best, source) == (6, 0.5, 0.1)
     for seed in range(5):
