@@ -24,7 +24,7 @@ from evomerge_contract.report import (
 )
 from evomerge_contract.task import MASKS, Baseline, CardFacts, DataDigests, Source, mask_seeds
 from evomerge_operator.search import make_search
-from evomerge_operator.spaces import Space, baselines, make_space
+from evomerge_operator.spaces import Space, baselines, default_baselines, make_space
 
 ITEMS = 500
 # What the quickstart's baselines score, in total and by skill, by role or name.
@@ -122,7 +122,7 @@ def finished_run(
     found = prepared(spec, layers)
     space = make_space(spec.stages[0], [m.name for m in spec.models], spec, found.layout, "bfloat16")
     candidates = _search(spec, space, fail_every, spec.stages[0].search.candidates if done is None else done)
-    compared = baselines(spec, "bfloat16")
+    compared = baselines(spec, "bfloat16", default_baselines(spec))
     run = RunReport(
         run=made.metadata.name,
         manifest=made.wire(),

@@ -1,6 +1,6 @@
-"""A hub on loopback for tests: it answers as the Hugging Face hub does what `snapshot_download` asks.
+"""A hub on loopback for tests: it answers as the Hugging Face hub does what `snapshot_download` and `model_info` ask.
 
-Folders are served as repositories of one commit each; every request is kept for tests to look at.
+Folders are served as repositories of one commit and one branch, main; every request is kept for tests to look at.
 """
 
 import hashlib
@@ -13,6 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _CHUNK = 1 << 16
@@ -45,6 +48,15 @@ def running_hub() -> Iterator[Hub]:
         server.server_close()
 
 
+def speak_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT does when it is set before the client is first imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -61,8 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if hub.broken:
             return self._refuse(503, "", body)
-        if parts[:2] == ["api", "models"] and parts[4:5] == ["tree"]:
-            repo, commit, name = "/".join(parts[2:4]), parts[5], None
+        if parts[:2] == ["api", "models"]:
+            repo, commit, name = "/".join(parts[2:4]), "/".join(parts[5:]) or "main", None
         elif parts[2:3] == ["resolve"]:
             repo, commit, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         else:
@@ -71,22 +83,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(403, "GatedRepo", body)
         if repo not in hub.repos:
             return self._refuse(401, "RepoNotFound", body)
-        if commit != COMMIT:
+        if commit not in (COMMIT, "main"):
             return self._refuse(404, "RevisionNotFound", body)
         if name is None:
-            return self._send_tree(hub.repos[repo])
+            is_tree = parts[4:5] == ["tree"]
+            return self._send_json(_tree(hub.repos[repo]) if is_tree else {"id": repo, "sha": COMMIT})
         if not (hub.repos[repo] / name).is_file():
             return self._refuse(404, "EntryNotFound", body)
         return self._send_file(hub.repos[repo] / name, body)
 
-    def _send_tree(self, folder: Path) -> None:
-        tree: list[dict[str, Any]] = []
-        for file in sorted(folder.rglob("*")):
-            kind = "file" if file.is_file() else "directory"
-            size = file.stat().st_size if file.is_file() else 0
-            name = str(file.relative_to(folder))
-            tree.append({"type": kind, "oid": hashlib.sha1(name.encode()).hexdigest(), "size": size, "path": name})  # noqa: S324
-        content = json.dumps(tree).encode()
+    def _send_json(self, answer: Any) -> None:
+        content = json.dumps(answer).encode()
         self._start(200, len(content), {"Content-Type": "application/json"})
         self.wfile.write(content)
 
@@ -114,3 +121,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: the requests are kept."""
+
+
+def _tree(folder: Path) -> list[dict[str, Any]]:
+    tree: list[dict[str, Any]] = []
+    for file in sorted(folder.rglob("*")):
+        kind = "file" if file.is_file() else "directory"
+        size = file.stat().st_size if file.is_file() else 0
+        name = str(file.relative_to(folder))
+        tree.append({"type": kind, "oid": hashlib.sha1(name.encode()).hexdigest(), "size": size, "path": name})  # noqa: S324
+    return tree

@@ -30,6 +30,8 @@ def prepare_folders(
     *,
     methods: Sequence[str] = ("linear",),
     tokenizer_source: str | None = None,
+    template: str | None = None,
+    config_source: str | None = None,
     trust_remote_code: bool = False,
     lines: dict[str, Lines] = GOOD,
     **objective: Any,
@@ -38,20 +40,30 @@ def prepare_folders(
 
     `objective` holds its other fields.
     """
+    task = prepare_task_over(
+        [Source(name=name, uri=folder.as_uri()) for name, folder in folders.items()], data, lines, **objective
+    )
+    options: dict[str, Any] = {"methods": list(methods), "trust_remote_code": trust_remote_code}
+    options |= {"tokenizer_source": tokenizer_source, "chat_template": template, "config_source": config_source}
+    store = Store(Storage(), data / "cache", trust_remote_code=trust_remote_code)
+    return prepare(task.model_copy(update=options), store)
+
+
+def prepare_task_over(
+    sources: Sequence[Source], data: Path, lines: dict[str, Lines] = GOOD, **objective: Any
+) -> PrepareTask:
+    """The task of preparing `sources` and one objective "sums" whose splits hold `lines`."""
     objective = {"metric": "exact_match", "max_new_tokens": 8} | objective
     for split, content in lines.items():
         texts = [line if isinstance(line, str) else json.dumps(line) for line in content]
         (data / f"{split}.jsonl").write_text("\n".join(texts))
     jsonl = Jsonl(**{split: (data / f"{split}.jsonl").as_uri() for split in GOOD})
-    task = PrepareTask(
-        sources=[Source(name=name, uri=folder.as_uri()) for name, folder in folders.items()],
+    return PrepareTask(
+        sources=list(sources),
         report_dir=(data / "reports").as_uri(),
         objectives=[Objective.model_validate({"name": "sums", "jsonl": jsonl, **objective})],
-        methods=list(methods),
-        tokenizer_source=tokenizer_source,
-        trust_remote_code=trust_remote_code,
+        methods=["linear"],
     )
-    return prepare(task, Store(Storage(), data / "cache", trust_remote_code=trust_remote_code))
 
 
 def mistakes_of(*args: Any, **options: Any) -> list[tuple[str, str]]:

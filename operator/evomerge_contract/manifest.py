@@ -43,7 +43,10 @@ class Metadata(Contract):
 class Base(Contract):
     """The common ancestor that task vectors are taken from. Not in the pool; scored for comparison."""
 
-    uri: Uri = Field(description="s3://bucket/path or hf://org/name@commit; on one machine a folder too.")
+    uri: Uri = Field(
+        description="s3://bucket/path or hf://org/name, perhaps with @commit or @branch: without a commit it is "
+        "pinned to the one that it has when the run is prepared. On one machine a folder too.",
+    )
     adapter: Uri | None = Field(
         None,
         description="The folder of a LoRA adapter as PEFT writes it, at a place as for uri; merged into the model.",
@@ -341,6 +344,16 @@ class EvoMergeSpec(Contract):
         None,
         description="Whose tokens the winner has where the models' vocabularies differ: union, base (spec.base's), or "
         "the name of a model. Left out, all must have the same tokens.",
+    )
+    chat_template: Annotated[str, StringConstraints(max_length=32_768)] | None = Field(
+        None,
+        description="The winner's chat template, and the candidates': auto (the one most models have), a name as in "
+        "mergekit (chatml, llama3, mistral, alpaca, exaone) or a Jinja template. Left out: the first model's own.",
+    )
+    config_source: Name | None = Field(
+        None,
+        description="Whose config.json merges have where the models' differ in what they compute, such as the rope "
+        "base, the window or an epsilon: base (spec.base's), or the name of a model. Left out, all must be the same.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the models. Off unless set.")
     storage: Storage = Storage()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from evomerge_contract.causes import by_cause
 from evomerge_contract.report import Problem
 from evomerge_contract.text import count
 
@@ -10,14 +11,18 @@ MESSAGE_CHARACTERS = 3900
 
 
 def in_words(problems: Sequence[Problem], left_out: int = 0) -> str:
-    """Problems in one line, as many as there is room for, and how many more there are (`left_out` besides these)."""
+    """Problems in one line by their causes, as many as there is room for, and how many more there are.
+
+    `left_out` is how many there are besides these.
+    """
+    sentences = by_cause(problems)
     text, shown = "", 0
-    for problem in problems:
-        longer = f"{text}; {problem.path}: {problem.message}" if text else f"{problem.path}: {problem.message}"
+    for sentence in sentences:
+        longer = f"{text}; {sentence}" if text else sentence
         if text and len(longer) > MESSAGE_CHARACTERS:
             break
         text, shown = longer, shown + 1
-    text, more = text[:MESSAGE_CHARACTERS], len(problems) - shown + left_out
+    text, more = text[:MESSAGE_CHARACTERS], len(sentences) - shown + left_out
     return f"{text}; and {more} more" if more else text
 
 

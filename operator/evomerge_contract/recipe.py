@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 
 from evomerge_contract.base import digest_of
@@ -79,22 +79,65 @@ BASE_TOKENIZER = "base"
 """The `tokenizer_source` that means the vocabulary of the base_model, else of the first model."""
 
 
+class ZeroEmbedding(_Recipe):
+    """A row of zeros."""
+
+    kind: Literal["zero"]
+
+
+class TokenOf(_Recipe):
+    """The row that a model has for one of its tokens: exactly one of `token` and `token_id` is given."""
+
+    kind: Literal["model_token"]
+    model: str
+    token: str | None = None
+    token_id: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_token(self) -> "TokenOf":
+        if (self.token is None) == (self.token_id is None):
+            raise PydanticCustomError("unsupported", "give either token or token_id")
+        return self
+
+
+class TokenEmbedding(_Recipe):
+    """Whose row a token has in the models that do not know it; with `force` also in those that do.
+
+    `source` is a model that knows the token, another token of a model, or zeros.
+    """
+
+    source: str | ZeroEmbedding | TokenOf
+    force: bool = False
+
+    @property
+    def model(self) -> str | None:
+        """The model whose row it is; None for zeros."""
+        return self.source if isinstance(self.source, str) else getattr(self.source, "model", None)
+
+    def renamed(self, names: Mapping[str, str]) -> "TokenEmbedding":
+        """The same with another name for the model, where `names` has one."""
+        if isinstance(self.source, str):
+            return self.model_copy(update={"source": names.get(self.source, self.source)})
+        if isinstance(self.source, TokenOf):
+            model = names.get(self.source.model, self.source.model)
+            return self.model_copy(update={"source": self.source.model_copy(update={"model": model})})
+        return self
+
+
 class TokenizerSettings(_Recipe):
-    """mergekit's longer way to write `tokenizer_source`."""
+    """mergekit's longer way to write `tokenizer_source`. Of `tokens`, those that the vocabulary lacks are added."""
 
     source: str = UNION
     pad_to_multiple_of: int | None = Field(None, ge=1)
-    tokens: None = None
+    tokens: dict[str, TokenEmbedding] | None = None
 
-    @field_validator("tokens", mode="before")
-    @classmethod
-    def _no_tokens(cls, value: object) -> None:
-        if value:
-            raise PydanticCustomError(
-                "unsupported",
-                "embeddings of single tokens cannot be chosen here; leave tokens out, and each token has the embedding "
-                "of the models that know it",
-            )
+    def renamed(self, names: Mapping[str, str]) -> "TokenizerSettings":
+        """The same with other names for the models that give tokens their rows, where `names` has them."""
+        tokens = self.tokens and {token: given.renamed(names) for token, given in self.tokens.items()}
+        return self.model_copy(update={"tokens": tokens})
+
+
+_NAMING = ("model", "base_model", "config_source")
 
 
 class Recipe(_Recipe):
@@ -102,7 +145,9 @@ class Recipe(_Recipe):
     in is always float32.
 
     `tokenizer_source` gives the result's vocabulary: `union`, `base`, or the name of a model. Without it all models
-    must have the same tokens.
+    must have the same tokens. `chat_template` is a template, the name of one, or `auto`: the one most models have.
+    `config_source`, which mergekit passes over, names the model whose config the result has where those of the models
+    differ in what they compute. Without it they must not.
     """
 
     merge_method: str
@@ -114,6 +159,8 @@ class Recipe(_Recipe):
     out_dtype: _DType | None = None
     tokenizer_source: str | None = None
     tokenizer: TokenizerSettings | None = None
+    chat_template: str | None = None
+    config_source: str | None = None
 
     @model_validator(mode="after")
     def _one_tokenizer(self) -> "Recipe":
@@ -145,9 +192,13 @@ class Recipe(_Recipe):
             *slices,
             *(source for one in slices for source in one["sources"]),
         ):
-            part.update({key: names.get(part[key], part[key]) for key in ("model", "base_model") if key in part})
+            part.update({key: names.get(part[key], part[key]) for key in _NAMING if key in part})
         recipe, donor = Recipe.model_validate(plain), self.vocabulary
-        return recipe if donor in (None, UNION) else recipe.with_vocabulary(names.get(str(donor), str(donor)))
+        if recipe.tokenizer is not None:
+            recipe = recipe.model_copy(update={"tokenizer": recipe.tokenizer.renamed(names)})
+        if donor is None or donor == UNION:
+            return recipe
+        return recipe.with_vocabulary(names.get(donor, donor))
 
     @property
     def merged_models(self) -> list[str]:
@@ -159,9 +210,10 @@ class Recipe(_Recipe):
 
     @property
     def named_models(self) -> list[str]:
-        """Every model that the recipe names, once; the one whose vocabulary the result has is a model too."""
-        donor = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
-        return list(dict.fromkeys([*self.merged_models, *donor]))
+        """Every model that the recipe names, once; those whose vocabulary and config the result has are models too."""
+        donors = [] if self.vocabulary in (None, UNION, BASE_TOKENIZER) else [str(self.vocabulary)]
+        donors += [] if self.config_source is None else [self.config_source]
+        return list(dict.fromkeys([*self.merged_models, *donors]))
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, as mergekit's YAML has them."""

@@ -42,13 +42,17 @@ class Layout(Contract):
 
 
 class PreparedSource(Contract):
-    """A source as found: content digest, size in bytes, the dtype of its weights, number of parameters."""
+    """A source as found: content digest, size in bytes, the dtype of its weights, number of parameters.
+
+    `commits` are the places at the hub that named no commit, each with the one that it had then.
+    """
 
     name: str
     digest: Digest
     bytes: int
     dtype: DTypeName
     parameters: int
+    commits: dict[str, str] | None = None
 
 
 class PreparedSplit(Contract):

@@ -70,9 +70,8 @@ class TaskBase(Contract):
 class PrepareTask(TaskBase):
     """Pin every source and data set, and find everything that keeps them from being merged and evaluated.
 
-    `methods` are the merge methods that will be used, `tokenizer_source` the one of their recipes, `groups` how each
-    stage groups the tensors. Never answered from
-    an earlier report.
+    `methods` are the merge methods that will be used, `tokenizer_source`, `chat_template` and `config_source` those of
+    their recipes, `groups` how each stage groups the tensors. Never answered from an earlier report.
     Sources with a digest, and `data`, are what an earlier prepare found: content that is something else now is
     storage's fault (try again), not a mistake of the manifest.
     """
@@ -82,6 +81,8 @@ class PrepareTask(TaskBase):
     methods: list[str]
     groups: list[Groups] = []
     tokenizer_source: str | None = None
+    chat_template: str | None = None
+    config_source: str | None = None
     data: dict[str, DataDigests] | None = None
 
 

@@ -12,8 +12,8 @@ class Verdict:
     """What the test items show, and the sentences that say it.
 
     `finding`: the winner beats the best source (the 95 % interval of their difference lies above 0), is ahead of it
-    but not beyond chance, or is not ahead. `unbeaten` are the plain average and the default where the winner is not
-    shown to beat them. `headline` answers whether it worked, `figures` gives the numbers, `masks` what other masks make
+    but not beyond chance, or is not ahead. `unbeaten` are the plain average and the default merges that the winner is
+    not shown to beat. `headline` answers whether it worked, `figures` gives the numbers, `masks` what other masks make
     of the winner (nothing where its method draws none).
     """
 

@@ -3,8 +3,10 @@
 The loader is given, so that the contract needs no YAML to be installed.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Set
+from typing import Any, NamedTuple
+
+from evomerge_contract.foreign import several
 
 _MERGE = "tag:yaml.org,2002:merge"
 """Of the key <<, which stands for no value."""
@@ -19,23 +21,68 @@ class DocumentError(Exception):
         self.message = message
 
 
-def read_document(loader: Any, root: str) -> tuple[Any, list[tuple[str, str]]]:
-    """What a yaml.SafeLoader reads, and the keys given twice in one mapping as (path, message); the last one counts.
+class Document(NamedTuple):
+    """What a document holds, and the keys given twice in one of its mappings as (path, message); the last one counts.
 
-    Paths begin with `root`, which may be empty.
+    `lent` are the keys of the document itself whose value, or a part of it, is used elsewhere too, by an alias.
+    """
+
+    value: Any
+    twice: list[tuple[str, str]]
+    lent: Set[str]
+
+
+def read_document(loader: Any, root: str) -> Document:
+    """The document that a yaml.SafeLoader reads. Paths begin with `root`, which may be empty.
 
     Raises:
-        DocumentError: a value holds itself, is no date or number though it looks like one, or is too deep to follow.
+        DocumentError: a value holds itself, is no date or number though it looks like one, or is too deep to follow;
+            there are several documents.
         yaml.YAMLError: it is not YAML.
     """
     try:
-        node = loader.get_single_node()
+        node = _only_node(loader, root)
         if node is None:
-            return None, []
+            return Document(None, [], set())
         twice = list(_given_twice(node, root, loader, {}))
-        return loader.construct_document(node), twice
+        return Document(loader.construct_document(node), twice, _lent(node))
     except RecursionError as error:
         raise DocumentError(root, "is nested too deeply to be read; write it flatter") from error
+
+
+def _only_node(loader: Any, root: str) -> Any:
+    """The one document that is not empty; None if there is none."""
+    nodes = []
+    while loader.check_node():
+        nodes.append(loader.get_node())
+    nodes = [node for node in nodes if node.value != ""]
+    if len(nodes) > 1:
+        raise DocumentError(root, several(len(nodes), [_entries(node).keys() for node in nodes]))
+    return nodes[0] if nodes else None
+
+
+def _entries(node: Any) -> dict[str, Any]:
+    """The nodes of a mapping's values, by its keys."""
+    return {str(key.value): value for key, value in node.value} if node.id == "mapping" else {}
+
+
+def _lent(node: Any) -> Set[str]:
+    """The keys of a document that hold something which is used elsewhere too."""
+    holders: dict[int, set[str]] = {}
+    for name, value in _entries(node).items():
+        for one in _below(value, {}):
+            holders.setdefault(one, set()).add(name)
+    return {name for names in holders.values() if len(names) > 1 for name in names}
+
+
+def _below(node: Any, seen: dict[int, None]) -> dict[int, None]:
+    """The identities of a node and of all below it."""
+    if id(node) not in seen:
+        seen[id(node)] = None
+        for item in [] if isinstance(node.value, str) else node.value:
+            for part in item if isinstance(item, tuple) else (item,):
+                _below(part, seen)
+    return seen
 
 
 def _given_twice(node: Any, path: str, loader: Any, seen: dict[int, bool]) -> Iterator[tuple[str, str]]:

@@ -71,7 +71,8 @@ def validate(file: Path, schema_only: bool) -> None:
     manifest = load_manifest(file)
     if not schema_only:
         with tempfile.TemporaryDirectory() as folder:
-            check(manifest, str(file), Path(folder))
+            for line in check(manifest, str(file), Path(folder)):
+                click.echo(line)
     click.echo(f"{file}: no mistakes found" + (" (models and data were not opened)" if schema_only else ""))
 
 
@@ -100,7 +101,8 @@ def plan(file: Path, workers: int | None) -> None:
 def merge(recipe: Path, out: Path, seed: int) -> None:
     """Merge RECIPE, a mergekit configuration, into the new folder OUT.
 
-    Models in the recipe are folders (relative to the recipe's), s3:// URIs, or hub models: org/name@commit;
+    Models in the recipe are folders (relative to the recipe's), s3:// URIs, or hub models: org/name@commit,
+    or org/name, which stands for the commit that it has now and is shown;
     behind each may stand a LoRA adapter: model+adapter.
     """
     from evomerge_operator.local.worker_command import merge_by_hand

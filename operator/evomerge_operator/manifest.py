@@ -2,6 +2,8 @@
 
 import copy
 from datetime import date
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from evomerge_contract.foreign import foreign
 from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.report import Problem
 from evomerge_contract.yaml_document import DocumentError, read_document
@@ -36,7 +39,7 @@ def load_manifest(path: Path) -> EvoMerge:
 def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The document in a file, and the keys that are given twice in it."""
     try:
-        document, twice = read_document(yaml.SafeLoader(path.read_text(encoding="utf-8")), "")
+        document, twice, _ = read_document(yaml.SafeLoader(path.read_text(encoding="utf-8")), "")
     except DocumentError as error:
         raise InputError.at(str(path), error.path or "file", error.message) from error
     except OSError as error:
@@ -45,6 +48,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         raise InputError.at(str(path), "file", f"is not YAML: {_one_line(error)}") from error
     if not isinstance(document, dict):
         raise InputError.at(str(path), "file", "is not an EvoMerge manifest: expected apiVersion, kind, metadata, spec")
+    if words := foreign(document):
+        raise InputError.at(str(path), "file", words)
     if "merge_method" in document and "spec" not in document:
         raise InputError.at(str(path), "file", "is a recipe, not the manifest of a search; use evomerge merge")
     return document, twice
@@ -138,7 +143,7 @@ def _message(error: ErrorDetails) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        return f"is not a field that is known here; allowed: {', '.join(_siblings(error['loc']))}"
+        return _unknown(error["loc"])
     if kind == "string_type" and isinstance(given, int | float | date) and not isinstance(given, bool):
         return f'must be text: write "{given}" in quotes'
     if kind == "string_pattern_mismatch":
@@ -148,6 +153,29 @@ def _message(error: ErrorDetails) -> str:
         return f"{given!r} is not known; allowed: {context.get('expected')}"
     text = error["msg"]
     return f"{text[0].lower()}{text[1:]}, not {given!r}" if isinstance(given, str | int | float) else text
+
+
+def _unknown(loc: tuple[int | str, ...]) -> str:
+    """What is said of a field that does not belong where it stands."""
+    name, here = str(loc[-1]), _siblings(loc)
+    if near := get_close_matches(name, here, n=1, cutoff=0.8):
+        return f"is not a field that is known here; did you mean {near[0]}?"
+    if places := [place for place, names in _holders(EvoMerge, "").items() if name in names]:
+        return f"does not belong here, but to {' or '.join(places)}"
+    return f"is not a field that is known here; allowed: {', '.join(here)}"
+
+
+@cache
+def _holders(model: type[BaseModel], path: str) -> dict[str, list[str]]:
+    """The fields of each part of a manifest that has any, by its path."""
+    found: dict[str, list[str]] = {path: []} if path else {}
+    for name, field in model.model_fields.items():
+        shown = field.alias or name
+        found.setdefault(path, []).append(shown)
+        listed = "[]" if "list[" in str(field.annotation) else ".NAME" if "dict[" in str(field.annotation) else ""
+        if inner := _inner(field.annotation):
+            found |= _holders(inner, f"{path}.{shown}{listed}".removeprefix("."))
+    return {place: names for place, names in found.items() if place}
 
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:

@@ -33,7 +33,10 @@ def recipe_text(recipe: Recipe, manifest: EvoMerge, folder: Path, mask_seed: int
         models[BASE] = spec.base
     plain = portable_recipe(recipe, models, folder).plain()
     seed = f" --seed {mask_seed}" if METHODS[recipe.merge_method].random else ""
-    return f"# evomerge merge{seed} recipe.yaml OUT\n" + yaml.safe_dump(
+    note = (
+        "" if recipe.config_source is None else "# mergekit passes over config_source: its config is the base_model's\n"
+    )
+    return f"# evomerge merge{seed} recipe.yaml OUT\n{note}" + yaml.safe_dump(
         plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
     )
 

@@ -41,6 +41,16 @@ def _models(spec: EvoMergeSpec) -> _Found:
             )
         first.setdefault(model.name, index)
     yield from _vocabulary(spec)
+    yield from _config(spec)
+
+
+def _config(spec: EvoMergeSpec) -> _Found:
+    wanted, names = spec.config_source, [model.name for model in spec.models]
+    if wanted == BASE and spec.base is None:
+        yield "spec.configSource", f'"{BASE}" means spec.base, which is not there; add it or name a model'
+    elif wanted not in (None, BASE, *names):
+        allowed = ", ".join([*([BASE] if spec.base else []), *names])
+        yield "spec.configSource", f'"{wanted}" is not known; allowed: {allowed}'
 
 
 def _vocabulary(spec: EvoMergeSpec) -> _Found:

@@ -34,10 +34,12 @@ def first_job_create(search: Search, after: datetime) -> datetime:
 
 def writes_about(search: Search) -> list[datetime]:
     """When anybody wrote to a search or to what belongs to it, as the operator, the scheduler and the kubelet do."""
+    made = datetime.fromisoformat(search.document()["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
     entries = (entry for entry in search.cluster.audit() if _is_write(entry) and "objectRef" in entry)
     about = (entry for entry in entries if entry["objectRef"].get("namespace") == search.namespace)
     names = ((entry["objectRef"].get("name") or "", entry) for entry in about)
-    return sorted(_received(e) for name, e in names if name == search.name or name.startswith(f"{search.name}-"))
+    times = (_received(e) for name, e in names if name == search.name or name.startswith(f"{search.name}-"))
+    return sorted(time for time in times if time >= made)
 
 
 def unheld_writes(cluster: Cluster, namespace: str) -> tuple[list[str], int]:

@@ -28,6 +28,7 @@ def good_evomerge(namespace: str, name: str = "good") -> Document:
             ],
             "base": {"uri": "s3://models/base", "adapter": "s3://models/adapter", "license": "apache-2.0"},
             "tokenizerSource": "union",
+            "configSource": "one",
             "trustRemoteCode": True,
             "storage": {
                 "s3": {
@@ -151,7 +152,7 @@ _SHARED = "lambda, normalize, rescale, int8_mask"
 _DISJOINT = "the three splits must be disjoint"
 _OBJECTIVE = "spec.evaluation.objectives.0"
 _NO_MODEL = (
-    "a model must lie at s3://bucket/folder or hf://org/name@commit (all 40 digits of the commit): "
+    "a model must lie at s3://bucket/folder or hf://org/name, perhaps with @commit or @branch: "
     "a cluster reaches no file:// and no relative path"
 )
 _NO_ITEMS = "items must lie at s3://bucket/key: a cluster reaches no file:// and no relative path"
@@ -205,11 +206,15 @@ CREATED: list[Case] = [
             {"spec.models.1.name": "union"},
         )
     ),
+    *(
+        Case("spec.configSource", "configSource must be base where there is a base, or the name of a model", changes)
+        for changes in ({"spec.configSource": "three"}, {"spec.configSource": "base", "spec.base": GONE})
+    ),
     Case("spec.models", "the names of models must differ", {"spec.models.1.name": "one"}),
     Case("spec.models[].name", '"base" means spec.base; choose another name', {"spec.models.1.name": "base"}),
     *(
         Case("spec.models[].uri", _NO_MODEL, {"spec.models.1.uri": uri})
-        for uri in ("models/two", "file:///models/two", "s3://models", "hf://org/two", "hf://org/two@main")
+        for uri in ("models/two", "file:///models/two", "s3://models", "hf://two", "hf://org/two@a@b")
     ),
     Case("spec.base.uri", _NO_MODEL, {"spec.base.uri": "/models/base"}),
     Case("spec.models[].adapter", _NO_MODEL, {"spec.models.1.adapter": "file:///models/adapter"}),
@@ -382,6 +387,9 @@ REPLACED: list[Case] = [
     _forever("base", {"spec.base": GONE}),
     _forever("tokenizerSource", {"spec.tokenizerSource": "base"}),
     _forever("tokenizerSource", {"spec.tokenizerSource": GONE}),
+    _forever("chatTemplate", {"spec.chatTemplate": "chatml"}),
+    _forever("configSource", {"spec.configSource": "two"}),
+    _forever("configSource", {"spec.configSource": GONE}),
     _forever("trustRemoteCode", {"spec.trustRemoteCode": GONE}),
     _forever("evaluation", {"spec.evaluation.threads": 1}),
     _forever("evaluation", {f"{_OBJECTIVE}.extract": GONE}),
@@ -441,6 +449,7 @@ GOOD: dict[str, Changes] = {
         "spec.budget": GONE,
         "spec.worker": GONE,
         "spec.tokenizerSource": GONE,
+        "spec.configSource": GONE,
         "spec.trustRemoteCode": GONE,
         "spec.parallelism": GONE,
         "spec.suspend": GONE,
@@ -480,6 +489,7 @@ GOOD: dict[str, Changes] = {
         for name, value in (("emptyDir", {"sizeLimit": "10Gi"}), ("hostPath", {"path": "/var/cache"}))
     },
     **{f"the tokens of {name}": {"spec.tokenizerSource": name} for name in ("base", "two")},
+    **{f"the config of {name}": {"spec.configSource": name} for name in ("base", "two")},
     "no cache": {"spec.worker.cache": {}},
 }
 """Changes that leave the manifest a good one."""

@@ -192,7 +192,7 @@ def test_the_words_of_a_refusal_reach_whoever_applies(cluster: Cluster, there: s
         cluster.apply(json.dumps(evomerge))
     assert str(refused.value) == (
         'The EvoMerge "new" is invalid: spec.models[0].uri: Invalid value: "models/one": a model must lie at '
-        "s3://bucket/folder or hf://org/name@commit (all 40 digits of the commit): "
+        "s3://bucket/folder or hf://org/name, perhaps with @commit or @branch: "
         "a cluster reaches no file:// and no relative path"
     )
 

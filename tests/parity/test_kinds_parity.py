@@ -1,11 +1,13 @@
 """Sources of every make, against mergekit: shards, dtypes that differ, experts."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from as_published import predicting_on
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.merge import Merger, export_checkpoint, plan_merge
 from evomerge_worker.shards import Checkpoint
@@ -92,3 +94,71 @@ def test_what_mergekit_keeps_of_deepseek_is_merged_as_it_does(oracle: Oracle, ti
     assert all(".mlp." in name for name in lost)
     for tensor in theirs.names:
         _assert_equal(ours[tensor], theirs.tensor(tensor))
+
+
+def test_a_layer_that_predicts_further_tokens_stands_in_no_ones_gradient(
+    oracle: Oracle, tiny: Tiny, tmp_path: Path
+) -> None:
+    """mergekit counts layers as config.json does, and leaves the layer behind, which is carried along here."""
+    folders = [predicting_on(tiny("deepseek_v3", seed=seed), tmp_path / str(seed)) for seed in (1, 2)]
+    sources = _sources(folders)
+    recipe = _linear(sources)
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "out"), masks=None)
+    theirs, ours = (
+        Checkpoint.open(tmp_path / "out", "theirs"),
+        dict(Merger(sources, 0).merged(plan_merge(recipe, sources))),
+    )
+    assert not [name for name in theirs.names if name.startswith("model.layers.4.")]
+    for tensor in theirs.names:
+        _assert_equal(ours[tensor], theirs.tensor(tensor))
+
+
+@pytest.mark.parametrize("kinds", [("llama-tied", "llama"), ("llama", "llama-tied")])
+def test_a_tied_models_embeddings_are_its_head_to_mergekit_too(
+    oracle: Oracle, tiny: Tiny, tmp_path: Path, kinds: tuple[str, str]
+) -> None:
+    """It leaves config.json saying that a head is tied which is not."""
+    sources = _sources([tiny(kind, seed=seed) for seed, kind in enumerate(kinds, 1)])
+    weight = [{"filter": "lm_head", "value": 0.5}, {"value": [0.25, 1]}]
+    recipe = _linear(sources, weight)
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "out"), masks=None)
+    theirs, ours = (
+        Checkpoint.open(tmp_path / "out", "theirs"),
+        dict(Merger(sources, 0).merged(plan_merge(recipe, sources))),
+    )
+    assert sorted(ours) == theirs.names
+    for tensor in theirs.names:
+        _assert_equal(ours[tensor], theirs.tensor(tensor))
+
+
+def test_fused_and_single_experts_are_merged_as_mergekit_does(oracle: Oracle, tiny: Tiny, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    fused = Path(shutil.copytree(tiny("mixtral", seed=2), tmp_path / "fused"))
+    state = AutoModelForCausalLM.from_pretrained(fused).state_dict()
+    save_file({name: tensor.clone() for name, tensor in state.items()}, fused / "model.safetensors")
+    sources = _sources([tiny("mixtral", seed=1), fused])
+    recipe = _linear(sources, [{"filter": "experts.down_proj", "value": 0.5}, {"value": 0.25}])
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "theirs"), masks=None)
+    export_checkpoint(recipe, sources, tmp_path / "ours", mask_seed=0)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / side).state_dict() for side in ("ours", "theirs"))
+    for tensor, value in ours.items():
+        _assert_equal(value, theirs[tensor])
+
+
+def test_the_config_of_the_base_is_what_mergekit_gives_models_that_differ(
+    oracle: Oracle, tiny: Tiny, tmp_path: Path
+) -> None:
+    """It does not ask; here a recipe says so, in a key that mergekit passes over."""
+    new = {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
+    sources = _sources([tiny("mistral", seed=1, sliding_window=16), tiny("mistral", seed=2, **new)])
+    first = next(iter(sources))  # without a base_model, mergekit takes the config of any
+    recipe = _linear(sources).model_copy(update={"config_source": first, "base_model": first})
+    oracle(ask="merge", recipe=recipe.plain(), out=str(tmp_path / "theirs"), masks=None)
+    export_checkpoint(recipe, sources, tmp_path / "ours", mask_seed=0)
+    theirs, ours = (Checkpoint.open(tmp_path / side, side) for side in ("theirs", "ours"))
+    for key in ("sliding_window", "rope_parameters", "rms_norm_eps", "num_hidden_layers"):
+        assert ours.config[key] == theirs.config[key]
+    for tensor in theirs.names:
+        _assert_equal(ours.tensor(tensor), theirs.tensor(tensor))

@@ -1,5 +1,6 @@
 """Models of differing vocabularies merged to one, against mergekit on the same recipe, token by token."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.merge import export_checkpoint
+from evomerge_worker.merge.chat_template import TEMPLATES
 from evomerge_worker.merge.tokens import tokens_of
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.token_rows import row_tensors, token_rows
@@ -149,3 +151,51 @@ def test_without_a_vocabulary_mergekit_refuses_embeddings_of_other_sizes(
     sources = {name: Checkpoint.open(folder, str(folder)) for name, folder in folders.items()}
     with pytest.raises(OracleError, match="Tensor size mismatch"):
         oracle(ask="merge", recipe=_recipe(name, sources, "bfloat16").plain(), out=str(tmp_path / "t"), masks=None)
+
+
+TOKENS: dict[str, dict[str, Any]] = {
+    "chosen": {"é": {"source": "a"}, "<new>": {"source": {"kind": "zero"}}},
+    "forced": {"<s>": {"source": "b", "force": True}, "x": {"source": {"kind": "zero"}, "force": True}},
+    "another": {
+        "<new>": {"source": {"kind": "model_token", "model": "base", "token": "<s>"}},
+        "x": {"source": {"kind": "model_token", "model": "b", "token_id": 7}, "force": True},
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "source"), [*((name, "union") for name in TOKENS), ("forced", "base")])
+def test_embeddings_of_single_tokens(oracle: Oracle, tiny: Tiny, tmp_path: Path, name: str, source: str) -> None:
+    """mergekit fails where it adds a token to the tokenizer of `base`."""
+    sources = _sources(tiny, "llama", "float32")
+    tokens: dict[str, Any] = {}
+    for token, given in TOKENS[name].items():
+        wanted = given["source"]
+        if isinstance(wanted, str):
+            wanted = sources[wanted].name
+        elif "model" in wanted:
+            wanted = wanted | {"model": sources[wanted["model"]].name}
+        tokens[token] = given | {"source": wanted}
+    tokenizer = {"source": source, "tokens": tokens, "pad_to_multiple_of": 8}
+    _check(oracle, _recipe("task_arithmetic", sources, "float32", tokenizer=tokenizer), sources, tmp_path)
+
+
+CHATS = [
+    [("user", " hi there ")],
+    [("system", "be brief\n"), ("user", "hi")],
+    [("user", "hi"), ("assistant", "yes "), ("user", "why?")],
+    [("system", "be brief"), ("user", "hi"), ("assistant", "yes"), ("user", "why?"), ("assistant", "so")],
+]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_by_name_give_the_same_texts(oracle: Oracle, tiny: Tiny, tmp_path: Path, name: str) -> None:
+    sources = _sources(tiny, "llama", "float32")
+    recipe = _recipe("linear", sources, "float32", tokenizer_source="union", chat_template=name)
+    _check(oracle, recipe, sources, tmp_path)
+    ours, theirs = (
+        load_tokenizer(Checkpoint.open(tmp_path / side, side), trust_remote_code=False) for side in ("ours", "theirs")
+    )
+    for chat, prompted in product(CHATS, (False, True)):
+        messages = [{"role": role, "content": content} for role, content in chat]
+        options = {"tokenize": False, "add_generation_prompt": prompted}
+        assert ours.apply_chat_template(messages, **options) == theirs.apply_chat_template(messages, **options)

@@ -71,7 +71,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_the_log_the_winner_its_recipe_and_a_report(finished: Path) -> None:
     entries = log_of(finished)
-    assert [e["candidate"]["stage"] for e in entries[1:]] == ["baselines"] * 5 + ["weights"] * CANDIDATES
+    assert [e["candidate"]["stage"] for e in entries[1:]] == ["baselines"] * 6 + ["weights"] * CANDIDATES
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {
         p.name for p in (finished / "best").iterdir()
     }

@@ -86,7 +86,19 @@ MISTAKES: list[tuple[str, Change, str, str]] = [
         "unknown field in a mapping",
         change(f"{PS}.parameters.weight.sumToOne", True),
         "spec.stages[0].parameterSpace.parameters.weight.sumToOne",
-        "allowed: min, max, start, sumsToOne, value",
+        "is not a field that is known here; did you mean sumsToOne?",
+    ),
+    (
+        "field at the wrong level",
+        change("spec.stages.0.population", 8),
+        "spec.stages[0].population",
+        "does not belong here, but to spec.stages[].search",
+    ),
+    (
+        "field of one of several levels",
+        change("spec.secretName", "s"),
+        "spec.secretName",
+        "does not belong here, but to spec.storage.s3 or spec.storage.huggingFace",
     ),
     ("missing field", change("spec.models", KeyError), "spec.models", "is missing"),
     ("time span", change("spec.budget", {"deadline": "5 days"}), "spec.budget.deadline", '"5 days" is not a time span'),
@@ -358,6 +370,11 @@ def test_a_file_that_is_no_manifest_is_refused_in_one_sentence(tmp_path: Path, t
         ("metadata: &x {labels: *x}", "metadata.labels", "holds itself by an alias"),
         ("metadata: " + "[" * 5000, "file", "is nested too deeply"),
         ("merge_method: linear", "file", "is a recipe, not the manifest of a search; use evomerge merge"),
+        ("base_model: a\nexperts: []", "file", "is a configuration of mergekit-moe"),
+        ("genome: {models: [a]}\ntasks: []", "file", "is a configuration of mergekit-evolve; write a manifest"),
+        ("pop_size: 4\nn_iter: 5", "file", "is a configuration of mergenetic; write a manifest"),
+        ("name: x\nmerge_method: ties\n---\nmerge_method: ties", "file", "holds 2 documents, a configuration of"),
+        ("kind: EvoMerge\n---\nkind: EvoMerge", "file", "holds 2 YAML documents, divided by ---; write each"),
     ],
 )
 def test_what_no_manifest_can_hold_is_named_by_its_place(tmp_path: Path, text: str, path: str, words: str) -> None:

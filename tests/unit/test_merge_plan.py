@@ -9,7 +9,7 @@ import torch
 from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import Recipe, Slice, SliceSource
 from evomerge_worker.errors import InputError
-from evomerge_worker.merge import TensorPlan, plan_merge
+from evomerge_worker.merge import Merger, TensorPlan, plan_merge
 from evomerge_worker.shards import Checkpoint
 from tiny_models import write_tensors
 
@@ -247,7 +247,8 @@ def test_a_head_of_its_own_is_missed(tmp_path: Path, sources: dict[str, Checkpoi
     without = {name: tensor for name, tensor in _tensors().items() if name != "lm_head.weight"}
     sources["b"] = _checkpoint(tmp_path / "other", "b", without)
     assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
-        "models.b": "lacks tensor lm_head.weight, which a has; leave b or a out"
+        "models.b": "lacks tensor lm_head.weight, which a has; if its files are incomplete, fetch them again; else "
+        "leave b or a out"
     }
 
 
@@ -270,7 +271,7 @@ def test_misfits_of_one_kind_are_one_problem_and_many_kinds_are_cut(
     messages = [p.message for p in caught.value.problems]
     assert messages[:8] == [
         f"has tensor model.layers.0.attn.{kind}, which a lacks in layer 0 (and 3 more tensors like it); "
-        "leave b or a out"
+        "if it can do without, delete it from its files; else leave b or a out"
         for kind in kinds[:8]
     ]
     assert messages[8:] == ["and 8 more tensors do not fit"]
@@ -317,14 +318,16 @@ def test_words_are_told_beside_tensors_that_do_not_fit(tmp_path: Path, sources: 
 def test_whole_models_of_other_depth_are_one_mistake(tmp_path: Path, sources: dict[str, Checkpoint]) -> None:
     sources["b"] = _checkpoint(tmp_path / "deep", "b", _tensors(6))
     assert _refusals(_recipe(models=_models(a=1, b=1)), sources) == {
-        "models.b": "has 6 layers, but a has 4; leave b or a out"
+        "models.b": "has 6 layers, but a has 4; take as many of each by slices in a recipe, or leave b or a out"
     }
 
 
 def test_an_empty_list_of_slices_is_none(sources: dict[str, Checkpoint]) -> None:
     recipe = _recipe(models=_models(a=1, b=1))
     assert plan_merge(_recipe(models=_models(a=1, b=1), slices=[]), sources) == plan_merge(recipe, sources)
-    assert _refusals(_recipe(models=_models(a=1) * 2, slices=[]), sources) == {"recipe.models": "a takes part twice"}
+    assert _refusals(_recipe(models=_models(a=1) * 2, slices=[]), sources) == {
+        "recipe.models": "a takes part twice; give it once"
+    }
 
 
 def test_a_density_makes_no_difference_to_task_arithmetic(sources: dict[str, Checkpoint]) -> None:
@@ -354,7 +357,7 @@ def test_a_density_makes_no_difference_to_task_arithmetic(sources: dict[str, Che
             "recipe.weight[a]",
             "linear needs a weight for a at model.embed_tokens.weight",
         ),
-        ({"models": _models(a=1) * 2}, "recipe.models", "a takes part twice"),
+        ({"models": _models(a=1) * 2}, "recipe.models", "a takes part twice; give it once"),
         (
             {"merge_method": "slerp", "models": [{"model": "a"}, {"model": "b"}], "parameters": {"t": 0.5}},
             "recipe.base_model",
@@ -460,3 +463,73 @@ def test_a_weight_of_one_stays_a_number() -> None:
     plain = again.plain()
     assert [repr(m["parameters"]["weight"]) for m in plain["models"]] == ["1.0", "0.0"]
     assert plain["parameters"] == {"normalize": False}
+
+
+def test_a_slice_without_layers_at_an_end_gives_what_stands_there(sources: dict[str, Checkpoint]) -> None:
+    """The first gives the embeddings, the last final norm and head; all layers stay where they are."""
+    slices = [
+        {"sources": [{"model": "b", "layer_range": [0, 0]}]},
+        {"sources": [{"model": "a", "layer_range": [0, LAYERS]}]},
+        {"sources": [{"model": "base", "layer_range": [LAYERS, LAYERS]}]},
+    ]
+    plans = plan_merge(_recipe(merge_method="passthrough", base_model="a", slices=slices), sources)
+    of = {plan.name: plan.inputs[0].model for plan in plans}
+    assert of["model.embed_tokens.weight"] == "b"
+    assert {of[name] for name in ("model.norm.weight", "lm_head.weight")} == {"base"}
+    assert {model for name, model in of.items() if ".layers." in name} == {"a"}
+    assert len([name for name in of if name.endswith("mlp.weight")]) == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("ranges", "path", "message"),
+    [
+        (
+            [[0, 2], [2, 2], [2, 4]],
+            "recipe.slices[1].sources[0].layer_range",
+            "[2, 2) has no layers, and between others a slice gives nothing else; leave it out",
+        ),
+        ([[0, 4], [5, 5]], "recipe.slices[1].sources[0].layer_range", "[5, 5) is not a range within the 4 layers of a"),
+        ([[0, 0], [4, 4]], "recipe.slices", "have no layers at all; layer_range is the first layer, and the one"),
+    ],
+)
+def test_a_slice_without_layers_anywhere_else_is_refused(
+    ranges: list[list[int]], path: str, message: str, sources: dict[str, Checkpoint]
+) -> None:
+    slices = [{"sources": [{"model": "a", "layer_range": given}]} for given in ranges]
+    refusals = _refusals(_recipe(merge_method="passthrough", slices=slices), sources)
+    assert list(refusals) == [path]
+    assert refusals[path].startswith(message)
+
+
+def _both_halves(method: str, **keys: Any) -> Recipe:
+    """Layers 0 and 1 of a merged with its layers 2 and 3."""
+    halves = [
+        {"model": "a", "layer_range": given, "parameters": {"weight": weight}}
+        for given, weight in (([0, 2], 0.25), ([2, 4], 0.75))
+    ]
+    return _recipe(merge_method=method, slices=[{"sources": halves}], **keys)
+
+
+def test_one_model_may_give_several_of_its_layers_to_a_slice(sources: dict[str, Checkpoint]) -> None:
+    plans = plan_merge(_both_halves("linear"), sources)
+    name = "model.layers.1.mlp.weight"
+    merged = dict(Merger(sources, 0).merged(plans))
+    one, other = (sources["a"].tensor(f"model.layers.{i}.mlp.weight").float() for i in (1, 3))
+    torch.testing.assert_close(merged[name].float(), 0.25 * one + 0.75 * other)
+    torch.testing.assert_close(merged["model.norm.weight"], sources["a"].tensor("model.norm.weight"))
+    assert not any(".layers.2." in plan.name for plan in plans)
+
+
+def test_of_a_base_that_a_slice_has_twice_the_first_is_the_base(sources: dict[str, Checkpoint]) -> None:
+    plans = plan_merge(_both_halves("task_arithmetic", base_model="a"), sources)
+    plan = next(plan for plan in plans if plan.name == "model.layers.1.mlp.weight")
+    assert plan.base is not None
+    assert plan.base.tensor == "model.layers.1.mlp.weight"
+    assert [(i.tensor, i.values["weight"]) for i in plan.inputs] == [("model.layers.3.mlp.weight", 0.75)]
+
+
+def test_the_same_layers_twice_in_a_slice_are_refused(sources: dict[str, Checkpoint]) -> None:
+    twice = [{"model": "a", "layer_range": [0, 2], "parameters": {"weight": 1}}] * 2
+    assert _refusals(_recipe(slices=[{"sources": twice}]), sources) == {
+        "recipe.slices[0]": "layers [0, 2) of a take part twice; give them once"
+    }

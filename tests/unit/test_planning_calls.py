@@ -160,6 +160,7 @@ def test_the_facts_of_an_export_are_collected_page_by_page() -> None:
     documents[3]["status"] = {"attempts": 1}
     found = _facts(list(pages(documents, 2)))
     assert [candidate.index for candidate in found] == [0, 1, 2, 4, 5, 6]
+    assert [candidate.index for candidate in _facts(list(pages(documents[3:], 1)))] == [4, 5, 6], "the first is empty"
     assert [candidate.genome for candidate in found] == [
         genome for index, genome in enumerate(asked_at_once(known, 7)) if index != 3
     ]
@@ -168,9 +169,13 @@ def test_the_facts_of_an_export_are_collected_page_by_page() -> None:
 
 def _facts(listed: Sequence[bytes]) -> list[Candidate]:
     """The candidates of all pages, as the export's pod reads them."""
-    parts = [calls.facts_part(text, first=number == 0) for number, text in enumerate(listed)]
-    assert [bool(following) for _, following in parts] == [True] * (len(listed) - 1) + [False]
-    text = gzip.decompress(b"".join([gzip.compress(b"["), *(part for part, _ in parts), gzip.compress(b"]")]))
+    members, collected = [], 0
+    for number, text in enumerate(listed):
+        member, count, following = calls.facts_part(text, collected > 0)
+        assert bool(following) == (number < len(listed) - 1)
+        members.append(member)
+        collected += count
+    text = gzip.decompress(b"".join([gzip.compress(b"["), *members, gzip.compress(b"]")]))
     return [Candidate.model_validate(candidate) for candidate in json.loads(text)]
 
 

@@ -13,8 +13,8 @@ from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import StorageError
 from evomerge_worker.prepare import prepare
 from evomerge_worker.store import Store
+from evomerge_worker.store.companions import settings
 from evomerge_worker.store.pinned import content_digest
-from evomerge_worker.store.wanted import companions
 from prepare_tasks import GOOD, Lines, Tiny, changed_config, changed_weights, mistakes_of, prepare_folders
 from s3 import S3Server, s3_server
 from tiny_models import VOCABULARY
@@ -72,11 +72,11 @@ def test_the_digest_is_of_what_the_model_does_and_of_nothing_else(tiny: Tiny, tm
 
 
 @pytest.mark.parametrize("name", ["tekken.json", "tokenizer.model", "vocab.txt", "generation_config.json", "own.py"])
-def test_whatever_an_export_copies_from_a_model_counts_for_its_digest(name: str, tiny: Tiny, tmp_path: Path) -> None:
+def test_what_changes_a_models_answers_travels_and_counts_for_its_digest(name: str, tiny: Tiny, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny(), tmp_path / "copy"))
     before = content_digest(copy, code=True)
     (copy / name).write_text("other")
-    assert copy / name in companions(copy, code=True)
+    assert copy / name in settings(copy, code=True)
     assert content_digest(copy, code=True) != before
 
 
@@ -282,6 +282,13 @@ def test_a_chat_template_that_refuses_a_lone_user_message_is_told(tiny: Tiny, tm
     assert [path for path, _ in problems] == [f"objectives.sums.{split}" for split in GOOD]
     assert "where is the system message?" in problems[0][1]
     assert "set chatTemplate: false" in problems[0][1]
+
+
+def test_a_chat_template_that_there_is_not_is_told(pool: dict[str, Path], tmp_path: Path) -> None:
+    ((path, message),) = mistakes_of(pool, tmp_path, template="chatlm")
+    assert path == "spec.chatTemplate"
+    assert message.endswith("did you mean chatml?")
+    assert mistakes_of(pool, tmp_path, template="{{ messages[0].content }}") == []
 
 
 def test_a_wrong_regular_expression_is_told_once(tiny: Tiny, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def told(config: Config, other: Config, folder: Path, *, in_place: bool = True) 
         (folder / name).mkdir(exist_ok=True)
         (folder / name / "config.json").write_text(json.dumps(values))
         read.append(read_config(folder / name, name, code=False))
-    return list(differences(*read, "a", in_place=in_place))
+    return [difference.sentence for difference in differences(*read, "a", in_place=in_place)]
 
 
 def rope(kind: str = "default", theta: float = 10000.0, **values: Any) -> Config:
@@ -149,3 +149,15 @@ def test_lists_of_layers_are_compared_only_where_layers_stay(tmp_path: Path) -> 
     assert told(ours, theirs, tmp_path, in_place=False) == []
     deeper = theirs | {"num_layers": 3, "attention_types": [[["local"], 3]]}
     assert told(deeper, ours, tmp_path) == []
+
+
+def test_of_two_long_values_the_part_is_told_in_which_they_differ(tmp_path: Path) -> None:
+    """Both are cut, and would be cut to the same text."""
+    one, other = ([1.0] * 40 + [value] + [1.0] * 7 for value in (2.0, 3.0))
+    configs = [PHI3 | rope("longrope", short_factor=factors, long_factor=[1.0] * 48) for factors in (one, other)]
+    (sentence,) = told(*configs, tmp_path)
+    ours, theirs = sentence.removeprefix("rope_parameters is ").removesuffix(" in a").split(", but ")
+    assert ours != theirs
+    assert "2.0" in ours
+    assert "3.0" in theirs
+    assert max(len(ours), len(theirs)) <= 60

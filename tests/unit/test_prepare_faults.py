@@ -122,6 +122,8 @@ def test_a_folder_of_the_hubs_cache_is_told_with_the_commit(tiny: Tiny, tmp_path
 
 
 OUT = "; leave b or a out"
+FETCH = "; if its files are incomplete, fetch them again; else leave b or a out"
+DELETE = "; if it can do without, delete it from its files; else leave b or a out"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,8 @@ OUT = "; leave b or a out"
         (cut_head, f"tensor lm_head.weight has shape [50, 32], but [96, 32] in a{OUT}"),
         (
             drop_up,
-            "lacks tensor model.layers.0.mlp.up_proj.weight, which a has in layer 0 (and 3 more tensors like it)" + OUT,
+            "lacks tensor model.layers.0.mlp.up_proj.weight, which a has in layer 0 (and 3 more tensors like it)"
+            + FETCH,
         ),
         (damage, "model.layers.1.mlp.up_proj.weight holds NaN or infinity: the model is damaged"),
     ],
@@ -153,7 +156,8 @@ def test_a_fault_in_tensors_is_one_sentence(change: Change, message: str, tiny: 
 def test_tensors_of_each_kind_are_told_once(tiny: Tiny, tmp_path: Path) -> None:
     folders = {"a": tiny(), "b": changed_weights(tiny(), tmp_path / "b", add_biases)}
     assert [message for _, message in mistakes_of(folders, tmp_path)] == [
-        f"has tensor model.layers.0.self_attn.{name}.bias, which a lacks in layer 0 (and 3 more tensors like it){OUT}"
+        f"has tensor model.layers.0.self_attn.{name}.bias, which a lacks in layer 0 (and 3 more tensors like it)"
+        + DELETE
         for name in ("k_proj", "q_proj")
     ]
 
@@ -201,12 +205,24 @@ EXPECTED = [
     ("models.gptq", r"rms_norm_eps is 0\.1, but 1e-06 in a; leave gptq or a out"),
     ("models.gguf", r".* only as GGUF \(model\.gguf\)"),
     ("models.mistral", r"architecture \(model_type\) is mistral, but llama in a; leave mistral or a out"),
-    ("models.shallow", r"has 3 layers, but a has 4; leave shallow or a out"),
+    (
+        "models.shallow",
+        r"has 3 layers, but a has 4; take as many of each by slices in a recipe, or leave shallow or a out",
+    ),
     ("models.shallow", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave shallow or a out"),
     ("models.theta", r"rope_parameters is .*500000.*, but .*10000.* in a; leave theta or a out"),
-    ("models.theta", r"has tensor .*0\.self_attn\.k_proj\.bias.* 3 more tensors like it\); leave theta or a out"),
-    ("models.theta", r"has tensor .*0\.self_attn\.q_proj\.bias.* 3 more tensors like it\); leave theta or a out"),
-    ("models.theta", r"lacks tensor .*0\.mlp\.up_proj\.weight.* 3 more tensors like it\); leave theta or a out"),
+    (
+        "models.theta",
+        r"has tensor .*0\.self_attn\.k_proj\.bias.* 3 more tensors like it\); if it can .* theta or a out",
+    ),
+    (
+        "models.theta",
+        r"has tensor .*0\.self_attn\.q_proj\.bias.* 3 more tensors like it\); if it can .* theta or a out",
+    ),
+    (
+        "models.theta",
+        r"lacks tensor .*0\.mlp\.up_proj\.weight.* 3 more tensors like it\); if its files .* theta or a out",
+    ),
     ("models.theta", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave theta or a out"),
     ("models.wide", r"tensor lm_head\.weight in model\.safetensors is of type F64; .*convert the model first"),
     ("models.wide", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave wide or a out"),

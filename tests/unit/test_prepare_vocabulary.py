@@ -18,12 +18,12 @@ from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import reader_of
 from evomerge_worker.prepare.sources import open_source
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.token_rows import with_token_rows
+from evomerge_worker.shards.config_parts import with_token_rows
 from evomerge_worker.standalone import merge
 from evomerge_worker.store import Store
 from prepare_tasks import Tiny, changed_config, mistakes_of
 from s3 import S3Server, s3_server
-from tiny_models import SPECIALS
+from tiny_models import SPECIALS, VOCABULARY, tiny_checkpoint
 from vocabularies import OF_A, OF_B, OF_BASE
 
 __all__ = ["s3_server"]
@@ -95,6 +95,31 @@ def test_a_vocabulary_that_is_put_in_order_needs_a_row_for_each_token(tiny: Tiny
         'its tokenizer has token "[PAD]" with id 96, but vocab_size in config.json is 96: remove the token from the '
         "tokenizer, or give it a row (transformers' resize_token_embeddings)"
     )
+
+
+@pytest.mark.parametrize("source", ["base", "a"])
+def test_a_token_without_a_row_is_no_matter_where_the_result_does_not_have_it(
+    tiny: Tiny, tmp_path: Path, source: str
+) -> None:
+    folders = {"a": tiny(), "b": _with_padding_token(tiny(seed=1), tmp_path / "b"), "base": tiny(seed=2)}
+    assert mistakes_of(folders, tmp_path, tokenizer_source=source, methods=["ties"]) == []
+
+
+def test_a_token_that_another_model_has_a_row_for_is_lent_one(tiny: Tiny, tmp_path: Path) -> None:
+    wide = tiny(seed=2, vocabulary=[*VOCABULARY, "[PAD]"])
+    folders = {"a": _with_padding_token(tiny(seed=1), tmp_path / "a"), "wide": wide}
+    assert mistakes_of(folders, tmp_path, tokenizer_source="union") == []
+
+
+def test_a_tokenizer_model_alone_is_read(tiny: Tiny, tmp_path: Path) -> None:
+    from as_published import with_sentencepiece_alone
+
+    folders = {}
+    for seed, name in enumerate("ab"):
+        folders[name] = tiny_checkpoint(tmp_path / name, seed=seed, vocab_size=300, tokenizer=False)
+        assert with_sentencepiece_alone(folders[name], "0123456789+-= abcdefghijklmnopqrst") <= 300
+    assert mistakes_of(folders, tmp_path) == []
+    assert mistakes_of(folders, tmp_path, tokenizer_source="union") == []
 
 
 def test_what_else_does_not_fit_is_told_beside_the_vocabulary(

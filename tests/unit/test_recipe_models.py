@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError
-from evomerge_worker.recipe_models import source_of
+from evomerge_worker.recipe_models import named_in_recipe, source_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -31,6 +32,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("b+x+a", "{}/b%2Bx", "{}/a"),
         ("s3://models/a", "s3://models/a", None),
         ("s3://models/a+s3://models/x", "s3://models/a", "s3://models/x"),
+        ("org/name", "hf://org/name", None),
+        ("org/name@main+org/x", "hf://org/name@main", "hf://org/x"),
         (f"org/name@{COMMIT}", f"hf://org/name@{COMMIT}", None),
         (f"org/name@{COMMIT}+a", f"hf://org/name@{COMMIT}", "{}/a"),
     ],
@@ -42,17 +45,12 @@ def test_a_name_is_a_folder_or_a_place(name: str, uri: str, adapter: str | None,
     assert found.adapter == (adapter and adapter.format(folder.as_uri()))
 
 
-FORMS = "a model is a folder, s3://…, or org/name@ and the 40 hex digits of a commit"
+FORMS = "a model is a folder, s3://…, or org/name@commit"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "mistralai/Mistral-7B-v0.1",
-            "there is no folder {}/mistralai/Mistral-7B-v0.1; for the model of the hub write "
-            "mistralai/Mistral-7B-v0.1@ and the 40 hex digits of a commit",
-        ),
         ("https://huggingface.co/org/name", f"https:// is no place that models are read from; {FORMS}"),
         ("nowhere", f"there is no folder {{}}/nowhere; {FORMS}"),
         ("a b/c d", f"there is no folder {{}}/a b/c d; {FORMS}"),
@@ -80,3 +78,15 @@ def test_a_name_that_means_nothing_is_told_with_what_to_write(name: str, message
 def test_so_is_an_empty_or_endless_one(name: str, folder: Path) -> None:
     with pytest.raises(InputError, match="a model is a folder"):
         source_of(name, folder)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (Source(name="x", uri=f"hf://org/name@{COMMIT}"), f"org/name@{COMMIT}"),
+        (Source(name="x", uri="file:///a%20b", adapter=f"hf://org/x@{COMMIT}"), f"/a b+org/x@{COMMIT}"),
+        (Source(name="x", uri="s3://b/a"), "s3://b/a"),
+    ],
+)
+def test_a_source_is_named_as_recipes_name_it(source: Source, name: str) -> None:
+    assert named_in_recipe(source) == name

@@ -205,7 +205,7 @@ def test_run_without_any_score() -> None:
     text = Page(render(run.model_copy(update={"baselines": lost}))).text
     assert "Nothing has come out: all 3 finished candidates failed." in text
     assert "No candidate has been scored." in text
-    assert "reader, counter, plain average, default DARE-TIES and base" in text
+    assert "reader, counter, plain average, task arithmetic, default DARE-TIES and base" in text
 
 
 @pytest.mark.parametrize(("done", "finished"), [(10, True), (13_000, True), (3000, False)])

@@ -10,7 +10,8 @@ from documents import LAYOUT, document, prepared, stage
 from evomerge_contract.manifest import EvoMerge, EvoMergeSpec, Groups, Parameter
 from evomerge_contract.recipe import Filtered, Recipe, Setting
 from evomerge_contract.report import Layout
-from evomerge_operator.spaces import Space, baselines, make_space
+from evomerge_contract.task import Baseline
+from evomerge_operator.spaces import Space, baselines, default_baselines, make_space
 from evomerge_operator.spaces.groups import group_names, slice_tensors
 from evomerge_operator.spaces.parameter_space import setting, sum_to_one
 
@@ -177,22 +178,40 @@ def test_filters_give_every_tensor_its_groups_value(groups: list[str]) -> None:
     assert all(value_for(tensor, found) == values[group] for tensor, group in group_of.items())
 
 
-def test_baselines_are_the_sources_their_average_and_with_a_base_dare_ties_and_the_base() -> None:
-    spec = EvoMerge.model_validate(document()).spec
-    assert [(b.name, b.role) for b in baselines(spec, "bfloat16")] == [
-        ("a", "source"),
-        ("b", "source"),
-        ("plain average", "average"),
-    ]
+def default_ones(spec: EvoMergeSpec) -> list[Baseline]:
+    return baselines(spec, "bfloat16", default_baselines(spec))
+
+
+def test_baselines_are_the_sources_their_average_and_with_a_base_two_default_merges_and_the_base() -> None:
+    alone = [("a", "source"), ("b", "source"), ("plain average", "average")]
+    assert [(b.name, b.role) for b in default_ones(EvoMerge.model_validate(document()).spec)] == alone
     with_base = EvoMerge.model_validate(document(base={"uri": "base"})).spec
-    assert [b.role for b in baselines(with_base, "bfloat16")][3:] == ["default", "base"]
+    assert [(b.name, b.role) for b in default_ones(with_base)] == [
+        *alone,
+        ("task arithmetic", "default"),
+        ("default DARE-TIES", "default"),
+        ("base", "base"),
+    ]
+
+
+def test_the_task_arithmetic_of_the_baselines_adds_every_task_vector_once() -> None:
+    spec = EvoMerge.model_validate(document(base={"uri": "base"})).spec
+    recipe = default_ones(spec)[3].recipe
+    assert (recipe.merge_method, recipe.base_model) == ("task_arithmetic", "base")
+    assert [(m.model, m.parameters) for m in recipe.models or []] == [("a", {"weight": 1.0}), ("b", {"weight": 1.0})]
+
+
+def test_runs_from_before_baselines_were_pinned_have_no_task_arithmetic() -> None:
+    spec = EvoMerge.model_validate(document(base={"uri": "base"})).spec
+    names = [b.name for b in baselines(spec, "bfloat16", None)]
+    assert names == ["a", "b", "plain average", "default DARE-TIES", "base"]
 
 
 def test_a_list_of_names_chooses_the_baselines() -> None:
     spec = EvoMerge.model_validate(document(base={"uri": "base"})).spec
-    every = baselines(spec, "bfloat16")
-    assert baselines(spec, "bfloat16", ["base", "b"]) == [every[4], every[1]]
-    with pytest.raises(ValueError, match='there is no baseline "best of three"; known: a, b, plain average, default'):
+    every = default_ones(spec)
+    assert baselines(spec, "bfloat16", ["base", "b"]) == [every[5], every[1]]
+    with pytest.raises(ValueError, match='there is no baseline "best of three"; known: a, b, plain average, task'):
         baselines(spec, "bfloat16", ["best of three"])
 
 
@@ -203,13 +222,16 @@ def test_a_space_can_be_sent_to_another_process() -> None:
     assert sent.decode((0.25, 0.5)) == space.decode((0.25, 0.5))
 
 
-def test_every_merge_has_the_vocabulary_of_the_search_and_a_model_alone_its_own() -> None:
+def test_every_merge_has_the_vocabulary_and_template_of_the_search_and_a_model_alone_its_own() -> None:
     """In mergekit's words, which also say it for a recipe that takes no base_model."""
-    spec = EvoMerge.model_validate(document(base={"uri": "base"}, tokenizerSource="union")).spec
+    spec = EvoMerge.model_validate(document(base={"uri": "base"}, tokenizerSource="union", chatTemplate="auto")).spec
     space = first_space(spec)
     assert space.decode((0.5, 0.5)).tokenizer_source == "union"
-    assert [b.recipe.tokenizer_source for b in baselines(spec, "bfloat16")] == [None, None, "union", "union", None]
-    assert "tokenizer_source" not in space_of().decode((0.5, 0.5)).plain()
+    merged = [b.recipe.tokenizer_source for b in default_ones(spec)]
+    assert merged == [None, None, "union", "union", "union", None]
+    assert space.decode((0.5, 0.5)).chat_template == "auto"
+    assert [b.recipe.chat_template for b in default_ones(spec)] == [None, None, "auto", "auto", "auto", None]
+    assert not {"tokenizer_source", "chat_template"} & space_of().decode((0.5, 0.5)).plain().keys()
 
 
 def test_the_space_needs_only_what_prepare_found() -> None:

@@ -183,7 +183,8 @@ def test_of_an_adapter_in_s3_its_two_files_are_fetched(
     settings: Storage, mine: str, s3_server: S3Server, tmp_path: Path
 ) -> None:
     adapter = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"1"}
-    others = {"README.md": b"", "tokenizer.json": b"{}", "optimizer.pt": b""}
+    adapter |= {"tokenizer.json": b"{}"}  # it may have been trained with tokens of its own
+    others = {"README.md": b"", "optimizer.pt": b"", "generation_config.json": b"{}"}
     s3_server.upload(folder_of(adapter | others, tmp_path / "lora"), "models", f"{tmp_path.name}/lora/")
     folder = Store(settings, tmp_path / "cache").adapter(f"s3://{mine}/lora")
     assert contents(folder) == adapter

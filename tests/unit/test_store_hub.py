@@ -12,9 +12,10 @@ import pytest
 from huggingface_hub import constants
 
 from evomerge_contract.manifest import Storage
+from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError, StorageError, WorkerError
-from evomerge_worker.store import Store
-from hub import COMMIT, Hub, running_hub
+from evomerge_worker.store import Store, with_commits
+from hub import COMMIT, Hub, running_hub, speak_to
 
 MODEL = {
     "config.json": b"{}",
@@ -40,15 +41,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         speak_to(server.endpoint, monkeypatch)
         serve(server, "team/mine", MODEL | UNWANTED | CODE, tmp_path)
         yield server
-
-
-def speak_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does when it is set before the client is first imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture
@@ -89,6 +81,26 @@ def test_a_model_in_the_cache_needs_no_request(hub: Hub, store: Store) -> None:
     assert hub.requests == []
 
 
+@pytest.mark.parametrize("uri", ["hf://team/mine", "hf://team/mine@main", URI])
+def test_a_model_without_a_commit_has_the_one_that_its_branch_is_at(uri: str, hub: Hub) -> None:
+    source = Source(name="mine", uri=uri, adapter=uri)
+    assert with_commits(source, "models.mine") == Source(name="mine", uri=URI, adapter=URI)
+    assert bool(hub.requests) == (uri != URI)
+
+
+def test_a_branch_or_model_without_a_commit_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(uri: str, kind: type[WorkerError]) -> str:
+        with pytest.raises(kind) as error:
+            with_commits(Source(name="mine", uri=uri), "models.mine")
+        return str(error.value)
+
+    assert "the model has no such commit, branch or tag" in words("hf://team/mine@dev", InputError)
+    assert "does not exist, or is private" in words("hf://team/nobody", StorageError)
+    assert "names no model of the hub" in words("hf://mine", InputError)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "names no commit, and HF_HUB_OFFLINE forbids to ask for it" in words("hf://team/mine", InputError)
+
+
 def test_python_files_come_only_with_trust(hub: Hub, tmp_path: Path) -> None:
     folder = Store(Storage(), tmp_path / "cache", trust_remote_code=True).model(URI)
     assert contents(folder) == MODEL | CODE
@@ -124,7 +136,7 @@ def test_a_repository_that_is_no_checkpoint_is_refused(
 
 def test_a_model_or_commit_that_is_not_there_is_refused(hub: Hub, store: Store) -> None:
     assert "does not exist, or is private" in refusal(store, f"hf://team/nobody@{COMMIT}", StorageError)
-    assert "the model has no such commit" in refusal(store, f"hf://team/mine@{'f' * 40}")
+    assert "the model has no such commit, branch or tag" in refusal(store, f"hf://team/mine@{'f' * 40}")
 
 
 def test_a_gated_model_says_what_to_do(hub: Hub, store: Store) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge import Merger, export_checkpoint, plan_merge
-from evomerge_worker.merge.rows import rearranged, rows_by_number, rows_by_token
+from evomerge_worker.merge.rows import Choice, rearranged, rows_by_number, rows_by_token
 from evomerge_worker.merge.tokens import tokens_of
 from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
@@ -98,6 +98,16 @@ def test_a_model_that_has_the_rows_already_is_not_copied() -> None:
     tensor = torch.rand(3, 2)
     rows = rows_by_token({"x": 0, "y": 1}, 2, {"a": {"x": 0, "y": 1, "z": 2}}, ("a",), None)
     assert rearranged(rows, "a", lambda _: tensor).data_ptr() == tensor.data_ptr()
+
+
+def test_a_chosen_row_goes_to_those_that_lack_it_and_a_forced_one_to_all() -> None:
+    models = {"a": {"x": 0, "y": 1}, "b": {"y": 0, "z": 1}}
+    tensors = {"a": [[1.0], [2.0]], "b": [[5.0], [6.0]]}
+    choices = {0: Choice("b", 1, False), 1: Choice("a", 0, True), 2: Choice(None, 0, False), 3: Choice(None, 0, True)}
+    rows = rows_by_token({"x": 0, "y": 1, "z": 2, "w": 3}, 5, models, ("a", "b"), "a", choices)
+    for model, values in {"a": [1, 1, 0, 0], "b": [6, 1, 6, 0]}.items():
+        result = rearranged(rows, model, lambda m: torch.tensor(tensors[m])).flatten().tolist()
+        assert result == [*values, sum(values) / 4], model
 
 
 def test_padding_is_cut_off_or_taken_from_the_filler() -> None:
@@ -369,9 +379,40 @@ def test_a_tokenizer_of_another_model_is_refused(tiny: Tiny, tmp_path: Path) -> 
     )
 
 
+def test_a_token_that_the_vocabulary_lacks_is_added_with_the_row_chosen_for_it(
+    sources: dict[str, Checkpoint], tmp_path: Path
+) -> None:
+    """The models' own embeddings of it are zero; every model gets the row, and so does their merge."""
+    other = {"kind": "model_token", "model": "b", "token": "<s>"}
+    tokens = {"<new>": {"source": other}, "<s>": {"source": {"kind": "zero"}, "force": True}}
+    out = _export(_ties(tokenizer={"source": "base", "tokens": tokens}), sources, tmp_path / "out")
+    number = _tokens(out)["<new>"]
+    assert number == len(_tokens(sources["base"]))
+    wanted = sources["b"].tensor(EMBEDDINGS)[_tokens(sources["b"])["<s>"]]
+    torch.testing.assert_close(out.tensor(EMBEDDINGS)[number], wanted)
+    assert not out.tensor(EMBEDDINGS)[_tokens(out)["<s>"]].any()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("c", "c is not among the models that are merged (base, a, b)"),
+        ("a", 'a has no embedding of token "<new>"; name a model that has, or {kind: zero}'),
+        ({"kind": "model_token", "model": "a", "token": "<x>"}, 'a has no embedding of token "<x>"; name a model'),
+        ({"kind": "model_token", "model": "a", "token_id": 9999}, "a has no row 9999; it has "),
+    ],
+)
+def test_a_row_that_is_not_there_is_refused_by_its_token(
+    source: Any, words: str, sources: dict[str, Checkpoint]
+) -> None:
+    refusals = _refusals(_ties(tokenizer={"tokens": {"<new>": {"source": source}}}), sources)
+    assert list(refusals) == ["recipe.tokenizer.tokens.<new>"]
+    assert refusals["recipe.tokenizer.tokens.<new>"].startswith(words)
+
+
 def test_what_a_recipe_may_not_say_of_tokenizers_is_refused_by_its_key() -> None:
-    with pytest.raises(ValidationError, match=r"tokenizer\.tokens\n\s+embeddings of single tokens cannot be chosen"):
-        _ties(tokenizer={"source": "union", "tokens": {"<s>": {"source": "a"}}})
+    with pytest.raises(ValidationError, match="give either token or token_id"):
+        _ties(tokenizer={"tokens": {"<s>": {"source": {"kind": "model_token", "model": "a"}}}})
     with pytest.raises(ValidationError, match="give either tokenizer_source or tokenizer, not both"):
         _ties(tokenizer={"source": "union"}, tokenizer_source="union")
     with pytest.raises(ValidationError, match=r"tokenizer\.pad_to_multiple_of"):

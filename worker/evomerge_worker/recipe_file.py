@@ -1,28 +1,23 @@
 """Reading a recipe as people write it: a mergekit configuration in YAML."""
 
-import difflib
 import json
+from collections.abc import Set
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from evomerge_contract.foreign import foreign
 from evomerge_contract.methods import METHODS
-from evomerge_contract.recipe import Recipe, RecipeModel, Slice, SliceSource, TokenizerSettings
+from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import Problem
 from evomerge_contract.yaml_document import DocumentError, read_document
 from evomerge_worker.errors import InputError
-
-_NOT_DONE = {
-    "modules": "a model of several stacks of layers is merged as one; write models, or slices of its language model",
-    "chat_template": "the result has the chat template of its base_model, else of its first model; leave this out and "
-    "put a chat_template.jinja into the result",
-    "residual_weight": "mergekit reads it and does nothing with it; leave it out",
-}
-"""Keys of mergekit 0.1.5 that mean something there and are not done here, with what to do."""
+from evomerge_worker.recipe_forms import unwrapped
+from evomerge_worker.recipe_keys import Keys
 
 _AS_TEXT = (
     "a model is named by one text here: a folder, s3://…, or hub-id@commit, and perhaps +adapter behind it; the "
@@ -35,7 +30,12 @@ _SETTING = (
 _NAMELESS = "its name is no text to YAML, as on, off, yes, no, numbers and dates are none; put it in quotes"
 _EMPTY = "is an empty list; give a number or a list of numbers, or leave the parameter out"
 _RANGE = "is not two whole numbers: the first layer, and the one behind the last"
-_LAYERS = "belongs to slices[].sources[]; to merge some layers of a model, write slices instead of models"
+_CHOSEN_AT = ("tokenizer", "tokens")
+_NO_CHOICES = 'is not a set of tokens; write "TOKEN: {source: MODEL}" for each below it'
+_NO_CHOICE = (
+    "is not how a token's embedding is chosen; write {source: MODEL}, {source: {kind: zero}} or {source: {kind: "
+    "model_token, model: MODEL, token: TOKEN}}, or token_id instead of token, and perhaps force: true"
+)
 _WRITE = {
     "models": 'write "- model: {}" for each model',
     "slices": 'write "- sources:" for each slice, and its models below it',
@@ -47,43 +47,58 @@ _WRITE = {
 _LONGEST = 60
 
 
-def read_recipe(path: Path) -> tuple[Recipe | None, list[Problem]]:
-    """The recipe in a YAML file as far as it can be read, and every mistake with its key.
+class Written(NamedTuple):
+    """A recipe as far as it can be read, every mistake in it, and the keys of it that are passed over."""
+
+    recipe: Recipe | None
+    problems: list[Problem]
+    warnings: list[Problem]
+
+
+def read_recipe(path: Path) -> Written:
+    """The recipe in a YAML file.
 
     Raises:
         InputError: it cannot be read at all.
     """
     try:
-        document, twice = read_document(yaml.SafeLoader(path.read_text(encoding="utf-8")), "recipe")
+        document, twice, lent = read_document(yaml.SafeLoader(path.read_text(encoding="utf-8")), "recipe")
     except DocumentError as error:
         raise InputError.at(error.path, error.message) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError.at(str(path), f"cannot be read as YAML: {' '.join(str(error).split())}") from error
-    recipe, problems = _look(document)
-    return recipe, [*(Problem(path=place, message=message) for place, message in twice), *problems]
+    given_twice = [Problem(path=place, message=message) for place, message in twice]
+    written = parse_recipe(document, lent)
+    given_twice = [Problem(path=place, message=message) for place, message in twice]
+    return written._replace(problems=[*given_twice, *written.problems])
 
 
-def parse_recipe(document: Any) -> Recipe:
-    """The recipe that a YAML document holds.
+def parse_recipe(document: Any, lent: Set[str] = frozenset()) -> Written:
+    """The recipe that a YAML document holds; `lent` are keys of it that only hold what others use by an alias.
 
     Raises:
-        InputError: it is none; every mistake with its key.
+        InputError: it holds something else.
     """
-    recipe, problems = _look(document)
-    if recipe is None or problems:
-        raise InputError(*problems)
-    return recipe
+    if words := _other_document(document):
+        raise InputError.at("recipe", words)
+    keys = Keys(document, lent)
+    plain, misplaced = unwrapped(keys.document)
+    recipe, problems = _look(plain)
+    return Written(recipe, [*keys.problems, *misplaced, *problems], keys.warnings)
 
 
-def _look(document: Any) -> tuple[Recipe | None, list[Problem]]:
+def _other_document(document: Any) -> str | None:
+    """What is wrong with a document that is no recipe."""
+    if not isinstance(document, dict):
+        return "is not a mergekit configuration: expected merge_method and models or slices"
+    if "merge_method" not in document and {"apiVersion", "spec"} & document.keys():
+        return "is the manifest of a search, not a recipe; run it with evomerge run"
+    return foreign(document)
+
+
+def _look(document: dict[Any, Any]) -> tuple[Recipe | None, list[Problem]]:
     """The recipe in `document`, and its mistakes. Those that can be put right stand in no other's way: of the recipe
     that is left a person hears at the same time."""
-    if not isinstance(document, dict):
-        told = "is not a mergekit configuration: expected merge_method and models or slices"
-        return None, [Problem(path="recipe", message=told)]
-    if "merge_method" not in document and {"apiVersion", "spec"} & document.keys():
-        told = "is the manifest of a search, not a recipe; run it with evomerge run"
-        return None, [Problem(path="recipe", message=told)]
     try:
         return Recipe.model_validate(document), []
     except ValidationError as error:
@@ -102,14 +117,17 @@ def _put_right(error: ErrorDetails, document: dict[Any, Any]) -> bool:
     A faulty parameter gets a value that is right, or it would count as missing.
     """
     loc = error["loc"]
-    if "parameters" in loc[:-1]:
+    if "parameters" in loc[:-1] and loc[:2] != _CHOSEN_AT:
         *place, name = _parameter(loc)
         holder = _found(document, tuple(place))
         method = METHODS.get(str(document.get("merge_method")))
         if name in holder and isinstance(name, str):
             holder[name] = method.defaults.get(name, 1.0) if method is not None else 1.0
             return True
-    elif error["type"] in ("extra_forbidden", "literal_error") or loc[-1:] in (("pad_to_multiple_of",), ("tokens",)):
+    elif loc[:2] == _CHOSEN_AT:
+        _found(document, ("tokenizer",)).pop("tokens", None)
+        return True
+    elif error["type"] in ("extra_forbidden", "literal_error") or loc[-1:] == ("pad_to_multiple_of",):
         _found(document, loc[:-1]).pop(loc[-1], None)  # by an alias, one thing may stand in two places
         return True
     return False
@@ -118,6 +136,8 @@ def _put_right(error: ErrorDetails, document: dict[Any, Any]) -> bool:
 def _problem(error: ErrorDetails, document: Any) -> Problem:
     """One mistake. Within a parameter, where each form it might have had is told apart, the parameter is the place."""
     loc = error["loc"]
+    if loc[:2] == _CHOSEN_AT:
+        return Problem(path=_path(loc[:3], document), message=_NO_CHOICES if len(loc) == 2 else _NO_CHOICE)
     if "parameters" in loc[:-1]:
         loc = _parameter(loc)
         return Problem(path=_path(loc, document), message=_wrong_parameter(_found(document, loc[:-1]), loc[-1]))
@@ -168,7 +188,7 @@ def _message(error: ErrorDetails) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "extra_forbidden":
-        return _unknown(str(loc[-1]), loc[:-1])
+        return "is not a key that is known here"
     if kind == "literal_error":
         return f"{_shown(given)} is not known; allowed: {error.get('ctx', {}).get('expected')}"
     if kind == "string_type":
@@ -196,28 +216,6 @@ def _no_holder(kind: str, given: Any, name: str) -> str:
     wanted = "a list" if kind == "list_type" else "a set of keys with values"
     wrong = "is an empty list" if kind == "too_short" else f"{_shown(given)} is not {wanted}"
     return f"{wrong}; {_WRITE[name].replace('{}', given if isinstance(given, str) else 'NAME')}"
-
-
-def _unknown(key: str, holder: tuple[int | str, ...]) -> str:
-    if key in _NOT_DONE:
-        return f"is not done here: {_NOT_DONE[key]}"
-    if key == "layer_range":
-        return _LAYERS
-    known = list(_model_at(holder).model_fields)
-    if near := difflib.get_close_matches(key, known, n=1):
-        return f"is not a key that is known here; did you mean {near[0]}?"
-    return f"is not a key that is known here; allowed: {', '.join(known)}"
-
-
-def _model_at(holder: tuple[int | str, ...]) -> type[BaseModel]:
-    """What stands at a place of a recipe, by the last name on the way there."""
-    kinds: dict[str, type[BaseModel]] = {
-        "models": RecipeModel,
-        "slices": Slice,
-        "sources": SliceSource,
-        "tokenizer": TokenizerSettings,
-    }
-    return kinds.get(_names(holder)[-1], Recipe) if holder else Recipe
 
 
 def _names(loc: tuple[int | str, ...]) -> list[str]:

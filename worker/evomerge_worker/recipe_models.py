@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError
@@ -9,15 +10,14 @@ from evomerge_worker.errors import InputError
 _PLACES = ("s3:", "hf:", "file:")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PINNED = re.compile(r"[\w.-]+/[\w.-]+@.+")
-_COMMIT = "@ and the 40 hex digits of a commit"
-_FORMS = f"a model is a folder, s3://…, or org/name{_COMMIT}"
+_FORMS = "a model is a folder, s3://…, or org/name@commit"
 
 
 def source_of(model: str, folder: Path) -> Source:
     """What a recipe that lies in `folder` means by `model`: a model, or one with a LoRA adapter, model+adapter.
 
     Raises:
-        InputError: it means nothing: no such folder, a hub's model without a commit.
+        InputError: it means nothing: no such folder.
     """
     whole, plus, adapter = model.rpartition("+")
     if not plus or _exists(_path(model, folder)):
@@ -31,8 +31,18 @@ def source_of(model: str, folder: Path) -> Source:
     return Source(name=model, uri=_uri(model, whole, folder), adapter=_uri(model, adapter, folder))
 
 
+def named_in_recipe(source: Source) -> str:
+    """The name by which a recipe means a model, wherever the recipe lies."""
+    parts = (source.uri, *([] if source.adapter is None else [source.adapter]))
+    return "+".join(uri.removeprefix("hf://") if uri.startswith("hf://") else _local(uri) for uri in parts)
+
+
+def _local(uri: str) -> str:
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
 def _uri(model: str, name: str, folder: Path) -> str:
-    """A model or adapter as a URI: as it is, a folder relative to the recipe, or a pinned model of the hub."""
+    """A model or adapter as a URI: as it is, a folder relative to the recipe, or else a model of the hub."""
     path = _path(name, folder)
     if not name.strip():
         raise InputError.at(model or '""', f"a model's name is empty; {_FORMS}")
@@ -42,10 +52,8 @@ def _uri(model: str, name: str, folder: Path) -> str:
         return path.resolve().as_uri()
     if "://" in name:
         raise InputError.at(model, f"{name.partition('://')[0]}:// is no place that models are read from; {_FORMS}")
-    if _PINNED.fullmatch(name):
+    if _PINNED.fullmatch(name) or _HUB_NAME.fullmatch(name):
         return f"hf://{name}"
-    if _HUB_NAME.fullmatch(name):
-        raise InputError.at(model, f"there is no folder {path}; for the model of the hub write {name}{_COMMIT}")
     raise InputError.at(model, f"there is no folder {_shown(path)}; {_FORMS}")
 
 

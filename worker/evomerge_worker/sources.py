@@ -12,16 +12,19 @@ from torch import Tensor
 
 from evomerge_contract.base import digest_of
 from evomerge_contract.task import Source
-from evomerge_worker.errors import StorageError, where_of
+from evomerge_worker.errors import InputError, StorageError, where_of
 from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from evomerge_worker.shards.adapter import Adapter, Change
+from evomerge_worker.shards.config_parts import token_rows
 from evomerge_worker.shards.tied import held_heads
 from evomerge_worker.store import Store
 from evomerge_worker.store.cache import Arrived, cached_folder
-from evomerge_worker.store.pinned import CHANGED, MADE_OF, check_arrived, content_digest, once_right, pinned_model
+from evomerge_worker.store.companions import MADE_OF, companions, copy_files, of_tokenizer, settings
+from evomerge_worker.store.pinned import CHANGED, check_arrived, content_digest, once_right, pinned_model
 from evomerge_worker.store.stamp import sha256_of
-from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS, companions
+from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
+_VERSION = 2  # of what is made: another number is another key in the cache
 _SHARD_BYTES = 1 << 30  # of the model that is written
 _BESIDES_WEIGHTS = 64 << 20  # bytes of tokenizer and code
 
@@ -40,8 +43,10 @@ def source_folder(source: Source, store: Store, *, code: bool) -> Path:
     if source.adapter is None:
         return pinned_model(source, store, code=code)
     parts = cache(lambda: _fetched(source, store))
-    if not store.has_weights:
+    if not store.has_weights and not parts().model.made:
         return parts().model.folder
+    if not store.has_weights:  # its tokens are to be seen, and they are the adapter's
+        return source_folder(source, Store(store.storage, store.cache, trust_remote_code=code), code=code)
     made_of = cache(lambda: parts().made_of(code))  # reads all of a model that is not in the cache
     digest = source.digest or digest_of(made_of())
 
@@ -51,8 +56,9 @@ def source_folder(source: Source, store: Store, *, code: bool) -> Path:
         parts().write(folder, code)
         (folder / MADE_OF).write_text(json.dumps(made_of()))
 
+    key = digest_of({"made": digest, "version": _VERSION}).removeprefix("sha256:")
     with nullcontext() if source.digest is None else once_right():
-        return cached_folder(store.cache, digest.removeprefix("sha256:"), lambda: parts().bytes, fill)
+        return cached_folder(store.cache, key, lambda: parts().bytes, fill)
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,17 @@ class _Parts:
     left_out: Set[str]
 
     def made_of(self, code: bool) -> dict[str, str]:
-        """The digests of both."""
-        files = {name: sha256_of(self.adapter.folder / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
+        """The digests of both; where the adapter brings tokens, its tokenizer belongs to it."""
+        names = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *self.tokenizer)
+        files = {name: sha256_of(self.adapter.folder / name) for name in names}
         return {"model": content_digest(self.model.folder, code=code), "adapter": digest_of(files)}
+
+    @property
+    def tokenizer(self) -> list[str]:
+        """The files of the adapter's tokenizer, where it brings tokens."""
+        if not self.model.made:
+            return []
+        return [path.name for path in settings(self.adapter.folder, code=False) if of_tokenizer(path.name)]
 
     @property
     def bytes(self) -> int:
@@ -77,12 +91,19 @@ class _Parts:
     def write(self, folder: Path, code: bool) -> None:
         """Write the result to `folder`, where an earlier attempt may have left something."""
         for path in folder.iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         names = [name for name in self.model.names if name not in self.left_out]
         entries = [Entry(name, self.model.dtype(name), self.model.shape(name)) for name in names]
         write_checkpoint(folder, entries, self._tensors(names), _SHARD_BYTES)
-        for path in (self.model.folder / "config.json", *companions(self.model.folder, code=code)):
-            shutil.copyfile(path, folder / path.name)
+        beside = companions(self.model.folder, code=code)
+        if self.tokenizer:
+            beside = [name for name in beside if not of_tokenizer(name)]
+        copy_files(self.model.folder, folder, beside)
+        copy_files(self.adapter.folder, folder, self.tokenizer)
+        if self.model.made:
+            (folder / "config.json").write_text(json.dumps(self.model.config, indent=2))
+        else:
+            copy_files(self.model.folder, folder, ["config.json"])
 
     def _tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         for name in names:
@@ -96,11 +117,17 @@ def _fetched(source: Source, store: Store) -> _Parts:
     folder = store.model(source.uri, where=where)
     check_arrived(source.uri, folder, where)
     adapter = Adapter.open(store.adapter(source.adapter or "", where=where), where)
-    model = Checkpoint.open(folder, source.name)
+    model = adapter.resized(Checkpoint.open(folder, source.name))
     changes = adapter.changes(model, where)
+    parts = _Parts(model, adapter, changes, set())
+    if model.made and not parts.tokenizer:
+        message = (
+            f"the adapter was trained with {token_rows(model.config)} rows of tokens, and no tokenizer is beside it"
+        )
+        raise InputError.at(where, f"{message} that tells which they are; put there the one that it was trained with")
     adapter.check_numbers(where)
     if not store.has_weights or not changes.keys() & {*model.layout.before, *model.layout.after}:
-        return _Parts(model, adapter, changes, set())
+        return parts
     heads = held_heads(model)  # left out, they stay tied to embeddings that change
     for embeddings in {name for head in heads for name in model.copies[head]} - heads:
         changes = adapter.tied(changes, embeddings, heads, where)

@@ -1,19 +1,18 @@
 """What `evomerge-worker` does beside tasks: merge a recipe by hand, draw a report."""
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge_contract.manifest import Storage
-from evomerge_contract.problems import in_rows
+from evomerge_contract.problems import in_rows, in_words
 from evomerge_contract.recipe import BASE_TOKENIZER, UNION, Recipe
 from evomerge_contract.report import Problem, RunReport
 from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, StorageError, WorkerError, where_of
 from evomerge_worker.recipe_file import read_recipe
-from evomerge_worker.recipe_models import source_of
+from evomerge_worker.recipe_models import named_in_recipe, source_of
 
 if TYPE_CHECKING:
     from evomerge_worker.prepare.mistakes import Mistakes
@@ -55,15 +54,19 @@ def _told(error: WorkerError) -> int:
 
 def _merge(recipe_file: Path, out: Path, seed: int) -> None:
     from evomerge_worker.merge import anchor_of, export_checkpoint
+    from evomerge_worker.prepare.mistakes import Mistakes
 
     _check_new(out)
-    recipe, told = read_recipe(recipe_file)
+    recipe, problems, warnings = read_recipe(recipe_file)
+    sys.stderr.writelines(f"{recipe_file}: {warning.path} {warning.message}\n" for warning in warnings)
     if recipe is None:
-        raise InputError(*told)
+        raise InputError(*problems)
     if recipe.vocabulary == BASE_TOKENIZER and (recipe.models or recipe.slices):
         recipe = recipe.with_vocabulary(anchor_of(recipe))  # never a folder that happens to be called base
-    recipe = _named_once(recipe, recipe_file.parent)
-    checkpoints = _sources(recipe, recipe_file.parent, told)
+    mistakes = Mistakes()
+    mistakes.found += problems
+    recipe, sources = _pinned(recipe, recipe_file.parent, mistakes)
+    checkpoints = _sources(recipe, sources, mistakes)
     export_checkpoint(recipe, checkpoints, out, mask_seed=seed, replace=False)
 
 
@@ -77,37 +80,63 @@ def _check_new(out: Path) -> None:
     raise InputError.at(str(out), "exists already; choose a folder that does not")
 
 
-def _named_once(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with one name for each model, the first: a folder may be written as a, a/ and ./a."""
+def _pinned(recipe: Recipe, folder: Path, mistakes: "Mistakes") -> tuple[Recipe, dict[str, Source | None]]:
+    """The recipe with one name for each model, and what each is; None where its name means nothing.
+
+    A folder may be written as a, a/ and ./a: the first counts. A hub's model without a commit is named with the one
+    that it has now, which is said.
+    """
+
     names: dict[str, str] = {}
     first: dict[tuple[str, str], str] = {}
+    sources: dict[str, Source | None] = {}
     for model in recipe.named_models:
-        with suppress(InputError):  # told when it is to be opened
-            source = source_of(model, folder)
-            names[model] = first.setdefault((source.uri.rstrip("/"), (source.adapter or "").rstrip("/")), model)
-    return recipe.renamed(names)
+        sources[model] = None
+        with mistakes.collected():
+            named = _source(model, recipe, folder)
+            source = _with_commits(named, model)
+            name = model if source == named else named_in_recipe(source)
+            if name != model:
+                sys.stderr.write(f"{model} is now {name}\n")
+                del sources[model]
+            names[model] = first.setdefault((source.uri.rstrip("/"), (source.adapter or "").rstrip("/")), name)
+            sources[names[model]] = source.model_copy(update={"name": names[model]})
+    return recipe.renamed(names), sources
 
 
-def _sources(recipe: Recipe, folder: Path, told: list[Problem]) -> dict[str, "Checkpoint"]:
-    """The models of a recipe that lies in `folder`, by the names it uses, checked as a prepare task checks them.
+def _with_commits(source: Source, model: str) -> Source:
+    """The source with the commits that models of the hub have now, where `model` names none.
+
+    Raises:
+        InputError, StorageError: the hub has no such model, or does not answer. It may be a folder that was meant.
+    """
+    from evomerge_worker.store import with_commits
+
+    try:
+        return with_commits(source, model)
+    except (InputError, StorageError) as error:
+        words = "; ".join(problem.message for problem in error.problems)
+        raise type(error).at(model, f"there is no such folder, and as a model of the hub, {words}") from error
+
+
+def _sources(recipe: Recipe, sources: dict[str, Source | None], mistakes: "Mistakes") -> dict[str, "Checkpoint"]:
+    """The models of a recipe, by the names it uses, checked as a prepare task checks them.
 
     They need not be causal language models. One that gives its tokenizer alone need not fit the others.
 
     Raises:
-        InputError: what is `told` of the recipe's keys, and all that is wrong with its words, the models and how they
-            fit, by the recipe's names.
+        InputError: the `mistakes` so far, and all that is wrong with its words, the models and how they fit, by the
+            recipe's names.
     """
     from evomerge_worker.merge.slices import spoken_mistakes
     from evomerge_worker.prepare.architecture import check_own_configs
     from evomerge_worker.prepare.fit import check_fit
-    from evomerge_worker.prepare.mistakes import Mistakes
     from evomerge_worker.prepare.sources import check_finite
     from evomerge_worker.store import Store, default_cache
 
-    models, store, mistakes = recipe.named_models, Store(Storage(), default_cache()), Mistakes()
-    mistakes.found += told
+    models, store = recipe.named_models, Store(Storage(), default_cache())
     mistakes.found += [Problem(path=path, message=message) for path, message in spoken_mistakes(recipe, set(models))]
-    opened = [_opened(model, recipe, folder, store, mistakes) for model in models]
+    opened = [_opened(model, sources[model], store, mistakes) for model in models]
     merged = [source for source in opened if source.name in recipe.merged_models]
     first = recipe.base_model or next(iter(models), None)
     check_fit(
@@ -116,6 +145,7 @@ def _sources(recipe: Recipe, folder: Path, told: list[Problem]) -> dict[str, "Ch
         whole=not recipe.slices,
         in_place=_in_place(recipe, merged),
         vocabulary=recipe.vocabulary,
+        one_config=recipe.config_source is not None,
     )
     check_own_configs(merged, mistakes, evaluated=False)
     _check_recipe(recipe, opened, mistakes)
@@ -134,34 +164,32 @@ def _raise_any(mistakes: "Mistakes", models: list[str]) -> None:
     try:
         mistakes.raise_any(order=models)
     except StorageError as error:
-        told = str(error)
-        for where, model in names.items():
-            told = told.replace(f"{where}: ", f"{model}: ")
-        raise StorageError(told) from error
+        problems = [p.model_copy(update={"path": names.get(p.path, p.path)}) for p in error.problems]
+        raise StorageError(in_words(problems), *problems) from error
 
 
-def _opened(model: str, recipe: Recipe, folder: Path, store: "Store", mistakes: "Mistakes") -> "Opened":
-    """What a recipe that lies in `folder` means by `model`, as far as it can be opened."""
+def _opened(model: str, source: Source | None, store: "Store", mistakes: "Mistakes") -> "Opened":
+    """What a recipe means by `model`, as far as it can be opened."""
     from evomerge_worker.prepare.sources import Opened, open_source
 
-    with mistakes.collected():
-        return open_source(_source(model, recipe, folder), store, mistakes, code=False)
-    return Opened(model)
+    return Opened(model) if source is None else open_source(source, store, mistakes, code=False)
 
 
 def _source(model: str, recipe: Recipe, folder: Path) -> Source:
     """What a recipe that lies in `folder` means by `model`.
 
     Raises:
-        InputError: it means nothing; where it gives the tokenizer alone, it may be a word that was meant.
+        InputError: it means nothing; where it gives tokenizer or config alone, it may be a word that was meant.
     """
     try:
         return source_of(model, folder)
     except InputError as error:
         if model in recipe.merged_models:
             raise
-        key = "tokenizer_source" if recipe.tokenizer is None else "tokenizer.source"
-        allowed = f"{UNION}, {BASE_TOKENIZER} or a model of the recipe"
+        key, allowed = "config_source", "a model of the recipe"
+        if model == recipe.vocabulary:
+            key = "tokenizer_source" if recipe.tokenizer is None else "tokenizer.source"
+            allowed = f"{UNION}, {BASE_TOKENIZER} or {allowed}"
         reason = "; ".join(problem.message for problem in error.problems)
         raise InputError.at(f"recipe.{key}", f"{model} is not {allowed}, and of another model: {reason}") from error
 

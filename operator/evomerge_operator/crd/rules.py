@@ -13,7 +13,17 @@ from evomerge_operator.crd.parameters import PARAMETER_RULES, space_rules
 from evomerge_operator.rules import RESERVED_STAGE, REST
 
 NAME_CHARACTERS = 30
-_IMMUTABLE = ("models", "base", "tokenizerSource", "trustRemoteCode", "evaluation", "stages", "export")
+_IMMUTABLE = (
+    "models",
+    "base",
+    "tokenizerSource",
+    "chatTemplate",
+    "configSource",
+    "trustRemoteCode",
+    "evaluation",
+    "stages",
+    "export",
+)
 
 
 def _unchanged(field: str) -> Rule:
@@ -33,8 +43,8 @@ def _in_s3(what: str, where: str) -> Rule:
 
 
 _MODEL_URI = rule(
-    "self.matches('^s3://[^/]+/.') || self.matches('^hf://[^/@]+/[^/@]+@[0-9a-f]{40}$')",
-    "a model must lie at s3://bucket/folder or hf://org/name@commit (all 40 digits of the commit): "
+    "self.matches('^s3://[^/]+/.') || self.matches('^hf://[^/@]+/[^/@]+(@[^@]+)?$')",
+    "a model must lie at s3://bucket/folder or hf://org/name, perhaps with @commit or @branch: "
     "a cluster reaches no file:// and no relative path",
 )
 
@@ -56,6 +66,14 @@ def _spec() -> list[Rule]:
             f"tokenizerSource must be {UNION} (then no model may be called so), {BASE} where there is a base, or the "
             "name of a model",
             field=".tokenizerSource",
+        )
+    )
+    rules.append(
+        rule(
+            f"!has(self.configSource) || (self.configSource == '{BASE}' && has(self.base)) || "
+            "self.models.exists(m, m.name == self.configSource)",
+            f"configSource must be {BASE} where there is a base, or the name of a model",
+            field=".configSource",
         )
     )
     for name, method in SEARCHABLE.items():

@@ -11,11 +11,12 @@ from evomerge_operator.local.carry_out import carry_out, prepare
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_operator.local.workers import worker_environments
 from evomerge_operator.plan.proposer import Proposer, Start, begin_stage
-from evomerge_operator.plan.run import BASELINES, Key, Run, default_names, make_run
+from evomerge_operator.plan.run import BASELINES, Key, Run, commits, default_names, make_run
 
 
-def check(manifest: EvoMerge, source: str, folder: Path) -> None:
-    """Open models and data and find every mistake in them, and in the space over them.
+def check(manifest: EvoMerge, source: str, folder: Path) -> list[str]:
+    """Open models and data and find every mistake in them, and in the space over them; say what models were found at
+    the hub.
 
     Raises:
         InputError: with all problems.
@@ -24,6 +25,11 @@ def check(manifest: EvoMerge, source: str, folder: Path) -> None:
     with LocalExecutor(1, folder / "worker.log", worker_environments(1)) as executor:
         prepared = prepare(executor, manifest, source, folder)
         _begun(manifest, prepared, folder)
+    return _pinned(prepared)
+
+
+def _pinned(prepared: PrepareResult) -> list[str]:
+    return [f"{asked} is now {found}" for asked, found in commits(prepared).items()]
 
 
 def preview(manifest: EvoMerge, source: str, workers: int, folder: Path) -> list[str]:
@@ -59,6 +65,7 @@ def _lines(run: Run, prepared: PrepareResult, workers: int, start_seconds: float
     busy = min(workers, stage.search.lag)
     total = start_seconds + each * (stage.search.candidates + len(run.baselines)) / busy
     lines = [f"{run.manifest.metadata.name}: stage {stage.name}, {stage.space.method}"]
+    lines += [f"  pinned      {line}" for line in _pinned(prepared)]
     for model in prepared.sources:
         lines.append(f"  source      {model.name}: {model.parameters:,} parameters, {size(model.bytes)}, {model.dtype}")
     for name, splits in prepared.data.items():

@@ -14,6 +14,7 @@ from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, PrepareResult, RunReport, SelectResult
 from evomerge_operator.errors import InputError, TryAgainError
 from evomerge_operator.local.carry_out import Executor, carry_out, error_of, prepare
+from evomerge_operator.local.commits import known_commits, remembered
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.executor import LocalExecutor
 from evomerge_operator.local.log import RunLog, read_log
@@ -30,7 +31,7 @@ from evomerge_operator.plan.finish import (
     winner_recipe,
 )
 from evomerge_operator.plan.proposer import Proposer, begin_stage
-from evomerge_operator.plan.run import Run, default_names, identity, make_run
+from evomerge_operator.plan.run import Run, at_commits, default_names, identity, make_run
 from evomerge_operator.recipes import recipe_text
 
 
@@ -61,7 +62,9 @@ def run_manifest(manifest: EvoMerge, source: str, out: Path, workers: int, watch
         directory.claim()
         watcher.preparing(manifest, directory, workers)
         with LocalExecutor(workers, directory.worker_log, worker_environments(workers)) as executor:
-            prepared = prepare(executor, manifest, source, directory.reports)
+            earlier = known_commits(directory)
+            prepared = prepare(executor, at_commits(manifest, earlier), source, directory.reports)
+            prepared = remembered(prepared, manifest, earlier)
             with _log(directory, manifest, prepared) as log:
                 run = make_run(manifest, prepared, directory.reports.resolve().as_uri(), log.baselines)
                 found = deque(log.found)

@@ -14,7 +14,7 @@ from evomerge_contract.report import ConcludeResult
 from evomerge_contract.text import count, interval, score, seconds
 from evomerge_contract.verdict import difference, row_name, verdict_of
 from evomerge_operator.local.directory import RunDirectory
-from evomerge_operator.plan.run import Run
+from evomerge_operator.plan.run import Run, commits
 
 _BAR_WIDTH = 24
 _LINE_EVERY_SECONDS = 10.0
@@ -49,7 +49,9 @@ class Terminal:
         )
 
     def searching(self, run: Run) -> None:
-        """Begin the live picture."""
+        """Say what models at the hub are pinned to, and begin the live picture."""
+        for asked, found in commits(run.prepared).items():
+            self._console.print(f"{asked} is now {found}", highlight=False, markup=False, soft_wrap=True)
         self._began = time.monotonic()
         self._found_at_start = len(run.stage.progress.finished)
         if self._found_at_start:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from evomerge_contract.manifest import BASE, EvoMerge, Stage
+from evomerge_contract.manifest import BASE, Base, EvoMerge, Stage
 from evomerge_contract.recipe import DTypeName
 from evomerge_contract.report import PrepareResult
 from evomerge_contract.task import Baseline, DataDigests, PrepareTask, Source
@@ -15,6 +16,7 @@ from evomerge_operator.spaces import baselines, default_baselines
 
 BASELINES = RESERVED_STAGE
 """The name of the baselines' own sequence."""
+_Named = TypeVar("_Named", bound=Base)
 LONG_SECONDS = 86_400
 """The limit of tasks that pull and write whole models; a candidate's limit says nothing about them."""
 
@@ -104,12 +106,30 @@ class Run:
         return max((fitness for fitness in found if fitness is not None), default=None)
 
 
+def commits(prepared: PrepareResult) -> dict[str, str]:
+    """The places at the hub that named no commit, each with the one that it had when the run was prepared."""
+    return {asked: found for source in prepared.sources for asked, found in (source.commits or {}).items()}
+
+
+def at_commits(manifest: EvoMerge, commits: Mapping[str, str]) -> EvoMerge:
+    """The manifest with the commits that its models at the hub have in this run."""
+
+    def placed(model: _Named) -> _Named:
+        places = {"uri": model.uri, "adapter": model.adapter}
+        return model.model_copy(update={key: commits.get(uri, uri) for key, uri in places.items() if uri is not None})
+
+    spec = manifest.spec
+    update = {"models": [placed(model) for model in spec.models], "base": spec.base and placed(spec.base)}
+    return manifest.model_copy(update={"spec": spec.model_copy(update=update)})
+
+
 def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str, pinned: Sequence[str] | None) -> Run:
     """A run before its first stage.
 
     Raises:
         InputError: it is pinned to a baseline that this version does not know.
     """
+    manifest = at_commits(manifest, commits(prepared))
     names = None if pinned is None else tuple(pinned)
     try:
         known = tuple(baselines(manifest.spec, dtype_of(prepared), names))
@@ -126,6 +146,7 @@ def default_names(manifest: EvoMerge) -> tuple[str, ...]:
 
 def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | None = None) -> PrepareTask:
     """The first task of a run; with what is `known` of an earlier one, a look whether all is as it was."""
+    manifest = at_commits(manifest, commits(known)) if known else manifest
     spec = manifest.spec
     return PrepareTask(
         sources=sources_of(manifest, {s.name: s.digest for s in known.sources} if known else {}),
@@ -139,11 +160,13 @@ def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | Non
         methods=[s.space.method for s in spec.stages],
         groups=[s.space.groups for s in spec.stages],
         tokenizer_source=spec.tokenizer_source,
+        chat_template=spec.chat_template,
+        config_source=spec.config_source,
     )
 
 
 def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
-    """What makes two runs the same: contents, evaluation, stages and vocabulary.
+    """What makes two runs the same: contents, evaluation, stages, vocabulary, template and config.
 
     URIs, parallelism and worker settings are never part of it. The order of the models counts: it is that of genes and
     baselines.
@@ -153,8 +176,12 @@ def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
         objective.with_uris({split: found.digest for split, found in prepared.data[objective.name].items()})
         for objective in spec.evaluation.objectives
     ]
-    vocabulary = {} if spec.tokenizer_source is None else {"tokenizerSource": spec.tokenizer_source}
-    return vocabulary | {
+    chosen = {
+        "tokenizerSource": spec.tokenizer_source,
+        "chatTemplate": spec.chat_template,
+        "configSource": spec.config_source,
+    }
+    return {key: value for key, value in chosen.items() if value is not None} | {
         "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
         "evaluation": spec.evaluation.model_copy(update={"objectives": objectives}).wire(),
         "stages": [s.wire() for s in spec.stages],

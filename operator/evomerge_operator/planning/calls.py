@@ -100,8 +100,12 @@ def _item(proposer: Proposer, document: Document) -> tuple[PageItem, Candidate |
     return PageItem(key, identity_of(document), status, without, genome if candidate is None else None), candidate
 
 
-def facts_part(page: bytes, first: bool) -> tuple[bytes, str]:
-    """The finished candidates of a page, as a piece of a run report's JSON list, and how to ask for the next page."""
+def facts_part(page: bytes, preceded: bool) -> tuple[bytes, int, str]:
+    """The finished candidates of a page, as a piece of a run report's JSON list.
+
+    `preceded`: pieces before it had some. Returns the piece, how many there are in it, and how to ask for the next
+    page.
+    """
     listed = json.loads(page)
     texts = []
     for document in listed.get("items") or []:
@@ -110,9 +114,8 @@ def facts_part(page: bytes, first: bool) -> tuple[bytes, str]:
         candidate = finished_candidate(spec, status, genome_in(spec), None)
         if candidate is not None:
             texts.append(canonical_json(candidate.wire()))
-    text = ",".join(texts)
-    between = "" if first or not texts else ","
-    return gzip.compress(f"{between}{text}".encode(), mtime=0), listed.get("metadata", {}).get("continue") or ""
+    text = ("," if preceded and texts else "") + ",".join(texts)
+    return gzip.compress(text.encode(), mtime=0), len(texts), listed.get("metadata", {}).get("continue") or ""
 
 
 def ranked(proposer: bytes, finished: Mapping[int, Candidate]) -> list[int]:

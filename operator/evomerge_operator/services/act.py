@@ -120,9 +120,10 @@ async def _packed(known: Known, live: LiveRun, task: ExportTask, gateway: Gatewa
     wire = run_report(live.run, [], known.status.conclusion, task.recipe).wire()
     del wire["candidates"]
     members = [gzip.compress(f'{canonical_json(wire)[:-1]},"candidates":['.encode(), mtime=0)]
-    following = ""
+    following, collected = "", 0
     while following or len(members) == 1:
         page = await gateway.candidate_page(known.parent, following, stage=live.run.stage.name)
-        member, following = await pool.call(known.parent.uid, calls.facts_part, page, len(members) == 1)
+        member, count, following = await pool.call(known.parent.uid, calls.facts_part, page, collected > 0)
         members.append(member)
+        collected += count
     return [*members, gzip.compress(b"]}", mtime=0)]

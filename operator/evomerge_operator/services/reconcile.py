@@ -23,13 +23,13 @@ from evomerge_operator.services.decide import Decision, Fail
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
 from evomerge_operator.services.settle import (
-    BASELINES_KEY,
     LOCK_KEY,
     PROBE_SECONDS,
     count_wait,
     end_job,
     forgiven,
     lock_name,
+    pinned_names,
     settle_attempts,
 )
 from evomerge_operator.services.standing import not_started, obstacle, only_figures, status_of, what_holds
@@ -198,8 +198,7 @@ class Reconciler:
         if not known.parent.owns(lock):
             return
         known.prepared = PrepareResult.model_validate_json(lock["data"][LOCK_KEY])
-        names = lock["data"].get(BASELINES_KEY)
-        known.pinned = None if names is None else tuple(json.loads(names))
+        known.pinned = pinned_names(lock)
 
     async def _act(self, known: Known, decision: Decision, now: datetime) -> None:
         """Carry out the decision; what the API server refuses is asked again later."""

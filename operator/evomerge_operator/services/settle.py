@@ -1,6 +1,7 @@
 """Settling: what an attempt's end means is stored in the MergeCandidate or the status, then its Job is deleted."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from evomerge_contract.task import Task
 from evomerge_operator.kube.candidates import finished_status
 from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import digest_of_text
-from evomerge_operator.kube.objects import DIGEST
+from evomerge_operator.kube.objects import DIGEST, Document
 from evomerge_operator.kube.pods import JobView, PodView
 from evomerge_operator.metrics import SECONDS
 from evomerge_operator.plan.proposer import Start
@@ -282,8 +283,8 @@ async def _result(known: Known, gateway: Gateway, step: str, report: Report) -> 
             lock = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True}
             names = default_names(known.manifest) if known.manifest else ()
             data = {LOCK_KEY: text, BASELINES_KEY: canonical_json(names)}
-            await gateway.create_config_map(lock | {"data": data}, known.parent)
-            known.prepared, known.pinned = report.prepare, names
+            stored = await gateway.create_config_map(lock | {"data": data}, known.parent)
+            known.prepared, known.pinned = report.prepare, pinned_names(stored)  # an older operator may have stored it
         return {"reason": None, "message": None}  # storage is there (again)
     if step == SELECT:
         return {"selected": report.select}
@@ -295,6 +296,12 @@ async def _result(known: Known, gateway: Gateway, step: str, report: Report) -> 
 
 
 LOCK_KEY, BASELINES_KEY = "prepared.json", "baselines.json"
+
+
+def pinned_names(lock: Document) -> tuple[str, ...] | None:
+    """The names of the baselines that a lock pins a run to; None: it was made before there were any."""
+    names = lock["data"].get(BASELINES_KEY)
+    return None if names is None else tuple(json.loads(names))
 
 
 def lock_name(known: Known) -> str:

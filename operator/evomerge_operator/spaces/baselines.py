@@ -10,26 +10,36 @@ from evomerge_contract.recipe import DTypeName, Parameters, Recipe, RecipeModel
 from evomerge_contract.task import Baseline
 
 PLAIN_AVERAGE = "plain average"
+TASK_ARITHMETIC = "task arithmetic"
 DEFAULT_DARE_TIES = "default DARE-TIES"
 
 
 def default_baselines(spec: EvoMergeSpec) -> list[str]:
-    """Each source alone, their plain average and, where there is a base, a default DARE-TIES and the base itself."""
-    with_base = [DEFAULT_DARE_TIES, BASE] if spec.base is not None else []
+    """The names that a run which begins now is pinned to.
+
+    Each source alone, their plain average and, where there is a base, task arithmetic, a default DARE-TIES and the base
+    itself.
+    """
+    with_base = [TASK_ARITHMETIC, DEFAULT_DARE_TIES, BASE] if spec.base is not None else []
     return [m.name for m in spec.models] + [PLAIN_AVERAGE, *with_base]
 
 
-def baselines(spec: EvoMergeSpec, dtype: DTypeName, names: Sequence[str] | None = None) -> list[Baseline]:
-    """The baselines of these names, in this order; without names the default ones.
+def _older_baselines(spec: EvoMergeSpec) -> list[str]:
+    """Those of a run that was begun before baselines were pinned."""
+    return [name for name in default_baselines(spec) if name != TASK_ARITHMETIC]
 
-    What is merged has the vocabulary of the search; a model alone is itself, and keeps its own.
+
+def baselines(spec: EvoMergeSpec, dtype: DTypeName, names: Sequence[str] | None) -> list[Baseline]:
+    """The baselines of these names, in this order; without names those of a run from before they were pinned.
+
+    What is merged has the vocabulary, chat template and config of the search; a model alone keeps its own.
 
     Raises:
         ValueError: there is no baseline of a name.
     """
     sources = {m.name for m in spec.models}
     found = []
-    for name in default_baselines(spec) if names is None else names:
+    for name in _older_baselines(spec) if names is None else names:
         if name in sources:
             found.append(Baseline(name=name, role="source", recipe=_alone(name, dtype)))
         elif name in _MADE:
@@ -44,6 +54,15 @@ def _plain_average(spec: EvoMergeSpec, dtype: DTypeName) -> Baseline:
     return Baseline(name=PLAIN_AVERAGE, role="average", recipe=_merged("linear", spec, {"weight": 1.0}, None, dtype))
 
 
+def _task_arithmetic(spec: EvoMergeSpec, dtype: DTypeName) -> Baseline:
+    """The base and all task vectors, each as it is: with a weight of 1/n they would make the plain average.
+
+    Of six methods the only one that reliably gained on language models (arXiv 2511.21437).
+    """
+    recipe = _merged("task_arithmetic", spec, {"weight": 1.0}, BASE, dtype)
+    return Baseline(name=TASK_ARITHMETIC, role="default", recipe=recipe)
+
+
 def _default_dare_ties(spec: EvoMergeSpec, dtype: DTypeName) -> Baseline:
     recipe = _merged("dare_ties", spec, {"weight": 0.5, "density": 0.5}, BASE, dtype)
     return Baseline(name=DEFAULT_DARE_TIES, role="default", recipe=recipe)
@@ -55,6 +74,7 @@ def _base_alone(_spec: EvoMergeSpec, dtype: DTypeName) -> Baseline:
 
 _MADE: dict[str, Callable[[EvoMergeSpec, DTypeName], Baseline]] = {
     PLAIN_AVERAGE: _plain_average,
+    TASK_ARITHMETIC: _task_arithmetic,
     DEFAULT_DARE_TIES: _default_dare_ties,
     BASE: _base_alone,
 }
@@ -69,6 +89,8 @@ def _merged(method: str, spec: EvoMergeSpec, each: Parameters, base: str | None,
         dtype="float32",
         out_dtype=dtype,
         tokenizer_source=spec.tokenizer_source,
+        chat_template=spec.chat_template,
+        config_source=spec.config_source,
     )
 
 

@@ -33,6 +33,8 @@ class ResolvedParameterSpace:
     slices: tuple[SliceTensors, ...]
     genes: tuple[Gene, ...]
     vocabulary: str | None = None
+    chat_template: str | None = None
+    config: str | None = None
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe of a genome, with a slice for each layer."""
@@ -45,6 +47,8 @@ class ResolvedParameterSpace:
             dtype="float32",
             out_dtype=self.dtype,
             tokenizer_source=self.vocabulary,
+            chat_template=self.chat_template,
+            config_source=self.config,
         )
 
     def _values(self, genome: Genome) -> _Values:
@@ -108,9 +112,8 @@ def make_parameter_space(
         for model in (_genes_of(parameter, models) if name in method.per_model else (None,))
     ]
     base = _base_model(method, models, has_base=spec.base is not None)
-    return ResolvedParameterSpace(
-        space.method, models, base, dtype, space.parameters, slices, tuple(genes), spec.tokenizer_source
-    )
+    asked = (spec.tokenizer_source, spec.chat_template, spec.config_source)
+    return ResolvedParameterSpace(space.method, models, base, dtype, space.parameters, slices, tuple(genes), *asked)
 
 
 def _base_model(method: Method, models: tuple[str, ...], *, has_base: bool) -> str | None:

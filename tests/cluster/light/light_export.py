@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from evomerge_contract.base import canonical_json
-from evomerge_contract.log import LOG_NAME, log_line
+from evomerge_contract.log import LOG_NAME, first_entry, log_line
 from evomerge_contract.report import EXPORT_MARK, RunReport
 from evomerge_contract.task import ExportTask
 from evomerge_worker.store import Store
@@ -38,7 +38,8 @@ def _run_files(folder: Path) -> dict[str, bytes]:
     parts = sorted(path for path in folder.iterdir() if path.is_file())
     content = gzip.decompress(b"".join(path.read_bytes() for path in parts))
     facts = RunReport.model_validate_json(content)
-    log = [{"run": facts.identity}, *({"candidate": c.wire()} for c in (*facts.baselines, *facts.candidates))]
+    begun = first_entry(facts.identity, facts.baseline_names)
+    log = [begun, *({"candidate": c.wire()} for c in (*facts.baselines, *facts.candidates))]
     return {
         LOG_NAME: b"".join(map(log_line, log)),
         "report.html": f"<!doctype html><title>{facts.run}</title>\n".encode(),

@@ -22,9 +22,9 @@ from evomerge_worker.merge.run import Merger
 from evomerge_worker.merge.statistics_cache import Statistics
 from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.tied import held_heads
+from evomerge_worker.shards.tied import held_heads, own_heads, ties_head, untied
 from evomerge_worker.shards.tokenizer import load_tokenizer
-from evomerge_worker.store.wanted import companions
+from evomerge_worker.store.companions import settings
 
 _COSMETIC = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # config keys that change no computation
 
@@ -113,7 +113,8 @@ class LiveModel:
         anchor = checkpoints[anchor_of(recipe)]
         config = result_config(recipe, checkpoints)
         wanted = (self._identity(anchor), result_dtype(plans, checkpoints))
-        moved = config != anchor.config
+        as_loaded = untied(anchor.config) if ties_head(anchor.config) and own_heads([anchor]) else anchor.config
+        moved = config != as_loaded
         names, of_anchor = {plan.name for plan in plans}, set(anchor.names) - held_heads(anchor)
         ordinary = not moved and names <= of_anchor and all(map(is_computed, of_anchor - names))
         if self._opened != wanted or (ordinary and self._slots is None and self._has_slots):
@@ -152,7 +153,7 @@ class LiveModel:
         if checkpoint not in self._identities:
             config = {key: value for key, value in checkpoint.config.items() if key not in _COSMETIC}
             digest = hashlib.sha256(json.dumps([checkpoint.names, config], sort_keys=True).encode())
-            for path in companions(checkpoint.folder, code=self._trust_remote_code):
+            for path in settings(checkpoint.folder, code=self._trust_remote_code):
                 digest.update(f"\n{path.name}\n".encode() + path.read_bytes())
             self._identities[checkpoint] = digest.hexdigest()
         return self._identities[checkpoint]

@@ -27,7 +27,7 @@ from evomerge_worker.merge.vocabulary import Vocabularies
 from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from evomerge_worker.shards.dtypes import NAMES
 from evomerge_worker.shards.writer import sync
-from evomerge_worker.store.wanted import companions
+from evomerge_worker.store.companions import companions, copy_files
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
 _THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
@@ -104,15 +104,13 @@ def export_checkpoint(
             **(extra_files or {}),
             EXPORT_MARK: "written by evomerge\n",
         }
-        for path in companions(anchor.folder, code=trust_remote_code):
-            shutil.copyfile(path, folder / path.name)
+        copy_files(anchor.folder, folder, companions(anchor.folder, code=trust_remote_code))
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        names = sorted(path.name for path in folder.iterdir())
-        for name in names:
-            sync(folder / name)
-        sync(folder)
-    return names
+        written = sorted(folder.rglob("*"))
+        for path in (*written, folder):
+            sync(path)
+        return [path.relative_to(folder).as_posix() for path in written if path.is_file()]
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.merge.slices import anchor_of, sliced
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.shards.config_parts import COUNTS
+from evomerge_worker.shards.tied import own_heads, ties_head, untied
 
 Kind = Mapping[str, Any]
 """What a config says of one layer, by the config's keys."""
 
-_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _SECTIONS = ("text_config", "language_config", "llm_config")
 _LIST = re.compile(r"layer|block")  # layer_types, mlp_layer_types, no_rope_layers, layers_block_type, attention_layers
 LEADING = ("first_k_dense_replace", "num_dense_layers")
@@ -33,7 +34,8 @@ _BOUND = (*_NUMBERS, "num_kv_shared_layers", "hidden_size_per_layer_input", "moe
 
 
 def result_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """The config of the result of a recipe that has been planned: the anchor's, rewritten where layers have moved.
+    """The config of the result of a recipe that has been planned: the anchor's, rewritten where layers have moved, or
+    where it ties a head that the result has of its own.
 
     Raises:
         InputError: this family's config cannot say what the recipe asks for.
@@ -41,7 +43,9 @@ def result_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict
     anchor = checkpoints[anchor_of(recipe)]
     slices = sliced(recipe, {name: checkpoint.layout.layers for name, checkpoint in checkpoints.items()})
     kinds = result_kinds(slices, anchor, checkpoints)
-    return anchor.config if kinds is None else _rewritten(anchor, kinds)
+    config = anchor.config if kinds is None else _rewritten(anchor, kinds)
+    last = [checkpoints[source.model] for source in slices[-1].sources]
+    return untied(config) if ties_head(config) and own_heads([anchor, *last]) else config
 
 
 def result_kinds(
@@ -135,9 +139,10 @@ def moved(slices: Sequence[Slice], layers: int) -> bool:
     """Whether the result has another number of layers than the anchor's `layers`, or takes one from elsewhere."""
     place = 0
     for one in slices:
-        if any(source.layer_range[0] != place for source in one.sources):
+        start, end = one.sources[0].layer_range
+        if end > start and any(source.layer_range[0] != place for source in one.sources):
             return True
-        place += one.sources[0].layer_range[1] - one.sources[0].layer_range[0]
+        place += end - start
     return place != layers
 
 
@@ -194,10 +199,10 @@ def _text_config(config: dict[str, Any], where: str) -> tuple[dict[str, Any], st
             raise InputError.at(where, no_configuration(known))
         return known.to_dict(), type(known).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     section = _section(config)
-    for key in _COUNTS:
+    for key in COUNTS:
         if key in section:
             return section, key
-    raise InputError.at(where, f"config.json names no number of layers ({', '.join(_COUNTS)})")
+    raise InputError.at(where, f"config.json names no number of layers ({', '.join(COUNTS)})")
 
 
 def _section(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,21 +6,19 @@ from typing import NamedTuple
 
 import torch
 
-from evomerge_contract.methods import METHODS
-from evomerge_contract.recipe import Filtered, Parameters, Recipe, Slice, SliceSource
+from evomerge_contract.recipe import Recipe, Slice, SliceSource
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, other_depth, outside_tensors
 from evomerge_worker.merge.layers import layer_kinds, result_kinds
-from evomerge_worker.merge.settings import ParameterValue, resolve, to_bool, to_float
+from evomerge_worker.merge.parameters import TensorParameters
+from evomerge_worker.merge.settings import ParameterValue
 from evomerge_worker.merge.slices import anchor_of, base_of, counted_mistakes, has_form, sliced, spoken_mistakes
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import BY_NAME
+from evomerge_worker.shards.tied import stand_in
 
 __all__ = ["Input", "TensorPlan", "anchor_of", "plan_merge"]
-
-_Scopes = tuple[Parameters | None, ...]
-"""Where a parameter is looked for, in this order."""
 
 
 class Input(NamedTuple):
@@ -113,12 +111,13 @@ def _planned(
     Raises:
         InputError: layers cannot stand where the slices put them.
     """
-    misfits, parameters = Misfits(), _Parameters(recipe)
+    misfits, parameters = Misfits(), TensorParameters(recipe)
     plans = []
     for place in _places(slices, checkpoints[anchor_of(recipe)], checkpoints, misfits):
-        inputs = {s.model: tensor for s, tensor in zip(place.slice.sources, place.tensors, strict=True)}
+        inputs = [(source.model, tensor) for source, _, tensor in _inputs(place, checkpoints)]
         if check_tensor(*place.like, inputs, checkpoints, misfits):
             plans.append(_tensor_plan(recipe, place, checkpoints, parameters))
+    plans += _carried(recipe, slices, checkpoints)
     return plans, [*misfits.problems(), *_problems(parameters.mistakes.items())]
 
 
@@ -132,8 +131,8 @@ def _places(
     """The tensors of the result: before the layers, layer by layer, after them."""
     kinds = result_kinds(slices, anchor, checkpoints)
     anchor_kinds = [] if kinds is None else layer_kinds(anchor)
-    outer = {source.model: checkpoints[source.model] for one in (slices[0], slices[-1]) for source in one.sources}
-    before, after = outside_tensors(anchor, outer.values(), misfits)
+    firsts, lasts = ([checkpoints[source.model] for source in one.sources] for one in (slices[0], slices[-1]))
+    before, after = outside_tensors(anchor, firsts, lasts, misfits)
     yield from (_outside(name, slices[0], anchor) for name in before)
     layer = 0
     for one in slices:
@@ -149,11 +148,27 @@ def _places(
                 one, f"{anchor.layout.layer_prefix}{layer}.", offset, t, like, checkpoints, misfits
             )
             layer += 1
-    yield from (_outside(name, slices[-1], anchor) for name in after)
+    for name in after:
+        yield _outside(name, slices[-1], next(model for model in (anchor, *lasts) if name in model))
 
 
-def _outside(name: str, one: Slice, anchor: Checkpoint) -> _Place:
-    return _Place(name, one, 0.0, (name,) * len(one.sources), _Like(anchor, name))
+def _carried(recipe: Recipe, slices: list[Slice], checkpoints: Mapping[str, Checkpoint]) -> Iterator[TensorPlan]:
+    """The anchor's layers that predict further tokens, copied behind the result's last layer.
+
+    What they predict is checked by the model itself, so they change how fast it answers and not what: those of another
+    model would do, and models that have lost them are merged as well.
+    """
+    anchor = checkpoints[anchor_of(recipe)]
+    layers = sum(one.sources[0].layer_range[1] - one.sources[0].layer_range[0] for one in slices)
+    for tensor, (behind, rest) in anchor.carried.items():
+        copied = Input(anchor.name, tensor, {})
+        floats = anchor.dtype(tensor).is_floating_point
+        dtype = _dtype(recipe, [copied], checkpoints) if floats else anchor.dtype(tensor)
+        yield TensorPlan(f"{anchor.layout.layer_prefix}{layers + behind}.{rest}", None, (copied,), None, {}, dtype)
+
+
+def _outside(name: str, one: Slice, like: Checkpoint) -> _Place:
+    return _Place(name, one, 0.0, (name,) * len(one.sources), _Like(like, name))
 
 
 def _layer_places(
@@ -181,110 +196,39 @@ def _layer_places(
 
 
 def _tensor_plan(
-    recipe: Recipe, place: _Place, checkpoints: Mapping[str, Checkpoint], parameters: "_Parameters"
+    recipe: Recipe, place: _Place, checkpoints: Mapping[str, Checkpoint], parameters: TensorParameters
 ) -> TensorPlan:
     if not place.like.checkpoint.dtype(place.like.tensor).is_floating_point:
         return _copy(place)
     base_model = base_of(recipe, place.slice)
     base: Input | None = None
     inputs: list[Input] = []
-    for source, tensor in zip(place.slice.sources, place.tensors, strict=True):
-        if source.model == base_model:
+    for source, name, tensor in _inputs(place, checkpoints):
+        if source.model == base_model and base is None:
             base = Input(source.model, tensor, {})
         else:
-            inputs.append(Input(source.model, tensor, parameters.per_model(place, source, tensor)))
+            inputs.append(Input(source.model, tensor, parameters.per_model(place.slice, place.t, source, name)))
     return TensorPlan(
         name=place.name,
         method=recipe.merge_method,
         inputs=tuple(inputs),
         base=base,
-        shared=parameters.shared(place),
+        shared=parameters.shared(place.slice, place.t, place.name),
         dtype=_dtype(recipe, [*inputs, *([base] if base else [])], checkpoints),
     )
+
+
+def _inputs(place: _Place, checkpoints: Mapping[str, Checkpoint]) -> Iterator[tuple[SliceSource, str, str]]:
+    """The sources of a tensor of the result with the name that filters ask for, and that of what takes part."""
+    shape = place.like.checkpoint.shape(place.like.tensor)
+    for source, name in zip(place.slice.sources, place.tensors, strict=True):
+        yield source, name, stand_in(checkpoints[source.model], name, shape)
 
 
 def _copy(place: _Place) -> TensorPlan:
     """Whole numbers and truth values are no weights: the anchor's are taken as they are."""
     model, tensor = place.like
     return TensorPlan(place.name, None, (Input(model.name, tensor, {}),), None, {}, model.dtype(tensor))
-
-
-class _Parameters:
-    """The values of a recipe's parameters for tensors; where no filter asks for names, a layer's tensors share them.
-
-    `mistakes`: what has no value, or one that makes no sense, by its path.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.mistakes: dict[str, str] = {}
-        self._recipe = recipe
-        self._method = METHODS[recipe.merge_method]
-        # By slice, source and place in gradients; slices and sources are there for as long as this is.
-        self._per_model: dict[tuple[int, int, float], dict[str, float]] = {}
-        self._shared: dict[tuple[int, float], dict[str, ParameterValue]] = {}
-
-    def per_model(self, place: _Place, source: SliceSource, tensor: str) -> dict[str, float]:
-        """Those of `source` for its `tensor`."""
-        key = (id(place.slice), id(source), place.t)
-        if key in self._per_model:
-            return self._per_model[key]
-        scopes = (source.parameters, place.slice.parameters, self._recipe.parameters)
-        values = self._of_model(scopes, source.model, tensor, place.t)
-        if not _filtered(scopes):
-            self._per_model[key] = values
-        return values
-
-    def shared(self, place: _Place) -> dict[str, ParameterValue]:
-        """Those that are not per model."""
-        key = (id(place.slice), place.t)
-        if key in self._shared:
-            return self._shared[key]
-        scopes = (place.slice.parameters, self._recipe.parameters)
-        values = self._of_all(scopes, place.name, place.t)
-        if not _filtered(scopes):
-            self._shared[key] = values
-        return values
-
-    def _of_model(self, scopes: _Scopes, model: str, tensor: str, t: float) -> dict[str, float]:
-        method = self._method
-        values: dict[str, float] = {}
-        for name in method.per_model:
-            value = self._value(name, scopes, tensor, t)
-            if value is None:
-                message = f"{self._recipe.merge_method} needs a {name} for {model} at {tensor}"
-                self.mistakes.setdefault(f"recipe.{name}[{model}]", message)
-            values[name] = float(value or 0.0)
-        if method.margin is not None:
-            name, margin = method.margin
-            if 0 < values[name] < 1 and not (values[name] - values[margin] > 0 and values[name] + values[margin] < 1):
-                given = f"{name} {values[name]:g} and {margin} {values[margin]:g} for {model} at {tensor}"
-                rule = f"{name} - {margin} must be above 0 and {name} + {margin} below 1"
-                self.mistakes.setdefault(f"recipe.{name}[{model}]", f"{given}: {rule}")
-        return values
-
-    def _of_all(self, scopes: _Scopes, tensor: str, t: float) -> dict[str, ParameterValue]:
-        values: dict[str, ParameterValue] = {}
-        for name, allowed in (self._method.shared | self._method.numerics).items():
-            value = self._value(name, scopes, tensor, t)
-            if value is None:
-                self.mistakes.setdefault(f"recipe.{name}", f"{self._recipe.merge_method} needs a {name} at {tensor}")
-            elif allowed.whole and not float(value).is_integer():
-                self.mistakes.setdefault(f"recipe.{name}", f"{name} is {value:g} at {tensor}, not a whole number")
-            values[name] = float(value or 0.0)
-        for name, default in self._method.switches.items():
-            switch = resolve(name, scopes, tensor, t, to_bool)
-            values[name] = default if switch is None else switch
-        return values
-
-    def _value(self, name: str, scopes: _Scopes, tensor: str, t: float) -> ParameterValue | None:
-        value = resolve(name, scopes, tensor, t, to_float)
-        return self._method.defaults.get(name) if value is None else value
-
-
-def _filtered(scopes: _Scopes) -> bool:
-    """Whether a setting in one of them depends on tensors' names."""
-    settings = (setting for scope in scopes if scope for setting in scope.values() if isinstance(setting, list))
-    return any(isinstance(part, Filtered) for setting in settings for part in setting)
 
 
 def _dtype(recipe: Recipe, inputs: list[Input], checkpoints: Mapping[str, Checkpoint]) -> torch.dtype:

@@ -130,8 +130,9 @@ class Merger:
         if not out.numel():
             return True
         if plan.method is None:
-            out.copy_(self._load(plan.inputs[0]))
-            return True
+            tensor = self._load(plan.inputs[0])
+            out.copy_(tensor)
+            return out.dtype == tensor.dtype or bool(out.isfinite().all())
         try:
             formula = method_named(plan.method)(self._sources(plan), self._base(plan), plan.shared)
         except CandidateError as error:

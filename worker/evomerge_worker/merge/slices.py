@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from evomerge_contract.methods import METHODS, so_many_models
 from evomerge_contract.recipe import Parameters, Recipe, RecipeModel, Slice, SliceSource
+from evomerge_worker.merge.chat_template import template_mistake
 from evomerge_worker.merge.settings import mistakes
 
 _Mistakes = Iterator[tuple[str, str]]
@@ -52,6 +53,8 @@ def spoken_mistakes(recipe: Recipe, sources: set[str]) -> _Mistakes:
         yield "recipe.merge_method", f"{recipe.merge_method} is not a method this version has; it has {known}"
     if (not recipe.models) == (not recipe.slices):
         yield "recipe", "give either models or slices"
+    if message := template_mistake(recipe.chat_template or ""):
+        yield "recipe.chat_template", message
     if not has_form(recipe):
         return
     if METHODS[recipe.merge_method].needs_base_model and recipe.base_model is None and not _own_bases(recipe):
@@ -109,23 +112,27 @@ def _unknown_model(model: str, where: str, sources: set[str]) -> _Mistakes:
 
 
 def counted_mistakes(recipe: Recipe, slices: list[Slice], layers: Mapping[str, int]) -> _Mistakes:
-    """What is wrong with the slices of a recipe, as (path, message); of models that `layers` lacks less can be told."""
+    """What is wrong with the slices of a recipe, as (path, message); of models that `layers` lacks less can be told.
+
+    The first slice may have no layers, and only give the embeddings, and so the last, for final norm and head.
+    """
     for i, one in enumerate(slices):
         where = f"recipe.slices[{i}]" if recipe.slices else "recipe.models"
         yield from _count_mistakes(recipe, one, where)
         if recipe.slices:
-            yield from _range_mistakes(one, where, layers)
+            yield from _range_mistakes(one, where, layers, empty=i in (0, len(slices) - 1))
+    if recipe.slices and not any(_length(source) for one in slices for source in one.sources):
+        yield "recipe.slices", "have no layers at all; layer_range is the first layer, and the one behind the last"
 
 
 def _count_mistakes(recipe: Recipe, one: Slice, where: str) -> _Mistakes:
     """What is wrong with how many models a slice has."""
     models = [source.model for source in one.sources]
-    for twice in sorted({m for m in models if models.count(m) > 1}):
-        yield where, f"{twice} takes part twice"
+    yield from _given_twice(recipe, one, where)
     method, base = METHODS[recipe.merge_method], base_of(recipe, one)
     if base is None and method.needs_base_model:
         return  # told already
-    merged = len([model for model in models if model != base])
+    merged = len(models) - (base in models)
     if merged < method.least or (method.most is not None and merged > method.most):
         wanted = so_many_models(method.least, method.most)
         beside = " beside its base_model" if base is not None else ""
@@ -134,14 +141,27 @@ def _count_mistakes(recipe: Recipe, one: Slice, where: str) -> _Mistakes:
         yield where, f"the base_model {base} is not among the slice's sources; add it, without parameters"
 
 
-def _range_mistakes(one: Slice, where: str, layers: Mapping[str, int]) -> _Mistakes:
-    """What is wrong with which layers a slice takes."""
+def _given_twice(recipe: Recipe, one: Slice, where: str) -> _Mistakes:
+    """The layers of a model that a slice has more than once: one model may give several of its layers, each once."""
+    given = [(source.model, source.layer_range) for source in one.sources]
+    for model, (start, end) in sorted({part for part in given if given.count(part) > 1}):
+        if recipe.slices:
+            yield where, f"layers [{start}, {end}) of {model} take part twice; give them once"
+        else:
+            yield where, f"{model} takes part twice; give it once"
+
+
+def _range_mistakes(one: Slice, where: str, layers: Mapping[str, int], *, empty: bool) -> _Mistakes:
+    """What is wrong with which layers a slice takes; `empty`: it may take none."""
     for j, source in enumerate(one.sources):
         start, end = source.layer_range
         held = layers.get(source.model)
-        if not 0 <= start < end or (held is not None and end > held):
+        if not 0 <= start <= end or (held is not None and end > held):
             within = f" within the {held} layers of {source.model}" if held is not None else ""
             yield f"{where}.sources[{j}].layer_range", f"[{start}, {end}) is not a range{within}"
+        elif start == end and not empty:
+            message = f"[{start}, {end}) has no layers, and between others a slice gives nothing else; leave it out"
+            yield f"{where}.sources[{j}].layer_range", message
     if len({_length(source) for source in one.sources}) > 1:
         yield where, "all sources of a slice must give as many layers as one another"
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.token_rows import token_rows
+from evomerge_worker.shards.config_parts import token_rows
 
 Tokens = dict[str, int]
 """Token to id, in the order of the ids."""
@@ -19,10 +19,15 @@ def tokens_of(tokenizer: Any) -> Tokens:
     return dict(sorted(tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])))
 
 
-def row_mistake(checkpoint: Checkpoint, tokenizer: Any, *, needed: bool) -> str | None:
-    """The words for a tokenizer that has a token without a row, as `without_row` chooses them; None if all is well."""
+def rowed(tokens: Tokens, rows: int | None) -> Tokens:
+    """Those of `tokens` that embeddings of so many `rows` have one for."""
+    return tokens if rows is None else {token: number for token, number in tokens.items() if number < rows}
+
+
+def row_mistake(checkpoint: Checkpoint, tokenizer: Any) -> str | None:
+    """The words for a tokenizer that has learnt a token without a row; None if all is well."""
     rows, tokens = token_rows(checkpoint.config), tokens_of(tokenizer)
-    return without_row(tokens, tokenizer.get_added_vocab(), rows, needed=needed)
+    return without_row(tokens, tokenizer.get_added_vocab(), rows, needed=False)
 
 
 def without_row(tokens: Tokens, added: Collection[str], rows: int | None, *, needed: bool) -> str | None:

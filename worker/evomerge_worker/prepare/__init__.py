@@ -4,6 +4,7 @@ A mistake costs one prepare task here, instead of every candidate of a search.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,14 +14,18 @@ from evomerge_contract.manifest import BASE, SplitName
 from evomerge_contract.methods import METHODS, without_base
 from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, PrepareResult, Problem
-from evomerge_contract.task import PrepareTask
+from evomerge_contract.task import PrepareTask, Source
+from evomerge_worker.errors import WorkerError
+from evomerge_worker.merge.chat_template import template_mistake
+from evomerge_worker.merge.names import Names
+from evomerge_worker.merge.slices import anchor_of
 from evomerge_worker.prepare.architecture import check_own_configs
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import reader_of
 from evomerge_worker.prepare.sources import Opened, check_finite, open_source, pin
-from evomerge_worker.store import Store
+from evomerge_worker.store import Store, with_commits
 from evomerge_worker.store.outline import Outline
 
 _REPORTED = ("evomerge", "torch", "transformers", "safetensors")
@@ -40,6 +45,8 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
         StorageError: there are no mistakes as far as could be seen, but something could not be read just now, or is
             not what it was.
     """
+    named = task.sources
+    task = task.model_copy(update={"sources": [_with_commits(source) for source in named]})
     if any(source.digest is None and source.uri.startswith("s3:") for source in task.sources):
         with TemporaryDirectory() as folder:
             mistakes = Mistakes()
@@ -48,17 +55,31 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
     mistakes = Mistakes()
     opened, data = _look(task, store, mistakes)
     pinned: list[PreparedSource] = []
-    for source, found in zip(task.sources, opened, strict=True):
+    for asked, source, found in zip(named, task.sources, opened, strict=True):
         if found.checkpoint is None:
             continue
         with mistakes.collected():
             if source.digest is None:  # else its content has been compared with that
                 check_finite(found.checkpoint)
         if not mistakes.found:
-            pinned.append(pin(found.checkpoint, source.digest, code=task.trust_remote_code))
+            one = pin(found.checkpoint, source.digest, code=task.trust_remote_code)
+            pinned.append(one.model_copy(update={"commits": _commits(asked, source)}))
     mistakes.raise_any(order=[source.where for source in opened])
-    layout = next(_layouts(opened))
+    layout = next(_layouts(task, opened))
     return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})
+
+
+def _with_commits(source: Source) -> Source:
+    """The source pinned to commits of the hub; as it is where that fails, which opening it will tell."""
+    with suppress(WorkerError):
+        return with_commits(source, source.name)
+    return source
+
+
+def _commits(asked: Source, source: Source) -> dict[str, str] | None:
+    """The places of a source that were pinned, each with what it was pinned to."""
+    pairs = ((asked.uri, source.uri), (asked.adapter, source.adapter))
+    return {one: two for one, two in pairs if one is not None and two is not None and one != two} or None
 
 
 def _look(
@@ -66,23 +87,29 @@ def _look(
 ) -> tuple[list[Opened], dict[str, dict[SplitName, PreparedSplit]]]:
     """Everything that can be told without a look at weights."""
     mistakes.found += _without_base(task)
+    if message := template_mistake(task.chat_template or ""):
+        mistakes.found.append(Problem(path="spec.chatTemplate", message=message))
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     pool_first = sorted(opened, key=lambda source: source.name == BASE)
-    check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source)
+    check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source, one_config=task.config_source is not None)
     check_own_configs(opened, mistakes, evaluated=True)
     mistakes.found += _misplaced(task, opened)
     reader = reader_of(opened, mistakes, _of_all(task), code=task.trust_remote_code, batch_size=task.batch_size)
     return opened, prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
 
 
-def _layouts(opened: list[Opened]) -> Iterator[Layout]:
-    """Of the models of the pool, as far as they are known."""
-    return (source.checkpoint.layout for source in opened if source.checkpoint is not None and source.name != BASE)
+def _layouts(task: PrepareTask, opened: list[Opened]) -> Iterator[Layout]:
+    """Of the models of the pool, as far as they are known, under the names that results have."""
+    checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
+    anchor = checkpoints.get(anchor_of(_of_all(task)))
+    for name, checkpoint in checkpoints.items():
+        if name != BASE:
+            yield (checkpoint if anchor is None else Names().under(anchor, checkpoint)).layout
 
 
 def _misplaced(task: PrepareTask, opened: list[Opened]) -> list[Problem]:
     """A problem for every way of grouping that the first model with a layout has no place for."""
-    layout = next(_layouts(opened), None)
+    layout = next(_layouts(task, opened), None)
     if layout is None:
         return []
     return [
@@ -101,6 +128,8 @@ def _of_all(task: PrepareTask) -> Recipe:
         models=[RecipeModel(model=name, parameters={"weight": 1.0}) for name in names],
         base_model=BASE if needed else None,
         tokenizer_source=task.tokenizer_source,
+        chat_template=task.chat_template,
+        config_source=task.config_source,
     )
 
 

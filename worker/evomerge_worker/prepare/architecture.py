@@ -8,6 +8,7 @@ import torch
 
 from evomerge_contract.report import Layout, Problem
 from evomerge_worker.merge.fit import Misfit, and_more, is_computed
+from evomerge_worker.merge.names import named_class
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.sources import Opened
 from evomerge_worker.shards import Checkpoint
@@ -49,7 +50,7 @@ def unfit_for_config(checkpoint: Checkpoint, config: Any, *, evaluated: bool = T
 
     if config.model_type not in CONFIG_MAPPING or type(config) is not CONFIG_MAPPING[config.model_type]:
         return
-    kind = None if evaluated else _named_class(config)
+    kind = None if evaluated else named_class(config)
     if kind is None and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         if evaluated:
             yield f"transformers has no causal language model of type {config.model_type}; only those can be evaluated"
@@ -63,15 +64,6 @@ def unfit_for_config(checkpoint: Checkpoint, config: Any, *, evaluated: bool = T
         yield f"transformers cannot make a model of type {model_type} from config.json ({reason}); mend that file"
         return
     yield from _misfits(checkpoint, config, model)
-
-
-def _named_class(config: Any) -> Any:
-    """The class of transformers that config.json names and that takes such a configuration; None if there is none."""
-    import transformers
-
-    named = config.architectures if isinstance(config.architectures, list) else []
-    classes = (getattr(transformers, name, None) for name in named if isinstance(name, str))
-    return next((kind for kind in classes if getattr(kind, "config_class", None) is type(config)), None)
 
 
 def _misfits(checkpoint: Checkpoint, config: Any, model: Any) -> Iterator[str]:
@@ -111,6 +103,7 @@ def _beyond(names: Set[str], layout: Layout, said: object) -> Set[str]:
 def _loaded(checkpoint: Checkpoint, model: Any) -> Any:
     """What transformers says of loading the tensors of `checkpoint` into `model`, which is on the meta device.
 
+    Those that predict further tokens are left out: the class has none of them.
     `from_pretrained` would take memory for whatever is missing or converted.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -122,6 +115,7 @@ def _loaded(checkpoint: Checkpoint, model: Any) -> Any:
     state = {
         name: torch.empty(checkpoint.shape(name), dtype=checkpoint.dtype(name), device="meta")
         for name in checkpoint.names
+        if name not in checkpoint.carried
     }
     how = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=get_model_conversion_mapping(model))
     info, _ = convert_and_load_state_dict_in_model(model, state, how)

@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.merge.layers import LEADING, no_configuration
+from evomerge_worker.store.companions import settings
 from evomerge_worker.store.index import POINTER, is_pointer
-from evomerge_worker.store.wanted import companions
 
 _HARMLESS = re.compile(
     r"_.*|architectures|model_type|transformers_version|auto_map|.*dtype"  # names, versions, number formats
@@ -47,6 +47,8 @@ TRUST = (
 _TOKENIZER = "tokenizer.json"
 _ABSENT = object()
 _LONGEST = 60
+_SEEN = 8
+"""So many letters from where two values begin to differ are to be seen."""
 
 
 def read_config(folder: Path, where: str, *, code: bool) -> Any:
@@ -89,7 +91,7 @@ def unread_companions(folder: Path, where: str) -> list[Problem]:
 
     transformers takes all settings for one; reading tokenizer.json tells of that one by itself.
     """
-    files = [path for path in companions(folder, code=False) if path.name != _TOKENIZER]
+    files = [path for path in settings(folder, code=False) if path.name != _TOKENIZER]
     told = {path.name: POINTER for path in files if is_pointer(path)}
     for path in files:
         if path.suffix == ".json" and _object(path) is None:
@@ -97,16 +99,26 @@ def unread_companions(folder: Path, where: str) -> list[Problem]:
     return [Problem(path=where, message=f"{name} {reason}") for name, reason in told.items()]
 
 
-def differences(config: Any, other: Any, other_name: str, *, in_place: bool = True) -> Iterator[str]:
-    """Where `config` computes differently from `other`, a sentence each; another architecture is one difference.
+class Difference(NamedTuple):
+    """A field in which two configurations differ, in words; `of_tensors`: it says what the tensors are."""
+
+    sentence: str
+    of_tensors: bool
+
+
+def differences(config: Any, other: Any, other_name: str, *, in_place: bool = True) -> Iterator[Difference]:
+    """Where `config` computes differently from `other`; another architecture is one difference.
 
     `in_place`: each layer is merged with the layers of its number.
     """
     if config.model_type != other.model_type:
-        yield f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
+        told = f"architecture (model_type) is {config.model_type}, but {other.model_type} in {other_name}"
+        yield Difference(told, of_tensors=True)
         return
     for field, ours, theirs in _differing(config, other, in_place):
-        yield f"{field} is {_shown(ours)}, but {_shown(theirs)} in {other_name}"
+        one, two = _shown_apart(ours, theirs)
+        told = f"{field} is {one}, but {two} in {other_name}"
+        yield Difference(told, of_tensors=bool(_SIZE.fullmatch(field)))
 
 
 def other_sizes(config: Any, other: Any) -> bool:
@@ -126,6 +138,8 @@ def _differing(config: Any, other: Any, in_place: bool) -> Iterator[tuple[str, o
         of_layers = field in LEADING or (_LAYERS.search(field) and isinstance(one, list))
         if of_layers and not (in_place and of_one_depth):
             continue
+        if field == "tie_word_embeddings" and not getattr(config, "is_encoder_decoder", False):
+            continue  # what the head is, its tensors tell
         if not _same(field, one, two):
             yield field, one, two
 
@@ -176,8 +190,22 @@ def _object(path: Path) -> dict[str, Any] | None:
     return raw if isinstance(raw, dict) else None
 
 
-def _shown(value: object) -> str:
-    if value is _ABSENT:
-        return "absent"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def _shown_apart(ours: object, theirs: object) -> tuple[str, str]:
+    """Two different values as texts; of long ones the part in which they differ."""
+    texts = [_text(value) for value in (ours, theirs)]
+    same = next((i for i, (one, two) in enumerate(zip(*texts, strict=False)) if one != two), min(map(len, texts)))
+    start = 0 if same + _SEEN < _LONGEST else same - _LONGEST // 2
+    one, two = (_cut(text, start) for text in texts)
+    return one, two
+
+
+def _text(value: object) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cut(text: str, start: int) -> str:
+    """So many letters from `start` on; all of a text that is short enough."""
+    if len(text) <= _LONGEST:
+        return text
+    end = start + _LONGEST - 2
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"

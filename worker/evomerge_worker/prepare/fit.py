@@ -7,13 +7,17 @@ from evomerge_contract.recipe import Recipe, RecipeModel
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import where_of
 from evomerge_worker.merge.fit import Misfits, check_layer, check_tensor, either_out, other_depth, outside_tensors
+from evomerge_worker.merge.names import Names
 from evomerge_worker.merge.plan import plan_merge
 from evomerge_worker.merge.tokens import difference
 from evomerge_worker.prepare.config import differences, other_sizes
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.sources import Opened
 from evomerge_worker.shards import Checkpoint
-from evomerge_worker.shards.token_rows import row_tensors, token_rows
+from evomerge_worker.shards.config_parts import token_rows
+from evomerge_worker.shards.token_rows import row_tensors
+
+_CONFIG_SOURCE = "in a manifest spec.configSource, in a recipe config_source"
 
 
 def check_fit(
@@ -23,15 +27,16 @@ def check_fit(
     whole: bool = True,
     in_place: bool = True,
     vocabulary: str | None = None,
+    one_config: bool = False,
 ) -> None:
     """Collect what keeps `sources` from being merged with the first of them.
 
     `whole` says that whole models are merged, and so every tensor of one with that of the others; of slices, planning
     tells which are. `in_place` says that each layer is merged with the layers of its number: where layers move, what
     configurations say layer by layer moves with them. Without a `vocabulary` (a recipe's `tokenizer_source`) they must
-    have the same tokens.
+    have the same tokens; unless all get `one_config`, it may not matter whose they have.
     """
-    _check_configs([s for s in sources if s.config is not None], mistakes, in_place)
+    _check_configs([s for s in sources if s.config is not None], mistakes, in_place, one_config)
     if vocabulary is None:
         _check_vocabularies([s for s in sources if s.vocabulary is not None], mistakes)
     for source in sources:
@@ -41,10 +46,13 @@ def check_fit(
         _check_tensors([s for s in sources if s.checkpoint is not None], mistakes)
 
 
-def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool) -> None:
+def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool, one_config: bool) -> None:
     for source in sources[1:]:
-        for sentence in differences(source.config, sources[0].config, sources[0].name, in_place=in_place):
-            message = f"{sentence}; {either_out(source.name, sources[0].name)}"
+        for found in differences(source.config, sources[0].config, sources[0].name, in_place=in_place):
+            if one_config and not found.of_tensors:
+                continue
+            way_out = "" if found.of_tensors else f", or say whose config counts ({_CONFIG_SOURCE})"
+            message = f"{found.sentence}; {either_out(source.name, sources[0].name)}{way_out}"
             mistakes.found.append(Problem(path=source.where, message=message))
         if other_sizes(source.config, sources[0].config):
             mistakes.strange.add(source.name)
@@ -61,15 +69,16 @@ def _check_vocabularies(sources: Sequence[Opened], mistakes: Mistakes) -> None:
 
 def _check_tensors(sources: Sequence[Opened], mistakes: Mistakes) -> None:
     """Plan a merge of all: what it refuses here, it would refuse in every candidate."""
-    first = sources[0] if sources else None
+    first, names = sources[0] if sources else None, Names()
     fitting: dict[str, Checkpoint] = {}
     for source in sources:
         if first is None or first.checkpoint is None or source.checkpoint is None or source.name in mistakes.strange:
             continue
-        if deeper := other_depth(source.checkpoint, first.checkpoint):
-            mistakes.found += [*deeper, *_misfits_of_common_layers(first.checkpoint, source.checkpoint)]
+        checkpoint = names.under(first.checkpoint, source.checkpoint)
+        if deeper := other_depth(checkpoint, first.checkpoint):
+            mistakes.found += [*deeper, *_misfits_of_common_layers(first.checkpoint, checkpoint)]
         else:
-            fitting[source.name] = source.checkpoint
+            fitting[source.name] = checkpoint
     if fitting:
         models = [RecipeModel(model=name, parameters={"weight": 1.0}) for name in fitting]
         with mistakes.collected():
@@ -101,12 +110,12 @@ def _misfits_of_common_layers(first: Checkpoint, other: Checkpoint) -> list[Prob
     """What does not fit besides the number of layers, which no plan gets past."""
     misfits = Misfits()
     both = {first.name: first, other.name: other}
-    before, after = outside_tensors(first, [other], misfits)
-    pairs = [(name, name) for name in (*before, *after)]
+    before, after = outside_tensors(first, [other], [other], misfits)
+    pairs = [(name, name) for name in (*before, *after) if name in first]
     for layer in range(min(first.layout.layers, other.layout.layers)):
         check_layer(first, layer, other, layer, misfits)
         ours, theirs = (f"{checkpoint.layout.layer_prefix}{layer}." for checkpoint in (first, other))
         pairs += [(ours + rest, theirs + rest) for rest in first.layer_tensors[layer]]
     for name, its_name in pairs:
-        check_tensor(first, name, {other.name: its_name}, both, misfits)
+        check_tensor(first, name, [(other.name, its_name)], both, misfits)
     return misfits.problems()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from evomerge_contract.problems import in_words
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.merge.fit import Misfit
@@ -50,4 +51,4 @@ class Mistakes:
             raise InputError(*sorted(self.told(), key=lambda problem: place.get(problem.path, len(place))))
         if self._passing:
             problems = [problem for error in self._passing for problem in error.problems]
-            raise StorageError("; ".join(str(error) for error in self._passing), *problems)
+            raise StorageError(in_words(problems), *problems)

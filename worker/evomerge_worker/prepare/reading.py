@@ -39,19 +39,20 @@ def reader_of(
 ) -> Reader | None:
     """The reader for `sources`; None if the first model of the pool, or a vocabulary, must be mended first.
 
-    Items meet the first model's tokenizer; where `recipe`, a merge of all, names a vocabulary, the result's and that of
-    each source, which is scored with its own.
+    Items meet the first model's tokenizer; where `recipe`, a merge of all, names a vocabulary or a chat template, the
+    result's and that of each source, which is scored with its own.
     Each source is scored by itself in the end, so that the shortest context among them is what counts.
     """
     first = next((source for source in sources if source.name != BASE), None)
     if first is None or first.checkpoint is None or any(p.path == first.where for p in mistakes.found):
         return None
-    if recipe.vocabulary is not None and any(source.vocabulary is None for source in sources):
+    of_result = recipe.vocabulary is not None or recipe.chat_template is not None
+    if of_result and any(source.vocabulary is None for source in sources):
         return None
     contexts = [context_of_config(source.config) for source in sources if source.config is not None]
     with mistakes.collected():
         read = [first.checkpoint]
-        if recipe.vocabulary is not None:
+        if of_result:
             checkpoints = {source.name: source.checkpoint for source in sources if source.checkpoint is not None}
             aligned = Vocabularies(trust_remote_code=code).aligned(recipe, checkpoints)
             read = [aligned[anchor_of(recipe)], *checkpoints.values()] if len(aligned) == len(sources) else []

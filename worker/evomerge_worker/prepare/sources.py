@@ -17,7 +17,7 @@ from evomerge_worker.prepare.vocabulary import check_rows, read_vocabulary
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.dtypes import NAMES
 from evomerge_worker.sources import source_folder
-from evomerge_worker.store import Store
+from evomerge_worker.store import Store, with_commits
 from evomerge_worker.store.files import path_of
 from evomerge_worker.store.pinned import check_arrived, content_digest
 
@@ -57,6 +57,7 @@ def open_source(source: Source, store: Store, mistakes: Mistakes, *, code: bool)
     config = checkpoint = vocabulary = None
     with mistakes.collected():
         _check_cache_folder(source.uri, where)
+        source = with_commits(source, where)
         folder = source_folder(source, store, code=code)
         check_arrived(source.uri, folder, where)
     if folder is None:

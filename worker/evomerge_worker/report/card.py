@@ -26,7 +26,7 @@ def model_card(facts: CardFacts, sources: list[Source], recipe: Recipe) -> str:
         [
             f"# {_plain(facts.run)}",
             _what_it_is(facts, merged),
-            _how_it_was_made(facts, merged),
+            _how_it_was_made(facts, merged, recipe),
             _how_good_it_is(facts),
             _the_recipe(recipe),
             _how_to_load(),
@@ -37,7 +37,7 @@ def model_card(facts: CardFacts, sources: list[Source], recipe: Recipe) -> str:
 
 
 def merged_sources(sources: list[Source], recipe: Recipe) -> list[Source]:
-    """The sources whose weights or tokens are in the result, in their order."""
+    """The sources whose weights, tokens or config are in the result, in their order."""
     named = {*recipe.named_models, recipe.vocabulary}
     return [s for s in sources if s.name in named]
 
@@ -66,15 +66,25 @@ def _what_it_is(facts: CardFacts, merged: list[Source]) -> str:
     )
 
 
-def _how_it_was_made(facts: CardFacts, merged: list[Source]) -> str:
+def _how_it_was_made(facts: CardFacts, merged: list[Source], recipe: Recipe) -> str:
     rows = [[s.name, _place(s), s.license or "not stated", f"`{s.digest}`" if s.digest else "–"] for s in merged]
     return (
         "## How it was made\n\n"
         f"- method: {facts.method}\n"
+        f"{_whose_config(recipe)}"
         f"- search: {facts.algorithm}, {count(facts.candidates, 'candidate')}, seed {facts.seed}\n"
         f"- winner: candidate {facts.conclusion.winner}, chosen on select items among the "
         f"{len(facts.conclusion.select)} best on search items{_by_mean(facts)}\n\n"
         + _markdown(["model", "place", "licence", "content digest"], rows)
+    )
+
+
+def _whose_config(recipe: Recipe) -> str:
+    if recipe.config_source is None:
+        return ""
+    return (
+        f"- config: that of {_plain(recipe.config_source)}, for all that was merged: the models' own may differ in "
+        "what they compute (the rope base, the window or an epsilon, for instance)\n"
     )
 
 

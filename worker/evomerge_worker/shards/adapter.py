@@ -7,8 +7,9 @@ rank, or alpha / sqrt(rank) where the adapter says use_rslora (arXiv 2312.03732)
 
 import json
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,20 +19,14 @@ from safetensors import SafetensorError, safe_open
 from evomerge_contract.report import Problem
 from evomerge_worker.errors import InputError
 from evomerge_worker.shards.adapter_config import MEND, rank_of, refusals, scale_of
+from evomerge_worker.shards.adapter_names import bare_name, split, target_of, untowered
 from evomerge_worker.shards.checkpoint import Checkpoint, all_finite
 from evomerge_worker.shards.dtypes import FLOATS
-from evomerge_worker.shards.tied import tied_embeddings
+from evomerge_worker.shards.tied import held_heads, tied_embeddings
+from evomerge_worker.shards.token_rows import row_tensors
 from evomerge_worker.store.index import POINTER, is_pointer
 from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-_PREFIX = "base_model.model."
-_PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
-"""How the names of A and B end: in a linear module, in an embedding."""
-_WRAPPED = re.compile(r"\.(base_layer|modules_to_save)(?=\.)")  # how PEFT names a module that it has wrapped
-_TOWERS = ((re.compile(r"^(model\.language_model|language_model\.model)\."), "model."),
-           (re.compile(r"^language_model\.lm_head\."), "lm_head."))  # fmt: skip
-"""A language model inside another, by its names on disk and in memory."""
-_HEAD = "lm_head.weight"
 _ROWS = 1 << 10  # of a weight that are worked on at once: they are 64 bits wide
 _SHOWN = 5
 
@@ -97,6 +92,20 @@ class Adapter:
             raise InputError(*(Problem(path=where, message=reason) for reason in reasons))
         return cls(folder, config, shard)
 
+    def resized(self, model: Checkpoint) -> Checkpoint:
+        """`model` with as many rows in embeddings and head as the adapter brings, which may have learnt more tokens.
+
+        What it brings is saved whole; until `changes` has seen that it does so for all of them, rows hold nothing.
+        """
+        tables = {name: model.shape(name) for name in row_tensors(model)}
+        for name in sorted(self._shard.keys()):
+            bare, shape = bare_name(name), self._shape(name)
+            like = [of_model for table, of_model in tables.items() if untowered(table) == untowered(bare)]
+            if split(name)[0] is None and like and like[0] != shape and like[0][1:] == shape[1:]:
+                empty = {table: partial(_empty, model, table, shape[0]) for table in tables}
+                return model.with_rows(shape[0], empty)
+        return model
+
     def changes(self, model: Checkpoint, where: str) -> dict[str, Change]:
         """What becomes of the tensors of `model`, by their names.
 
@@ -120,6 +129,7 @@ class Adapter:
         if wrong:
             more = [f"and {len(wrong) - _SHOWN} more of its tensors do not fit"] if len(wrong) > _SHOWN else []
             raise InputError(*(Problem(path=where, message=message) for message in wrong[:_SHOWN] + more))
+        self._check_rows(model, found, where)
         embeddings = tied_embeddings(model)
         absent = {name for name in found if name not in model}
         return found if embeddings is None else self.tied(found, embeddings, absent, where)
@@ -144,6 +154,19 @@ class Adapter:
             return {name: change for name, change in changes.items() if name not in heads}
         advice = "merge it with PEFT, set tie_word_embeddings to false in the result's config.json, and name that"
         raise InputError.at(where, f"the adapter {message}; {advice}")
+
+    def _check_rows(self, model: Checkpoint, changes: Mapping[str, Change], where: str) -> None:
+        """Refuse to give `model` more rows where the adapter does not bring all of them."""
+        left = [name for name in model.made if changes.get(name, Change()).whole is None]
+        if left and not self._ties(model, left):
+            rows = len(model.tensor(left[0]))
+            message = f"the adapter was trained with {rows} rows of tokens, and does not hold {left[0]} with as many"
+            raise InputError.at(where, f"{message}; save it with save_embedding_layers=True")
+
+    @staticmethod
+    def _ties(model: Checkpoint, left: Sequence[str]) -> bool:
+        """Whether those are copies of the embeddings, which follow them."""
+        return set(left) <= held_heads(model)
 
     def check_numbers(self, where: str) -> None:
         """Look at every number.
@@ -184,9 +207,9 @@ class Adapter:
         Raises:
             ValueError: it does not fit.
         """
-        module, of_a, of_b = _split(name)
+        module, of_a, of_b = split(name)
         if module is None:
-            target = _target(name, model)
+            target = target_of(name, model)
             if self._shape(name) != _shape_in(model, target):
                 its_shape, shape = list(self._shape(name)), list(_shape_in(model, target))
                 raise ValueError(f"{name} has shape {its_shape}, but {target} of the model {shape}")
@@ -196,8 +219,8 @@ class Adapter:
                 raise ValueError(f"{name} has no {part} beside it")
         if name.endswith(of_b):
             return None, Change()
-        target = _target(f"{module}.weight", model)
-        pair = self._pair(name, f"{module}.{of_b}", _bare(module), target, model, embedding=of_a != "lora_A.weight")
+        target = target_of(f"{module}.weight", model)
+        pair = self._pair(name, f"{module}.{of_b}", bare_name(module), target, model, embedding=of_a != "lora_A.weight")
         return target, Change(pair=pair)
 
     def _pair(self, a: str, b: str, module: str, target: str, model: Checkpoint, *, embedding: bool) -> Pair:
@@ -244,19 +267,8 @@ class Adapter:
         return tuple(self._shard.get_slice(name).get_shape())
 
 
-def _split(name: str) -> tuple[str | None, str, str]:
-    """The module of a pair's tensor and how the names of its A and B end; None for a tensor that is saved whole.
-
-    Raises:
-        ValueError: it is a part of another kind of adapter.
-    """
-    for of_a, of_b in _PAIRS:
-        for end in (of_a, of_b):
-            if name.endswith(f".{end}"):
-                return name.removesuffix(f".{end}"), of_a, of_b
-    if ".lora_" in name:
-        raise ValueError(f"{name} is none of the tensors of a LoRA adapter that are known here")
-    return None, "", ""
+def _empty(model: Checkpoint, name: str, rows: int) -> torch.Tensor:
+    return torch.zeros((rows, *model.shape(name)[1:]), dtype=model.dtype(name))
 
 
 def _joined(first: Change, second: Change, target: str) -> Change:
@@ -270,34 +282,6 @@ def _joined(first: Change, second: Change, target: str) -> Change:
     return Change(first.whole or second.whole, first.pair or second.pair)
 
 
-def _target(name: str, model: Checkpoint) -> str:
-    """The tensor of `model` that an adapter calls `name`; a head that is tied to the embeddings need not be there.
-
-    Raises:
-        ValueError: there is none, or several may be meant.
-    """
-    bare = _bare(name)
-    if bare in model:
-        return bare
-    of_tower = [known for known in model.names if _untowered(known) == _untowered(bare)]
-    found = of_tower or [n for n in model.names if n.endswith(f".{bare}") or bare.endswith(f".{n}")]
-    if len(found) != 1:
-        if bare.endswith(_HEAD) and tied_embeddings(model):
-            return bare
-        raise ValueError(f"the model has no tensor {bare}, which {name} changes")
-    return found[0]
-
-
 def _shape_in(model: Checkpoint, target: str) -> tuple[int, ...]:
     """The shape of a tensor of `model`; that of its embeddings for a head tied to them."""
     return model.shape(target if target in model else str(tied_embeddings(model)))
-
-
-def _bare(name: str) -> str:
-    return _WRAPPED.sub("", name.removeprefix(_PREFIX))
-
-
-def _untowered(name: str) -> str:
-    for pattern, plain in _TOWERS:
-        name = pattern.sub(plain, name)
-    return name

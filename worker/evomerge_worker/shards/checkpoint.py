@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,25 +15,11 @@ from safetensors import SafetensorError, safe_open
 from evomerge_contract.report import Layout, Problem
 from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.shards import quantised
-from evomerge_worker.shards.dtypes import BUFFERS, FLOATS, REFUSED, refusal
+from evomerge_worker.shards.config_parts import with_token_rows
+from evomerge_worker.shards.headers import Entry, Headers, Shard, read_header
 from evomerge_worker.shards.layout import layout_of
 from evomerge_worker.store.index import POINTER, is_pointer, shard_files
 from evomerge_worker.store.wanted import BEHIND_ITS_MODEL
-
-_KNOWN = FLOATS | BUFFERS | REFUSED
-
-
-class _Tensors(Protocol):
-    """What gives tensors by name."""
-
-    def get_tensor(self, name: str) -> torch.Tensor: ...
-
-
-class _Shard(_Tensors, Protocol):
-    """What is used of an open safetensors file."""
-
-    def keys(self) -> list[str]: ...
-    def get_slice(self, name: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -46,23 +32,13 @@ class _Made:
         return self.make()
 
 
-@dataclass(frozen=True)
-class _Entry:
-    shard: _Tensors
+class Renamed(NamedTuple):
+    """A tensor under another name, made `of` some of those in the files."""
+
+    name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass
-class _Headers:
-    """What the shards' headers say: the tensors, and how a person finds those that look quantised.
-
-    `whole`: no tensor is missing from `entries`.
-    """
-
-    entries: dict[str, _Entry]
-    quantised: list[str]
-    whole: bool
+    of: list[str]
+    make: Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +52,7 @@ class Checkpoint:
     folder: Path
     name: str
     config: dict[str, Any]
-    _entries: dict[str, _Entry]
+    _entries: dict[str, Entry]
     _views: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     digest: str | None = None
     """Which content this is, where that is known and the tensors are its own."""
@@ -84,6 +60,9 @@ class Checkpoint:
     """What keeps `folder` alive where it holds everything but the weights; None where it holds them too."""
     _origin: "Checkpoint | None" = field(default=None, repr=False)
     """The one as it lies in its files, where rows have been rearranged."""
+
+    _files: "Checkpoint | None" = field(default=None, repr=False)
+    """The one as it lies in its files, where tensors have been renamed."""
 
     @classmethod
     def open(cls, folder: Path, name: str, digest: str | None = None) -> "Checkpoint":
@@ -110,10 +89,10 @@ class Checkpoint:
             problems.append(f"the folder holds an adapter (adapter_config.json); {BEHIND_ITS_MODEL}")
         files, expected, found = shard_files(folder)
         problems += found
-        headers = _Headers({}, [], whole=bool(files) and not found)
+        headers = Headers({}, [], whole=bool(files) and not found)
         for file in files:
             try:
-                shard: _Shard = safe_open(folder / file, framework="pt")
+                shard: Shard = safe_open(folder / file, framework="pt")
             except FileNotFoundError:
                 problems.append(f"{file} is missing; fetch it again")
                 headers.whole = False
@@ -123,7 +102,7 @@ class Checkpoint:
                 problems.append(f"{file} {POINTER if is_pointer(folder / file) else torn}")
                 headers.whole = False
                 continue
-            problems += _read_header(file, shard, headers, expected)
+            problems += read_header(file, shard, headers, expected)
         if reason := quantised.refusal(config, headers.quantised):
             problems.append(reason)
         comparable = headers.whole and not headers.quantised
@@ -143,7 +122,7 @@ class Checkpoint:
             InputError: the layers cannot be told from the names.
         """
         try:
-            return layout_of({name: entry.shape for name, entry in self._entries.items()})
+            return layout_of({name: entry.shape for name, entry in self._entries.items()}, self.config)
         except ValueError as error:
             raise InputError.at(where_of(self.name), str(error)) from error
 
@@ -153,6 +132,21 @@ class Checkpoint:
         layout = self.layout
         prefixes = [f"{layout.layer_prefix}{layer}." for layer in range(layout.layers)]
         return [tuple(t for t in layout.layer_tensors if prefix + t in self._entries) for prefix in prefixes]
+
+    @cached_property
+    def carried(self) -> dict[str, tuple[int, str]]:
+        """The tensors of layers that predict further tokens: how many layers lie between each and the last one of the
+        stack, and its name within the layer.
+
+        They take part in no merge: a result has those of its anchor.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        prefix, layers = self.layout.layer_prefix, self.layout.layers
+        for name in self.names:
+            number, _, rest = name.removeprefix(prefix).partition(".")
+            if name.startswith(prefix) and number.isdecimal() and int(number) >= layers:
+                found[name] = (int(number) - layers, rest)
+        return found
 
     @cached_property
     def bytes(self) -> int:
@@ -166,8 +160,8 @@ class Checkpoint:
         A digest of every tensor's name, type and shape and of its first 1,024 elements, copies of the embeddings left
         out; with other rows it is still that of the files.
         """
-        if self._origin is not None:
-            return self._origin.fingerprint
+        if (files := self._files or self._origin) is not None:
+            return files.fingerprint
         digest = hashlib.sha256()
         for name in [name for name in self.names if name not in self.head_copies]:
             digest.update(f"{name}\n{self.dtype(name)}\n{self.shape(name)}\n".encode())
@@ -229,10 +223,22 @@ class Checkpoint:
         `dtype` is still that of the file; a tensor for which rows were averaged is in float32.
         """
         made = {
-            name: _Entry(_Made(function), (rows, *self.shape(name)[1:]), self.dtype(name))
+            name: Entry(_Made(function), (rows, *self.shape(name)[1:]), self.dtype(name))
             for name, function in make.items()
         }
-        return replace(self, _entries=self._entries | made, _views={}, digest=None, _origin=self._origin or self)
+        config = with_token_rows(self.config, rows)
+        entries, origin = self._entries | made, self._origin or self
+        return replace(self, config=config, _entries=entries, _views={}, digest=None, _origin=origin)
+
+    def renamed(self, tensors: Sequence[Renamed]) -> "Checkpoint":
+        """The same checkpoint with some of its tensors under other names, fused or taken apart."""
+        gone = {name for tensor in tensors for name in tensor.of}
+        kept = {name: entry for name, entry in self._entries.items() if name not in gone}
+        new = {
+            name: Entry(_Made(make), shape, reduce(torch.promote_types, map(self.dtype, of)))
+            for name, shape, of, make in tensors
+        }
+        return replace(self, _entries=kept | new, _views={}, digest=None, _files=self._files or self)
 
     def not_finite(self) -> Iterator[str]:
         """Names of the tensors that hold NaN or infinity. Reads every weight."""
@@ -266,35 +272,3 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(config, dict):
         return {}, ["config.json is not a JSON object"]
     return config, []
-
-
-def _read_header(file: str, shard: _Shard, headers: _Headers, expected: dict[str, str] | None) -> Iterator[str]:
-    """Add what a shard's header says to `headers`; yield what is wrong. `expected` maps tensors to files as the index
-    does."""
-    found = shard.keys()
-    refused: dict[str, list[str]] = {}
-    for name in sorted(found):
-        view = shard.get_slice(name)
-        shape, code = tuple(view.get_shape()), view.get_dtype()
-        if quantised.looks_quantised(name, code, len(shape)):
-            headers.quantised.append(f"tensor {name} in {file} is of type {code}")
-            continue
-        if reason := refusal(code):
-            refused.setdefault(reason, []).append(name)
-        if code in _KNOWN:
-            headers.entries[name] = _Entry(shard, shape, _KNOWN[code])
-        else:
-            headers.whole = False
-    for reason, names in refused.items():
-        yield f"tensor {names[0]} in {file} {reason}{_and_more(names)}"
-    if expected is not None:
-        listed = {name for name, its_file in expected.items() if its_file == file}
-        if absent := sorted(listed - set(found)):
-            headers.whole = False
-            yield f"the index lists tensor {absent[0]} in {file}, which does not hold it{_and_more(absent)}"
-        if stray := sorted(set(found) - listed):
-            yield f"{file} holds tensor {stray[0]}, which the index does not list there{_and_more(stray)}"
-
-
-def _and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more tensors like it)" if len(names) > 1 else ""

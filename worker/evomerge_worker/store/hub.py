@@ -1,4 +1,4 @@
-"""`hf://org/name@commit`: a model of the Hugging Face hub, pinned to one commit."""
+"""`hf://org/name@commit`: a model of the Hugging Face hub, pinned to one commit; found out where it is not named."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, is_offline_mode, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -24,6 +24,7 @@ from evomerge_worker.store.cache import Arrived, cached_folder
 from evomerge_worker.store.wanted import check_listing, wanted
 
 _URI = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<commit>.*))?")
+_VERSION = 2  # of what is wanted of a model: another number is another key in the cache
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -50,15 +51,40 @@ def fetch_model(uri: str, where: str, cache: Path, *, code: bool, adapter: bool)
         if torn := [name for name, size in listed().items() if (part / name).stat().st_size != size]:
             raise StorageError.at(where, f"{uri}: {torn[0]} did not come whole; try again")
 
-    kind = {"adapter": True} if adapter else {"code": code}
-    key = digest_of({"hub": constants.ENDPOINT, "repo": repo, "commit": commit} | kind).removeprefix("sha256:")
+    kind: dict[str, object] = {"adapter": True} if adapter else {"code": code}
+    key = digest_of(
+        {"hub": constants.ENDPOINT, "repo": repo, "commit": commit, "version": _VERSION} | kind
+    ).removeprefix("sha256:")
     return cached_folder(cache, key, lambda: sum(listed().values()), fill)
 
 
-def _split(uri: str, where: str) -> tuple[str, str]:
+def with_commit(uri: str, where: str) -> str:
+    """`uri` with the commit that its branch or tag, or the model's main branch, is at now.
+
+    Raises:
+        InputError: the hub has no such model or branch; it may not be asked.
+        StorageError: it does not answer, or refuses.
+    """
+    parts = _parts(uri, where)
+    if _COMMIT.fullmatch(parts["commit"] or ""):
+        return uri
+    if is_offline_mode():
+        message = f"{uri} names no commit, and HF_HUB_OFFLINE forbids to ask for it; write hf://{parts['repo']}@commit"
+        raise InputError.at(where, message)
+    with _explained(uri, where):
+        commit = HfApi().model_info(parts["repo"], revision=parts["commit"]).sha
+    return f"hf://{parts['repo']}@{commit}"
+
+
+def _parts(uri: str, where: str) -> re.Match[str]:
     parts = _URI.fullmatch(uri)
     if parts is None:
         raise InputError.at(where, f"{uri} names no model of the hub: write hf://org/name@commit")
+    return parts
+
+
+def _split(uri: str, where: str) -> tuple[str, str]:
+    parts = _parts(uri, where)
     commit = parts["commit"] or ""
     if not _COMMIT.fullmatch(commit):
         reason = f"{commit!r} is not a full commit" if commit else "it names no commit"
@@ -78,7 +104,7 @@ def _explained(uri: str, where: str) -> Iterator[None]:
     except GatedRepoError as error:
         raise StorageError.at(where, f"{uri} is gated: accept its terms at the hub and set HF_TOKEN") from error
     except RevisionNotFoundError as error:
-        raise InputError.at(where, f"{uri}: the model has no such commit") from error
+        raise InputError.at(where, f"{uri}: the model has no such commit, branch or tag") from error
     except RepositoryNotFoundError as error:
         advice = "check the name, or set HF_TOKEN to a token that may read it"
         raise StorageError.at(where, f"{uri} does not exist, or is private: {advice}") from error

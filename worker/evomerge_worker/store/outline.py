@@ -13,6 +13,7 @@ from evomerge_worker.store.pull import Location
 from evomerge_worker.store.s3 import CONNECTIONS, Object, S3Client, explained
 from evomerge_worker.store.s3_source import needed_of
 from evomerge_worker.store.store import Store, scheme_of
+from evomerge_worker.store.wanted import deciding
 
 _FIRST_BYTES = 1 << 20
 """Most headers fit."""
@@ -34,6 +35,7 @@ class Outline(Store):
         if scheme_of(uri, where) != "s3":
             return super().model(uri, where=where)
         location, needed = needed_of(self.s3, uri, where, code=self.trust_remote_code)
+        needed = {name: needed[name] for name in deciding(needed, code=self.trust_remote_code)}
         into = self._folder / f"{len(list(self._folder.iterdir()))}"
         into.mkdir()
         with explained(uri, where, self.s3):

@@ -16,13 +16,12 @@ from evomerge_contract.base import digest_of
 from evomerge_contract.problems import in_words
 from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError, StorageError, where_of
+from evomerge_worker.store.companions import MADE_OF
 from evomerge_worker.store.index import shard_files
 from evomerge_worker.store.stamp import sha256_of, stamp_path
 from evomerge_worker.store.store import Store
-from evomerge_worker.store.wanted import wanted
+from evomerge_worker.store.wanted import deciding
 
-MADE_OF = "evomerge_made_of.json"
-"""The digests of the model and the adapter that a model in the cache was made from."""
 CHANGED = "is not what it was when the run was prepared; restore it, or start a new run"
 
 
@@ -30,9 +29,9 @@ def content_digest(folder: Path, *, code: bool) -> str:
     """`sha256:<hex>` over name and SHA-256 of every file of a checkpoint that changes what it does.
 
     Those are the weights' shards, config, generation config, tokenizer and chat template, and with `code` the Python
-    files; never a README, or weights in formats that are not read. Of a model in the cache that was made from a model
-    and an adapter, they are those of both. About 1.7 GB/s a core, or nothing for files in the cache, which were hashed
-    when they were pulled.
+    files; nothing else that goes with the weights, such as a processor's settings: runs begun before those travelled
+    have pinned a digest without them. Of a model in the cache that was made from a model and an adapter, they are those
+    of both. About 1.7 GB/s a core, or nothing for files in the cache, which were hashed when they were pulled.
 
     Raises:
         OSError: a shard that the index names is missing.
@@ -40,9 +39,8 @@ def content_digest(folder: Path, *, code: bool) -> str:
     if stamp_path(folder).exists() and (folder / MADE_OF).exists():  # what is in the cache and was made by us
         return digest_of(json.loads((folder / MADE_OF).read_bytes()))
     shards, _, _ = shard_files(folder)
-    others = [
-        name for name in wanted((p.name for p in folder.iterdir()), code=code) if not name.endswith(".safetensors")
-    ]
+    deciders = deciding((p.name for p in folder.iterdir()), code=code)
+    others = [name for name in deciders if not name.endswith(".safetensors")]
     names = sorted({*shards, *others})
     with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as threads:  # hashing lets other threads run
         digests = threads.map(lambda name: sha256_of(folder / name), names)

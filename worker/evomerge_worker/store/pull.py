@@ -61,6 +61,7 @@ def pull(client: S3Client, location: Location, objects: Mapping[str, Object], fo
     """
     ranges = {name: _cut(name, found.size) for name, found in objects.items()}
     for name, found in objects.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("ab") as file:
             file.truncate(found.size)
     journal = _Journal(folder / _JOURNAL)

@@ -1,7 +1,7 @@
 """`s3://bucket/prefix` by boto3: the client, what lies where, and every error in a sentence."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from evomerge_worker.errors import InputError, StorageError, WorkerError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client as S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 else:
     S3Client = object
 
@@ -97,14 +98,29 @@ def listing(client: S3Client, bucket: str, prefix: str, *, deep: bool = False) -
     pages = client.get_paginator("list_objects_v2").paginate(
         Bucket=bucket, Prefix=prefix, Delimiter="" if deep else "/"
     )
-    objects = (o for page in pages for o in page.get("Contents", ()))
-    return {o["Key"].removeprefix(prefix): Object(o["ETag"], o["Size"]) for o in objects if o["Key"][-1] != "/"}
+    return _objects(pages, prefix)
+
+
+def tree(client: S3Client, bucket: str, prefix: str, skip: Callable[[str], bool]) -> dict[str, Object]:
+    """The objects under a prefix by what follows it, but for those in the folders right below it that `skip` names."""
+    pages = list(client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"))
+    found = _objects(pages, prefix)
+    folders = [p["Prefix"].removeprefix(prefix) for page in pages for p in page.get("CommonPrefixes", ())]
+    for folder in (folder for folder in folders if not skip(folder.rstrip("/"))):
+        below = listing(client, bucket, prefix + folder, deep=True)
+        found |= {folder + name: held for name, held in below.items()}
+    return found
 
 
 def single(client: S3Client, bucket: str, key: str) -> Object | None:
     """One object; None where it is missing."""
     found = client.list_objects_v2(Bucket=bucket, Prefix=key, Delimiter="/", MaxKeys=1).get("Contents", ())
     return next((Object(o["ETag"], o["Size"]) for o in found if o["Key"] == key), None)
+
+
+def _objects(pages: "Iterable[ListObjectsV2OutputTypeDef]", prefix: str) -> dict[str, Object]:
+    objects = (o for page in pages for o in page.get("Contents", ()))
+    return {o["Key"].removeprefix(prefix): Object(o["ETag"], o["Size"]) for o in objects if o["Key"][-1] != "/"}
 
 
 @contextmanager

@@ -75,7 +75,8 @@ def put_export(client: S3Client, uri: str, task: str, folder: Path) -> dict[str,
         StorageError: the server failed or refused, or what arrived is not what was sent.
     """
     bucket, prefix = split_prefix(uri, _WHERE)
-    files = {p.name: p for p in sorted(folder.iterdir()) if p.is_file() and p.name != EXPORT_MARK}
+    paths = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = {name: path for name, path in paths.items() if name != EXPORT_MARK}
     with explained(uri, _WHERE, client, "written"):
         found, _, ours = _look(client, uri)
         stale = (found.keys() & ours) - files.keys()
@@ -88,7 +89,7 @@ def put_export(client: S3Client, uri: str, task: str, folder: Path) -> dict[str,
             put = {name: put_file(client, bucket, prefix + name, path) for name, path in files.items()}
             sha256 = dict(zip(files, digests, strict=True))
         _delete(client, bucket, [prefix + name for name in sorted(stale)])
-        _compare(listing(client, bucket, prefix), put, uri)
+        _compare(listing(client, bucket, prefix, deep=True), put, uri)
         done = {name: ExportedFile(size=put[name].size, sha256=sha256[name]) for name in files}
         put_bytes(client, bucket, prefix + EXPORT_MARK, _text(ExportManifest(task=task, files=done)))
         _delete(client, bucket, [prefix + BEGUN])

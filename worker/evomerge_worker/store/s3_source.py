@@ -9,15 +9,16 @@ from evomerge_contract.base import digest_of
 from evomerge_contract.problems import in_words
 from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.store.cache import Arrived, cached_folder
+from evomerge_worker.store.companions import is_left
 from evomerge_worker.store.pull import Location, pull
-from evomerge_worker.store.s3 import Object, S3Client, explained, listing, single, split, split_prefix
+from evomerge_worker.store.s3 import Object, S3Client, explained, listing, single, split, split_prefix, tree
 from evomerge_worker.store.wanted import LackingError, check_listing, wanted
 
 _PUT_IT_THERE = "put it there, or name the right place in a new run"
 
 
 def fetch_model(client: S3Client, uri: str, where: str, cache: Path, *, code: bool, adapter: bool = False) -> Path:
-    """The cached copy of the model, or the `adapter`, under `uri`; one LIST where it is there already."""
+    """The cached copy of the model, or the `adapter`, under `uri`; a LIST a folder where it is there already."""
     location, needed = needed_of(client, uri, where, code=code, adapter=adapter)
     with explained(uri, where, client):
         return _cached(client, uri, needed, location, cache)
@@ -34,7 +35,7 @@ def needed_of(
     """
     bucket, prefix = split_prefix(uri, where)
     with explained(uri, where, client):
-        found = listing(client, bucket, prefix)
+        found = listing(client, bucket, prefix) if adapter else tree(client, bucket, prefix, is_left)
         try:
             check_listing(uri, where, found, adapter=adapter)
         except LackingError:

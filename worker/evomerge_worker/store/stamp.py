@@ -61,12 +61,13 @@ class Stamper:
 
     def write(self, folder: Path, to: Path) -> None:
         """Write the stamp of `folder`, all of whose files are whole, for it as the cached folder `to`."""
-        files = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
+        tops = [path for path in folder.iterdir() if path.name[0] != "."]
+        files = sorted(f for top in tops for f in ([top] if top.is_file() else top.rglob("*")) if f.is_file())
         for path in files:
             self.arrived(path, path.stat().st_size)
         for done in self._begun:
             done.result()
-        seen = {path.name: self._files[path].seen() for path in files}
+        seen = {path.relative_to(folder).as_posix(): self._files[path].seen() for path in files}
         write_durably(stamp_path(to), json.dumps(seen).encode())
 
 

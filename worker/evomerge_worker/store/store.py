@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge_contract.manifest import Storage
+from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, StorageError
 from evomerge_worker.store import files
@@ -106,6 +107,22 @@ class Store:
         from evomerge_worker.store import s3
 
         return s3.connect(self.storage.s3)
+
+
+def with_commits(source: Source, where: str) -> Source:
+    """The source with the commits that models of the hub have now, where it names none.
+
+    Raises:
+        InputError: the hub has no such model or branch, or may not be asked.
+        StorageError: it does not answer, or refuses.
+    """
+    uris = {"uri": source.uri, "adapter": source.adapter}
+    named = {key: uri for key, uri in uris.items() if uri is not None and uri.startswith("hf:")}
+    if not named:
+        return source
+    from evomerge_worker.store import hub
+
+    return source.model_copy(update={key: hub.with_commit(uri, where) for key, uri in named.items()})
 
 
 def scheme_of(uri: str, where: str) -> str:

@@ -1,30 +1,11 @@
 """Which files of a model are brought here, and what must be among them."""
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
-from pathlib import Path
 
 from evomerge_worker.errors import InputError
+from evomerge_worker.store.companions import CODE, SETTINGS, companions_among, matches, of_tokenizer
 
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",  # sentencepiece
-    "*.tiktoken",
-    "tekken.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""What goes with the weights of a model and its config: tokenizer, chat template, generation config."""
-
-WANTED = ("config.json", "*.safetensors", "*.safetensors.index.json", *COMPANIONS)
-CODE = ("*.py",)
+_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 UNWANTED = ("consolidated*.safetensors",)
@@ -36,20 +17,25 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def wanted(names: Iterable[str], *, code: bool, adapter: bool = False) -> list[str]:
-    """Those of `names` (relative to the model's folder) that are needed: never pickles, Python files only with `code`.
+    """Those of `names` (relative to the model's folder) that are brought here: its weights, config and companions.
 
-    Nothing in subfolders is needed: transformers reads a checkpoint from one flat folder. Of an `adapter`, two files.
+    Never pickles, Python files only with `code`. Of an `adapter`, two files and the tokenizer that it may bring.
     """
+    names = list(names)
     if adapter:
-        return sorted({ADAPTER_CONFIG, ADAPTER_WEIGHTS} & set(names))
-    patterns = WANTED + CODE if code else WANTED
-    return sorted(n for n in names if "/" not in n and _matches(n, patterns) and not _matches(n, UNWANTED))
+        tokenizer = (name for name in names if "/" not in name and of_tokenizer(name))
+        return sorted({ADAPTER_CONFIG, ADAPTER_WEIGHTS} & set(names) | set(tokenizer))
+    return sorted({*filter(_is_weights, names), *companions_among(names, code=code)})
 
 
-def companions(folder: Path, *, code: bool) -> list[Path]:
-    """The files of a model's folder that go with its weights, Python files only with `code`."""
-    patterns = COMPANIONS + CODE if code else COMPANIONS
-    return sorted(path for path in folder.iterdir() if _matches(path.name, patterns) and path.is_file())
+def deciding(names: Iterable[str], *, code: bool) -> list[str]:
+    """Those of `names` that decide what the model answers: its weights, config, tokenizer, generation config."""
+    patterns = SETTINGS + CODE if code else SETTINGS
+    return sorted(name for name in names if "/" not in name and (_is_weights(name) or matches(name, patterns)))
+
+
+def _is_weights(name: str) -> bool:
+    return "/" not in name and matches(name, _WEIGHTS) and not matches(name, UNWANTED)
 
 
 class LackingError(InputError):
@@ -72,7 +58,7 @@ def check_listing(uri: str, where: str, names: Iterable[str], *, adapter: bool =
         return
     if "config.json" not in root:
         raise _without_config(uri, where, found)
-    if not any(_matches(n, ("*.safetensors",)) and not _matches(n, UNWANTED) for n in root):
+    if not any(matches(n, ("*.safetensors",)) and not matches(n, UNWANTED) for n in root):
         raise _without_weights(uri, where, root)
 
 
@@ -105,7 +91,7 @@ def _without_config(uri: str, where: str, found: list[str]) -> InputError:
 
 
 def _without_weights(uri: str, where: str, root: list[str]) -> InputError:
-    pickles = [n for n in root if _matches(n, _PICKLES)]
+    pickles = [n for n in root if matches(n, _PICKLES)]
     if pickles:
         message = (
             f"has its weights only as pickles ({pickles[0]}), which can run any code when they are loaded and are "
@@ -114,7 +100,7 @@ def _without_weights(uri: str, where: str, root: list[str]) -> InputError:
         return InputError.at(where, f"{uri} {message}")
     if gguf := _gguf(uri, where, root):
         return gguf
-    if own := [n for n in root if _matches(n, UNWANTED)]:
+    if own := [n for n in root if matches(n, UNWANTED)]:
         message = f"has its weights only in Mistral's own format ({own[0]}); use the transformers format of the model"
         return LackingError.at(where, f"{uri} {message}")
     return LackingError.at(where, f"{uri} has no *.safetensors files")
@@ -125,7 +111,3 @@ def _gguf(uri: str, where: str, names: list[str]) -> InputError | None:
         return None
     message = f"has its weights only as GGUF ({found[0]}), which is not read; use the safetensors that it was made from"
     return InputError.at(where, f"{uri} {message}")
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
