@@ -19,7 +19,8 @@ from evomerge_operator.plan.run import BASELINES
 from simulated_workers import Silent, SimulatedWorkers, answer_any
 
 MANIFEST = EvoMerge.model_validate(document(stages=[stage(candidates=12, lag=4, seed=3)], base={"uri": "models/base"}))
-NAMES = ["a", "b", "plain average", "default DARE-TIES", "base"]
+NAMES = ["a", "b", "plain average", "task arithmetic", "default DARE-TIES", "base"]
+NAMES_BEFORE = [name for name in NAMES if name != "task arithmetic"]
 BEFORE = {"algorithm", "attempts", "generation", "index", "name", "outcome", "recipe", "recipeDigest", "stage"}
 """The fields of every baseline's line in a log of version 0.1.0, besides those of its score."""
 SCORED = {"fitness", "report", "scores", "seconds"}
@@ -71,12 +72,15 @@ def entry(line: bytes) -> dict[str, Any]:
     return found
 
 
-def as_before(line: bytes) -> bytes:
-    """The line as version 0.1.0 wrote it: no names in the first, no roles in those of baselines."""
-    found = entry(line)
-    if "run" in found:
-        return log_line({"run": found["run"]})
-    return log_line({"candidate": {k: v for k, v in found["candidate"].items() if k != "role"}})
+def as_before(lines: list[bytes]) -> list[bytes]:
+    """A log as version 0.1.0 wrote it: no names in its first line, no roles in those of baselines, and one fewer."""
+    first, *others = [entry(line) for line in lines]
+    candidates = [{k: v for k, v in other["candidate"].items() if k != "role"} for other in others]
+    candidates = [candidate for candidate in candidates if candidate.get("name") != "task arithmetic"]
+    for candidate in candidates:
+        if candidate["stage"] == BASELINES:
+            candidate["index"] = NAMES_BEFORE.index(candidate["name"])
+    return [log_line({"run": first["run"]}), *(log_line({"candidate": candidate}) for candidate in candidates)]
 
 
 def begun_before(folder: Path, lines: list[bytes]) -> None:
@@ -88,10 +92,10 @@ def begun_before(folder: Path, lines: list[bytes]) -> None:
 def test_a_new_run_pins_the_names_of_its_baselines_and_their_roles(workers: Workers, tmp_path: Path) -> None:
     first, *others = [entry(line) for line in run(tmp_path / "new")]
     assert first["baselines"] == NAMES
-    baselines = [line["candidate"] for line in others[:5]]
+    baselines = [line["candidate"] for line in others[:6]]
     assert [(b["stage"], b["name"]) for b in baselines] == [(BASELINES, name) for name in NAMES]
-    assert [b["role"] for b in baselines] == ["source", "source", "average", "default", "base"]
-    assert all("role" not in line["candidate"] for line in others[5:])
+    assert [b["role"] for b in baselines] == ["source", "source", "average", "default", "default", "base"]
+    assert all("role" not in line["candidate"] for line in others[6:])
     facts = RunReport.model_validate_json((tmp_path / "new/run.json").read_bytes())
     assert facts.baseline_names == NAMES
 
@@ -115,7 +119,7 @@ def test_a_new_run_is_selected_from_before_it_is_concluded(workers: Workers, tmp
 def test_a_run_begun_before_goes_on_and_its_new_lines_look_like_the_old_ones(
     workers: Workers, lines: int, tmp_path: Path
 ) -> None:
-    before = [as_before(line) for line in run(tmp_path / "new")]
+    before = as_before(run(tmp_path / "new"))
     begun_before(tmp_path / "old", before[:lines])
     went_on = run(tmp_path / "old")
     assert went_on == before
@@ -127,7 +131,7 @@ def test_a_run_begun_before_goes_on_and_its_new_lines_look_like_the_old_ones(
 
 
 def test_a_run_begun_before_is_concluded_by_one_task(workers: Workers, tmp_path: Path) -> None:
-    before = [as_before(line) for line in run(tmp_path / "new")]
+    before = as_before(run(tmp_path / "new"))
     select = next(task for task in workers.steps if isinstance(task, SelectTask))
     workers.tasks.clear()
     begun_before(tmp_path / "old", before[:9])
@@ -137,7 +141,7 @@ def test_a_run_begun_before_is_concluded_by_one_task(workers: Workers, tmp_path:
     assert isinstance(export, ExportTask)
     assert conclude.selected is None
     assert conclude.finalists == select.finalists
-    assert [b.name for b in conclude.baselines] == NAMES
+    assert [b.name for b in conclude.baselines] == NAMES_BEFORE
     assert export.recipe == conclude.finalists[0].recipe
 
 
