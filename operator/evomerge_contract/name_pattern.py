@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, product
 
-_MOST = 1 << 23
+_MOST = 1 << 19
 """All names of a pattern together have no more characters, counting one more for each piece they are joined from."""
 _DEEPEST = 50
 """Names of more parts have no pattern, and no pattern nests deeper."""

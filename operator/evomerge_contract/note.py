@@ -48,7 +48,7 @@ _RESULTS: dict[str, type[_Result]] = {
     "conclude": ConcludeResult,
     "export": ExportResult,
 }
-_INFLATED_BYTES = 1 << 24
+_INFLATED_BYTES = 1 << 21
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _NO_DIGEST = "sha256:-"
 _DIGEST_BYTES = 32

@@ -12,6 +12,8 @@ from evomerge_contract.name_pattern import compress, expand
 from evomerge_contract.recipe import DTypeName, Recipe
 
 _MOST_LISTED = 64
+_MOST_NAMES = 20_000
+"""No model has so many tensors of different names; a note that says so is not believed."""
 
 
 def _compact(names: list[str]) -> list[str] | str:
@@ -23,6 +25,7 @@ def _compact(names: list[str]) -> list[str] | str:
 TensorNames = Annotated[
     list[str],
     BeforeValidator(lambda names: expand(names) if isinstance(names, str) else names),
+    Field(max_length=_MOST_NAMES),
     PlainSerializer(_compact, when_used="json"),
 ]
 

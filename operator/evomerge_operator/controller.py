@@ -69,7 +69,8 @@ class Controller:
     async def beat(self) -> None:
         """Say that the loops are alive, for as long as none of them is stuck."""
         while True:
-            oldest = min(self._since.values(), default=time.monotonic())
+            looks = (since for uid, since in self._since.items() if not self._reconciler.is_planning(uid))
+            oldest = min(looks, default=time.monotonic())
             if time.monotonic() - oldest < STUCK_SECONDS:
                 metrics.HEARTBEAT.set_to_current_time()
             await asyncio.sleep(TICK_SECONDS)

@@ -112,7 +112,7 @@ def test_the_rules_for_prometheus_are_the_file_and_well_formed(helm: Callable[..
     [made] = of_kind(rendered(helm, {"metrics": {"prometheusRule": {"enabled": True}}}), "PrometheusRule")
     assert made["spec"] == ALERTS
     done = subprocess.run(["promtool", "check", "rules", CHART / "files/alerts.yaml"], capture_output=True, text=True)
-    assert (done.returncode, "8 rules found" in done.stdout) == (0, True), done.stderr + done.stdout
+    assert (done.returncode, "9 rules found" in done.stdout) == (0, True), done.stderr + done.stdout
 
 
 def test_the_dashboard_is_the_file(helm: Callable[..., str]) -> None:

@@ -168,7 +168,7 @@ def test_the_event_loop_goes_on_while_calls_take_all_they_can(run: Run[Any], poo
 
 def test_a_caller_that_is_let_go_is_unknown(run: Run[Any], pool: Pool) -> None:
     run(pool.call("a", heavy_calls.square, 7))
-    assert set(pool._last_seconds) == {"a"}
+    assert set(pool._last_seconds) == {("a", "square")}
     pool.forget("a")
     pool.forget("never seen")
     assert pool._last_seconds == {}

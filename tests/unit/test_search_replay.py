@@ -153,6 +153,25 @@ def test_outcomes_within_the_lag_are_not_asked_for_and_those_before_it_matter(al
     assert plain[:5] == turned[:5]  # nothing is visible yet
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_pickling_changes_no_bit_in_many_dimensions(algorithm: Algorithm) -> None:
+    """A covariance matrix of many genes shows what a last bit does, where no two outcomes are the same."""
+    search = Search(algorithm=algorithm, candidates=200, seed=3, lag=8)
+    plain, sent = new_search(search, 40), new_search(search, 40)
+    outcomes: list[Outcome] = []
+    for index in range(search.candidates):
+        while plain.told < index - search.lag + 1:
+            for told in (plain, sent):
+                told.tell(outcomes[told.told])
+        sent = pickle.loads(pickle.dumps(sent))
+        genome = plain.ask()
+        if index < 70:  # within a block: a log that ends there is gone on with
+            sent.replay(genome)
+        else:
+            assert sent.ask() == genome, index
+        outcomes.append(scored(-sum((value - 0.4) ** 2 for value in genome)))
+
+
 @pytest.mark.parametrize("algorithm", ["CMA-ES", "SepCMA-ES", "Random"])
 def test_what_was_told_is_let_go(algorithm: Algorithm) -> None:
     """After 3,000 candidates an instance is no larger than after 300: it holds its state and what was not told."""

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ class PlanningError(EvoMergeError):
 
 
 class Pool:
-    """Two helper processes: one for callers whose last call was quick, one for all others.
+    """Two helper processes: one for calls that were quick when their caller last made them, one for all others.
 
     So a caller that plans at length makes others wait that do so too, and no quick one.
     """
@@ -44,7 +45,9 @@ class Pool:
         self._limits = cpu_seconds, memory_bytes
         self._lanes = {quick: CapacityLimiter(1) for quick in (True, False)}
         self._processes = CapacityLimiter(len(self._lanes))
-        self._last_seconds: dict[str, float] = {}
+        self._last_seconds: dict[tuple[str, str], float] = {}
+        self.callers: Counter[str] = Counter()
+        """Who waits for the answer to a call now."""
 
     async def call(self, caller: str, function: Callable[..., R], *arguments: Any) -> R:
         """What `function(*arguments)` returns, carried out in a helper process; all of it can be pickled.
@@ -53,25 +56,34 @@ class Pool:
             PlanningError: it took too much time or memory, or its process ended.
             Exception: whatever `function` raises.
         """
-        quick = self._last_seconds.get(caller, _QUICK_SECONDS) < _QUICK_SECONDS
+        self.callers[caller] += 1
+        try:
+            return await self._answer((caller, function.__name__), function, arguments)
+        finally:
+            self.callers -= Counter([caller])
+
+    async def _answer(self, kind: tuple[str, str], function: Callable[..., R], arguments: tuple[Any, ...]) -> R:
+        quick = self._last_seconds.get(kind, _QUICK_SECONDS) < _QUICK_SECONDS
         async with self._lanes[quick]:
-            self._last_seconds[caller] = _WALL_SECONDS
+            self._last_seconds[kind] = _WALL_SECONDS
             try:
                 with anyio.fail_after(_WALL_SECONDS):
                     seconds, result = await to_process.run_sync(
                         _limited, *self._limits, function, arguments, cancellable=True, limiter=self._processes
                     )
-            except (TimeoutError, _TooLongError) as error:
+            except _TooLongError as error:
                 raise PlanningError(TOO_LONG, f"took more than {self._limits[0]} s of CPU time") from error
+            except TimeoutError as error:
+                raise PlanningError(TOO_LONG, f"was not done after {_WALL_SECONDS:.0f} s") from error
             except anyio.BrokenWorkerProcess as error:
                 most = f"{self._limits[1] >> 20} MiB of memory"
                 raise PlanningError(TOO_LARGE, f"took more than {most}, or ended its process") from error
-            self._last_seconds[caller] = seconds
+            self._last_seconds[kind] = seconds
         return result
 
     def forget(self, caller: str) -> None:
         """Let go of what is known of a caller."""
-        self._last_seconds.pop(caller, None)
+        self._last_seconds = {kind: last for kind, last in self._last_seconds.items() if kind[0] != caller}
 
 
 class _TooLongError(Exception):

@@ -58,6 +58,21 @@ class CmaEs(SearchAlgorithm):
         """How many searches run side by side."""
         return 1 + math.ceil(self._search.lag / self.population)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The library's own state keeps one triangle of the covariance matrix, which is symmetric but for the last bits:
+        # an optimizer that has been pickled so would go on otherwise.
+        kept = {number: {k: v for k, v in vars(o).items() if k != "_rng"} for number, o in self._islands.items()}
+        return vars(self) | {"_islands": kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._islands = {number: self._restored(kept) for number, kept in state["_islands"].items()}
+
+    def _restored(self, kept: dict[str, Any]) -> Any:
+        optimizer = self._optimizer.__new__(self._optimizer)
+        vars(optimizer).update(kept, _rng=np.random.RandomState(0))  # every ask seeds anew
+        return optimizer
+
     def _choose(self, index: int) -> Genome:
         island = self._island(index)
         island.reseed_rng(self._seed(index, "sample") % 2**32)

@@ -20,6 +20,9 @@ class Known:
     parent: Parent
     status: EvoMergeStatus
     manifest: EvoMerge | None = None
+    """As it was last read: an edit in the middle of a look is for the next one."""
+    read_generation: int | None = None
+    """The generation that `manifest` is of."""
     prepared: PrepareResult | None = None
     pinned: tuple[str, ...] | None = None
     """The names of the baselines that the run is pinned to; None: it was prepared before there were any."""
@@ -46,6 +49,8 @@ class Known:
     plans_at: datetime | None = None
     """When planning may be tried again after it took too much."""
     plan_backoff: float = 0.0
+    overloaded: tuple[str, str] | None = None
+    """Reason and message of why planning took too much, until it does not."""
     losses: int = 0
     """Looks in a row at which attempts were lost, and none was not."""
     last_loss: str = ""
@@ -77,7 +82,6 @@ class Known:
         if _version(document) < _version(self.document):
             return
         if document["metadata"].get("generation") != self.document["metadata"].get("generation"):
-            self.manifest = None
             self.plans_at, self.plan_backoff = None, 0.0
         self.document = document
         self.status = _status(document)

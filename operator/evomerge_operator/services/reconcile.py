@@ -1,5 +1,6 @@
 """One look at an EvoMerge and what follows from it: observe, settle, decide, act, say how it stands."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
 from evomerge_operator.kube.objects import Document
 from evomerge_operator.planning import calls
-from evomerge_operator.planning.pool import PLANNING_REASONS, PlanningError, Pool
+from evomerge_operator.planning.pool import PlanningError, Pool
 from evomerge_operator.services import decide
 from evomerge_operator.services.act import start_candidates, start_step
 from evomerge_operator.services.backoff import longer
@@ -57,6 +58,8 @@ class Reconciler:
         self._gateway = gateway
         self._defaults = defaults
         self._pool = pool
+        self._reading = asyncio.Lock()
+        self._readers: set[str] = set()
 
     async def reconcile(self, known: Known, now: datetime) -> None:
         """Look, settle what has ended, do the next thing, write the status.
@@ -96,11 +99,9 @@ class Reconciler:
         except PlanningError as error:
             known.plan_backoff = longer(known.plan_backoff, *_PLAN_SECONDS)
             known.plans_at = now + timedelta(seconds=known.plan_backoff)
-            known.pending = error.reason, f"{error}; it is tried again at {known.plans_at:%H:%M:%S} UTC"
+            known.overloaded = error.reason, f"{error}; it is tried again at {known.plans_at:%H:%M:%S} UTC"
             return decide.Wait()
-        known.plans_at, known.plan_backoff = None, 0.0
-        if known.pending is not None and known.pending[0] in PLANNING_REASONS:
-            known.pending = None
+        known.plans_at, known.plan_backoff, known.overloaded = None, 0.0, None
         return decision
 
     async def _decide(self, known: Known, now: datetime) -> Decision:
@@ -136,7 +137,8 @@ class Reconciler:
         known.observed(await self._gateway.jobs(known.parent), await self._gateway.pods(known.parent), before, now)
 
     async def _read_manifest(self, known: Known) -> Fail | None:
-        if known.manifest is not None:
+        generation = known.generation
+        if known.manifest is not None and known.read_generation == generation:
             return None
         metadata = {key: known.document["metadata"][key] for key in ("name", "namespace")}
         document = {key: known.document[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": metadata}
@@ -146,7 +148,7 @@ class Reconciler:
         refused = decide.refusal(manifest)
         if refused:
             return _invalid(refused)
-        known.manifest = manifest
+        known.manifest, known.read_generation = manifest, generation
         if known.status.phase == "Failed" and known.status.observed_generation != known.generation:
             known.status = _forgiven(known.status)
         known.live = None  # its tasks carry the manifest's settings
@@ -179,16 +181,28 @@ class Reconciler:
         return None
 
     async def _read_log(self, known: Known, live: LiveRun) -> str | None:
-        """Take over all MergeCandidates, page by page; why they cannot be gone on with."""
+        """Take over all MergeCandidates, page by page; why they cannot be gone on with.
+
+        One log after the other: the API server does not let a list be gone on with for long.
+        """
         following, first = "", True
-        while following or first:
-            text = await self._gateway.candidate_page(known.parent, following)
-            page = await self._pool.call(known.parent.uid, calls.read, live.proposer, text)
-            if page.problem is not None:
-                return page.problem
-            live.read(page)
-            following, first = page.following, False
+        self._readers.add(known.parent.uid)
+        try:
+            async with self._reading:
+                while following or first:
+                    text = await self._gateway.candidate_page(known.parent, following)
+                    page = await self._pool.call(known.parent.uid, calls.read, live.proposer, text)
+                    if page.problem is not None:
+                        return page.problem
+                    live.read(page)
+                    following, first = page.following, False
+        finally:
+            self._readers.discard(known.parent.uid)
         return None
+
+    def is_planning(self, uid: str) -> bool:
+        """Whether a look waits for planning, which has a limit of its own, or for its turn."""
+        return uid in self._readers or self._pool.callers[uid] > 0
 
     async def _read_lock(self, known: Known) -> None:
         try:

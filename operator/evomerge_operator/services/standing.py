@@ -131,7 +131,7 @@ def _phase(known: Known, decision: Decision, now: datetime) -> tuple[Phase, str 
         return "Succeeded", None, _result(known)
     if waits_for_storage(known):
         return "Waiting", before.reason, before.message
-    stuck = obstacle(known, now) or known.pending
+    stuck = obstacle(known, now) or known.pending or known.overloaded
     if stuck is not None and len(not_started(known)) == len(known.jobs):
         return "Waiting", *stuck
     reason, message = stuck if stuck is not None else (None, None)
