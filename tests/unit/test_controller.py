@@ -7,6 +7,7 @@ import pytest
 
 from evomerge_operator.controller import Controller
 from evomerge_operator.kube.errors import ConflictError, GoneError, NotLeaderError, RefusedError, UnavailableError
+from evomerge_operator.planning.pool import Pool
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.reconcile import Reconciler, VanishedError
 from kube_documents import evomerge, job, known_of
@@ -16,6 +17,7 @@ class Looks(Reconciler):
     """Looks that end as they are told, one after the other; then well."""
 
     def __init__(self, *errors: Exception) -> None:
+        super().__init__(None, None, Pool())  # type: ignore[arg-type]  # no look asks for more
         self._errors = list(errors)
         self.known: list[Known] = []
 
