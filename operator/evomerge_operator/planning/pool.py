@@ -14,7 +14,7 @@ from anyio import CapacityLimiter, to_process
 
 from evomerge_operator.errors import EvoMergeError
 
-CPU_SECONDS = 15
+CPU_SECONDS = 10
 MEMORY_BYTES = 256 << 20
 """Beyond what a helper process takes by itself; the chart's memory limit has room for two of them."""
 _WALL_SECONDS = 60.0
