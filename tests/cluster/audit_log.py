@@ -32,14 +32,16 @@ def first_job_create(search: Search, after: datetime) -> datetime:
     return min(at for at in map(_received, made) if at > after)
 
 
-def writes_about(search: Search) -> list[datetime]:
-    """When anybody wrote to a search or to what belongs to it, as the operator, the scheduler and the kubelet do."""
+def writes_about(search: Search) -> list[tuple[datetime, bool]]:
+    """When anybody wrote to a search or its children, scheduler and kubelet too, and whether it was the operator."""
     made = datetime.fromisoformat(search.document()["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
     entries = (entry for entry in search.cluster.audit() if _is_write(entry) and "objectRef" in entry)
     about = (entry for entry in entries if entry["objectRef"].get("namespace") == search.namespace)
     names = ((entry["objectRef"].get("name") or "", entry) for entry in about)
-    times = (_received(e) for name, e in names if name == search.name or name.startswith(f"{search.name}-"))
-    return sorted(time for time in times if time >= made)
+    operator = f"system:serviceaccount:{search.namespace}:evomerge"
+    found = (e for name, e in names if name == search.name or name.startswith(f"{search.name}-"))
+    writes = ((_received(e), e["user"]["username"] == operator) for e in found)
+    return sorted(write for write in writes if write[0] >= made)
 
 
 def unheld_writes(cluster: Cluster, namespace: str) -> tuple[list[str], int]:

@@ -63,8 +63,7 @@ class Pool:
             self.callers -= Counter([caller])
 
     async def _answer(self, kind: tuple[str, str], function: Callable[..., R], arguments: tuple[Any, ...]) -> R:
-        quick = self._last_seconds.get(kind, _QUICK_SECONDS) < _QUICK_SECONDS
-        async with self._lanes[quick]:
+        async with self._lanes[self._is_quick(kind)]:
             self._last_seconds[kind] = _WALL_SECONDS
             try:
                 with anyio.fail_after(_WALL_SECONDS):
@@ -80,6 +79,14 @@ class Pool:
                 raise PlanningError(TOO_LARGE, f"took more than {most}, or ended its process") from error
             self._last_seconds[kind] = seconds
         return result
+
+    def _is_quick(self, kind: tuple[str, str]) -> bool:
+        """Whether a call is expected to be quick: as it was last, or else as the caller's others were, if there are
+        two."""
+        if kind in self._last_seconds:
+            return self._last_seconds[kind] < _QUICK_SECONDS
+        others = [last for (caller, _), last in self._last_seconds.items() if caller == kind[0]]
+        return len(others) > 1 and max(others) < _QUICK_SECONDS
 
     def forget(self, caller: str) -> None:
         """Let go of what is known of a caller."""
