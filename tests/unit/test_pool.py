@@ -8,7 +8,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 import heavy_calls
-from evomerge_operator.planning.pool import PLANNING_REASONS, TOO_LARGE, TOO_LONG, PlanningError, Pool
+from evomerge_operator.planning.pool import TOO_LARGE, TOO_LONG, PlanningError, Pool
 
 R = TypeVar("R")
 Run = Callable[[Coroutine[Any, Any, R]], R]
@@ -175,4 +175,4 @@ def test_a_caller_that_is_let_go_is_unknown(run: Run[Any], pool: Pool) -> None:
 
 
 def test_the_reasons_are_words_that_a_condition_may_have() -> None:
-    assert PLANNING_REASONS == ("PlanningTooLong", "PlanningTooLarge")
+    assert (TOO_LONG, TOO_LARGE) == ("PlanningTooLong", "PlanningTooLarge")

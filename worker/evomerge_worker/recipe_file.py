@@ -67,7 +67,6 @@ def read_recipe(path: Path) -> Written:
         raise InputError.at(error.path, error.message) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError.at(str(path), f"cannot be read as YAML: {' '.join(str(error).split())}") from error
-    given_twice = [Problem(path=place, message=message) for place, message in twice]
     written = parse_recipe(document, lent)
     given_twice = [Problem(path=place, message=message) for place, message in twice]
     return written._replace(problems=[*given_twice, *written.problems])

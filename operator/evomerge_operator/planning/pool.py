@@ -20,7 +20,7 @@ MEMORY_BYTES = 256 << 20
 _WALL_SECONDS = 60.0
 """The last resort, for what takes no CPU time or cannot be interrupted."""
 _QUICK_SECONDS = 1.0
-TOO_LONG, TOO_LARGE = PLANNING_REASONS = "PlanningTooLong", "PlanningTooLarge"
+TOO_LONG, TOO_LARGE = "PlanningTooLong", "PlanningTooLarge"
 R = TypeVar("R")
 
 
