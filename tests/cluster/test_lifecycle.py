@@ -16,7 +16,7 @@ from searches import Search, exported, light_manifest, log_of
 
 _TICK_SECONDS = 5
 _EVALUATIONS = [*(f"baselines-{i:05d}-a1" for i in range(3)), *(f"ps-{i:05d}-a1" for i in range(4))]
-_STEPS = ["prepare-a1", "conclude-a1", "export-a1"]
+_STEPS = ["prepare-a1", "select-a1", "conclude-a1", "export-a1"]
 _CHILDREN = ("jobs", "pods", "configmaps", "mergecandidates")
 
 

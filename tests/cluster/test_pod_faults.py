@@ -66,8 +66,8 @@ def test_lost_pods_and_failed_pods_are_counted_apart_and_the_log_is_as_if_nothin
     twice_lost = {"attempts": 3, "disruptions": 2, "outcome": "Succeeded"}
     told = dict.fromkeys(BASELINES[:2], twice_lost) | dict.fromkeys((BASELINES[2], *CANDIDATES), _LOST_AND_FAILED)
     assert counted(search) == told
-    failed_once = {"failures": 1, "succeeded": 1}
-    assert steps(status) == {"prepare": {"succeeded": 1}, "conclude": failed_once, "export": failed_once}
+    once, failed_once = {"succeeded": 1}, {"failures": 1, "succeeded": 1}
+    assert steps(status) == {"prepare": once, "select": once, "conclude": failed_once, "export": failed_once}
     assert _reasons(operator) == {
         "baselines-00002-a2": "Crashed",
         "ps-00000-a2": "OutOfMemory",
@@ -76,8 +76,8 @@ def test_lost_pods_and_failed_pods_are_counted_apart_and_the_log_is_as_if_nothin
         "ps-00003-a2": "Garbage",
     }
     attempts = [f"{name}-a{attempt}" for name in names for attempt in (1, 2, 3)]
-    once = ["prepare-a1", "conclude-a1", "conclude-a2", "export-a1", "export-a2"]
-    assert job_creates(search) == Counter([*attempts, *once])
+    made = ["prepare-a1", "select-a1", "conclude-a1", "conclude-a2", "export-a1", "export-a2"]
+    assert job_creates(search) == Counter([*attempts, *made])
     assert log_of(s3, search) == log_of(s3, undisturbed)
 
 

@@ -61,7 +61,8 @@ def test_queued_time_burns_no_budget_and_only_the_queue_decides_when_a_job_runs(
         search.wait(lambda status: _admit(search) or status.get("phase") == "Succeeded")
 
     assert counted(search)["ps-0"] == {"attempts": 2, "disruptions": 1, "outcome": "Succeeded"}
-    assert job_creates(search) == Counter(["prepare-a1", *evaluations, "ps-00000-a2", "conclude-a1", "export-a1"])
+    steps = ["prepare-a1", "select-a1", "conclude-a1", "export-a1"]
+    assert job_creates(search) == Counter([*evaluations, "ps-00000-a2", *steps])
     user = f"system:serviceaccount:{namespace}:evomerge"
     verbs = {e["verb"] for e in cluster.audit() if e["user"]["username"] == user and _is_of(e, "jobs")}
     assert verbs <= {"create", "delete", "get", "list", "watch"}, "so it never wrote spec.suspend"
