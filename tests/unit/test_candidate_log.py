@@ -102,11 +102,13 @@ def test_a_line_of_another_version_is_told(documents: list[Document], field: str
     [
         (3, "stage", "dfs", "there is no stage dfs"),
         (2, "index", 7, "there is no baseline 7"),
-        (3, "genome", "0.5,half", "genome"),
+        (2, "genome", "0.5,0.5", "a baseline has no genome"),
+        (3, "genome", None, "a candidate of the search has one"),
+        (3, "genome", "0.5,half", "genome: String should match pattern"),
         (3, "genome", "0.5", "a genome of 1 genes for a space of 2"),
-        (3, "index", -1, "index"),
-        (3, "recipeDigest", "sha256:?", "recipeDigest"),
-        (3, "algorithm", None, "algorithm"),
+        (3, "index", -1, "index: Input should be greater than or equal to 0"),
+        (3, "recipeDigest", "sha256:?", "recipeDigest: String should match pattern"),
+        (3, "algorithm", None, "algorithm: Input should be a valid string"),
     ],
 )
 def test_a_candidate_that_is_none_of_the_search_is_refused(
@@ -115,7 +117,8 @@ def test_a_candidate_that_is_none_of_the_search_is_refused(
     documents[line]["spec"][field] = value
     _, problem = read(KNOWN, documents)
     assert problem is not None
-    assert problem.startswith("a MergeCandidate cannot be read: ")
+    assert problem.startswith(f"the MergeCandidate {documents[line]['metadata']['name']} cannot be read: ")
+    assert "\n" not in problem
     assert words in problem
 
 

@@ -186,7 +186,7 @@ def test_finalists_are_the_best_five_different_recipes_and_ties_go_to_the_earlie
     finished = run.stage.progress.finished
     # Candidate 5 has the recipe of candidate 3.
     finished[5] = finished[5].model_copy(update={"recipe_digest": finished[3].recipe_digest})
-    chosen = finalists(proposer, finished)
+    chosen = finalists(proposer, run.stage.progress.results)
     assert chosen == [1, 3, 8, 9, 6]
     genomes = [tuple(0.1 * index for _ in run.stage.genes) for index in range(10)]
     candidates = [finished[i].model_copy(update={"genome": genomes[i]}) for i in chosen]
@@ -200,7 +200,7 @@ def test_no_candidate_that_succeeded_is_said_plainly() -> None:
     run, proposer = make(candidates=2)
     finish(run, "ps", [None, None])
     with pytest.raises(RunError, match="no candidate succeeded"):
-        finalists(proposer, run.stage.progress.finished)
+        finalists(proposer, run.stage.progress.results)
 
 
 def test_a_failed_baseline_is_left_out_of_the_conclusion() -> None:

@@ -195,11 +195,13 @@ def test_all_calls_work_in_a_helper_process() -> None:
         keys = [Key(BASELINES, 0), *(Key("ps", index) for index in range(4))]
         proposer, starts = await pool.call("me", calls.starts, proposer, [], keys, {})
         finished = [settled(live, start, 0.5) for start in starts]
+        for candidate in finished[1:]:
+            run.stage.progress.finish(candidate)
         documents = stored(known, 3, baselines=False)
         documents.append(document_of(known, live, starts[-1], {"attempts": 1}))
         found = await pool.call("me", calls.read, live.proposer, page(documents))
         assert found.problem is None
-        indices = await pool.call("me", calls.ranked, proposer, {c.index: c for c in finished[1:]})
+        indices = await pool.call("me", calls.ranked, proposer, live.run.stage.progress.results)
         task = await pool.call("me", calls.select_task, proposer, finished[1:])
         assert [finalist.index for finalist in task.finalists] == indices
         return manifest, problems, [item.genome for item in found.items]

@@ -17,7 +17,8 @@ from evomerge_operator.kube.failpoints import failpoint
 from evomerge_operator.kube.objects import DIGEST, STAGE_LABEL, Document, Parent, candidate_name
 
 _EVOMERGE = f"/apis/{API_VERSION}"
-_PAGE = 500
+PAGE = 500
+"""MergeCandidates of one list: 9 MB with the largest genomes."""
 _STRICT = {"fieldValidation": "Strict"}
 _WRITES_AT_ONCE = 24
 """Fewer than the client's connections, so that reads get on too."""
@@ -87,7 +88,7 @@ class Gateway:
         `following` is what the page before says of the next one; empty: the first.
         """
         selector = parent.selector + (f",{STAGE_LABEL}={stage}" if stage else "")
-        query = {"labelSelector": selector, "limit": str(_PAGE), "continue": following}
+        query = {"labelSelector": selector, "limit": str(PAGE), "continue": following}
         path = _path(_EVOMERGE, parent.namespace, MERGE_CANDIDATES)
         return await self._client.list_text(path, query)
 
@@ -215,7 +216,7 @@ class Gateway:
             return there
 
     async def _list(self, path: str, selector: str) -> AsyncIterator[Document]:
-        query = {"labelSelector": selector, "limit": str(_PAGE)}
+        query = {"labelSelector": selector, "limit": str(PAGE)}
         while True:
             answer = await self._client.request("list", path, query=query)
             for item in answer.get("items") or []:

@@ -101,7 +101,7 @@ def _select(
     """Rank the finalists of the run's stage, whose log is `searched`; None where the run is concluded by one task."""
     if run.pinned is None:
         return None
-    chosen = finalists(proposer, run.stage.progress.finished)
+    chosen = finalists(proposer, run.stage.progress.results)
     task = select_task(proposer, [searched[index] for index in chosen])
     watcher.selecting(len(task.finalists), len(task.mask_seeds or [task.mask_seed]))
     report = carry_out(executor, task)
@@ -120,7 +120,7 @@ def _finish(
     watcher: Watcher,
 ) -> ConcludeResult:
     """Conclude, export and write the report."""
-    chosen = finalists(proposer, run.stage.progress.finished)
+    chosen = finalists(proposer, run.stage.progress.results)
     task = conclude_task(proposer, [searched[index] for index in chosen], selected, scored_baselines(run))
     watcher.concluding(len(task.baselines))
     report = carry_out(executor, task)

@@ -16,21 +16,22 @@ from evomerge_contract.task import (
     mask_seeds,
 )
 from evomerge_operator.errors import RunError
+from evomerge_operator.plan.progress import Result
 from evomerge_operator.plan.proposer import Proposer
 from evomerge_operator.plan.run import LONG_SECONDS, Run, identity
 
 FINALISTS = 5
 
 
-def finalists(proposer: Proposer, finished: Mapping[int, Candidate]) -> list[int]:
+def finalists(proposer: Proposer, results: Mapping[int, Result]) -> list[int]:
     """The indices of the best five, as the search ranks them, of different recipes.
 
     Raises:
         RunError: no candidate succeeded.
     """
     best: dict[str, int] = {}
-    for index in proposer.search.ranked({i: candidate.told for i, candidate in finished.items()}):
-        best.setdefault(finished[index].recipe_digest, index)
+    for index in proposer.search.ranked({index: result.outcome for index, result in results.items()}):
+        best.setdefault(results[index].recipe_digest, index)
     if not best:
         raise RunError("no candidate succeeded, so there is nothing to choose from; the log names the reasons")
     return list(best.values())[:FINALISTS]

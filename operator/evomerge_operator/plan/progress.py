@@ -1,9 +1,17 @@
 """What is known of the candidates of one sequence: a stage's, or the baselines'."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_operator.search import Outcome
+
+
+class Result(NamedTuple):
+    """What a finished candidate came to, without all that a person wants to know of it."""
+
+    outcome: Outcome
+    recipe_digest: str
 
 
 @dataclass
@@ -50,6 +58,11 @@ class Progress:
     def best(self) -> float | None:
         """The best fitness so far."""
         return max((c.fitness for c in self.finished.values() if c.fitness is not None), default=None)
+
+    @property
+    def results(self) -> dict[int, Result]:
+        """What finalists are chosen by."""
+        return {index: Result(c.told, c.recipe_digest) for index, c in self.finished.items()}
 
     @property
     def failed(self) -> list[Candidate]:

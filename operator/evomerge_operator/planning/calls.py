@@ -22,6 +22,7 @@ from evomerge_operator.kube.candidates import finished_candidate, genome_in, ide
 from evomerge_operator.kube.objects import Document
 from evomerge_operator.manifest import parse_manifest
 from evomerge_operator.plan import finish
+from evomerge_operator.plan.progress import Result
 from evomerge_operator.plan.proposer import Proposer, Start, begin_stage
 from evomerge_operator.plan.run import BASELINES, Key, Run, make_run
 from evomerge_operator.planning.page import Page, PageItem
@@ -67,13 +68,14 @@ def read(proposer: bytes, page: bytes) -> Page:
     items = []
     try:
         for document in listed.get("items") or []:
+            name = document["metadata"]["name"]
             item, candidate = _item(loaded, document)
             problem = loaded.replay(candidate) if candidate else None
             if problem is not None:
                 return Page(proposer, problem=f"the search log {problem}")
             items.append(item)
     except ValueError as error:
-        return Page(proposer, problem=f"a MergeCandidate cannot be read: {error}")
+        return Page(proposer, problem=f"the MergeCandidate {name} cannot be read: {error}")
     following = listed.get("metadata", {}).get("continue") or ""
     hole = None if following else loaded.hole()
     return Page(_dump(loaded), items, following, hole and f"the search log {hole}")
@@ -84,14 +86,17 @@ def _item(proposer: Proposer, document: Document) -> tuple[PageItem, Candidate |
     try:
         spec = CandidateSpec.model_validate(document["spec"])
         status = CandidateStatus.model_validate(document.get("status") or {})
-    except ValidationError as error:  # which cannot be pickled
-        raise ValueError(str(error)) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     key = Key(spec.stage, spec.index)
     if spec.stage not in (BASELINES, proposer.stage.name):
         raise ValueError(f"there is no stage {spec.stage}")
     if spec.stage == BASELINES and spec.index >= len(proposer.baselines):
         raise ValueError(f"there is no baseline {spec.index}")
     genome = genome_in(spec)
+    if (genome is None) != (spec.stage == BASELINES):
+        raise ValueError("a baseline has no genome, and a candidate of the search has one")
     recipe = proposer.baselines[spec.index].recipe if spec.stage == BASELINES else None
     candidate = finished_candidate(spec, status, genome, recipe)
     if candidate is None and genome is not None:
@@ -118,13 +123,13 @@ def facts_part(page: bytes, preceded: bool) -> tuple[bytes, int, str]:
     return gzip.compress(text.encode(), mtime=0), len(texts), listed.get("metadata", {}).get("continue") or ""
 
 
-def ranked(proposer: bytes, finished: Mapping[int, Candidate]) -> list[int]:
+def ranked(proposer: bytes, results: Mapping[int, Result]) -> list[int]:
     """The finalists among finished candidates, as the search ranks them.
 
     Raises:
         RunError: no candidate succeeded.
     """
-    return finish.finalists(_load(proposer), finished)
+    return finish.finalists(_load(proposer), results)
 
 
 def select_task(proposer: bytes, chosen: Sequence[Candidate]) -> SelectTask:

@@ -82,7 +82,7 @@ async def step_task(known: Known, step: str, gateway: Gateway, pool: Pool) -> Ta
 async def _task_after_search(known: Known, live: LiveRun, step: str, gateway: Gateway, pool: Pool, out: str) -> Task:
     caller, proposer = known.parent.uid, live.proposer
     if step in (SELECT, CONCLUDE):
-        indices = await pool.call(caller, calls.ranked, proposer, live.run.stage.progress.finished)
+        indices = await pool.call(caller, calls.ranked, proposer, live.run.stage.progress.results)
         chosen = await stored_candidates(known, live, indices, gateway)
         if step == SELECT:
             return await pool.call(caller, calls.select_task, proposer, chosen)
