@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from as_published import Tensors, rewritten
+from evomerge_contract.manifest import Groups
 from evomerge_contract.recipe import Recipe
+from evomerge_operator.spaces.groups import slice_tensors
 from evomerge_worker.families import LiveModel
 from evomerge_worker.merge import export_checkpoint
 from evomerge_worker.shards import Checkpoint
-from prepare_tasks import mistakes_of
+from prepare_tasks import mistakes_of, prepare_folders
 from tiny_models import Tiny
 from vocabularies import OF_A
 
@@ -115,3 +117,23 @@ def test_vocabularies_of_tied_and_untied_models_are_united(tiny: Tiny, tmp_path:
     row = OF_A.index("0")
     ours, theirs = own.tensor(HEAD)[4].float(), sources["tied"].tensor(EMBEDDINGS)[row].float()
     torch.testing.assert_close(out.tensor(HEAD)[4], 0.25 * theirs + 0.75 * ours)
+
+
+@pytest.mark.parametrize("order", [("tied", "own"), ("own", "tied"), ("tied", "odd"), ("copy", "own")])
+def test_a_search_groups_the_head_with_what_comes_after_the_layers_whichever_model_is_first(
+    folders: dict[str, Path], tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    layout = prepare_folders({name: folders[name] for name in order}, tmp_path).layout
+    assert layout.after == [HEAD, "model.norm.weight"]
+    for groups, of_head in (
+        ({"layers": 2}, "head"),
+        ({"everyLayer": True}, "head"),
+        ({"components": True}, "embeddings"),
+    ):
+        *_, last = slice_tensors(Groups.model_validate(groups), layout)
+        assert last.group_of[HEAD] == of_head
+
+
+def test_a_search_over_models_that_all_tie_their_heads_knows_of_none(folders: dict[str, Path], tmp_path: Path) -> None:
+    two = {"tied": folders["tied"], "other": folders["tied"]}
+    assert prepare_folders(two, tmp_path).layout.after == ["model.norm.weight"]

@@ -115,3 +115,36 @@ def test_planning_names_them_once_and_in_no_slice(folders: dict[str, Path]) -> N
     plans = plan_merge(Recipe.model_validate(linear(0.5, 0.5)), opened(folders))
     copied = [plan for plan in plans if plan.method is None]
     assert {plan.name for plan in copied} == {n for n in opened(folders)["a"].names if n.startswith(BEHIND)}
+
+
+def apart(source: Path, folder: Path, module: str) -> Path:
+    """A copy of a model with a module of its own that predicts one more token, as Qwen3-Next has it."""
+
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        last = "model.layers.3."
+        for name in [name for name in tensors if name.startswith(last)]:
+            tensors[module + name.removeprefix(last)] = tensors[name] + 0.5
+
+    return rewritten(source, folder, add)
+
+
+@pytest.mark.parametrize(
+    "module", ["mtp.layers.0.", "model.mtp.layers.0.", "model.mtp_layers.0.", "model.mtp_block.0."]
+)
+@pytest.mark.parametrize("having", [("a", "b"), ("a",), ("b",)])
+def test_a_module_of_its_own_beside_the_layers_comes_along_with_the_first_model(
+    tiny: Tiny, tmp_path: Path, module: str, having: tuple[str, ...]
+) -> None:
+    plain = {name: tiny("qwen3", seed=seed) for seed, name in enumerate("ab", start=1)}
+    models = {n: apart(f, tmp_path / n, module) if n in having else f for n, f in plain.items()}
+    assert {c.layout.model_dump_json() for c in opened(models).values()} == {
+        Checkpoint.open(plain["a"], "plain").layout.model_dump_json()
+    }
+    out, expected = (merged(linear(0.5, 0.5), each, tmp_path / str(i)) for i, each in enumerate((models, plain)))
+    assert all(torch.equal(out.tensor(name), expected.tensor(name)) for name in expected.names)
+    further = set(out.names) - set(expected.names)
+    a = opened(models)["a"]
+    assert further == set(a.carried)
+    assert bool(further) == ("a" in having)
+    assert all(torch.equal(out.tensor(name), a.tensor(name).float()) for name in further)
+    assert prepare_folders(models, tmp_path).layout == Checkpoint.open(plain["a"], "plain").layout

@@ -153,18 +153,22 @@ def _places(
 
 
 def _carried(recipe: Recipe, slices: list[Slice], checkpoints: Mapping[str, Checkpoint]) -> Iterator[TensorPlan]:
-    """The anchor's layers that predict further tokens, copied behind the result's last layer.
+    """The anchor's layers that predict further tokens, copied: those that are numbered on behind the result's last one.
 
     What they predict is checked by the model itself, so they change how fast it answers and not what: those of another
     model would do, and models that have lost them are merged as well.
     """
     anchor = checkpoints[anchor_of(recipe)]
     layers = sum(one.sources[0].layer_range[1] - one.sources[0].layer_range[0] for one in slices)
-    for tensor, (behind, rest) in anchor.carried.items():
+    for tensor, numbered in anchor.carried.items():
+        name = tensor
+        if numbered is not None:
+            behind, rest = numbered
+            name = f"{anchor.layout.layer_prefix}{layers + behind}.{rest}"
         copied = Input(anchor.name, tensor, {})
         floats = anchor.dtype(tensor).is_floating_point
         dtype = _dtype(recipe, [copied], checkpoints) if floats else anchor.dtype(tensor)
-        yield TensorPlan(f"{anchor.layout.layer_prefix}{layers + behind}.{rest}", None, (copied,), None, {}, dtype)
+        yield TensorPlan(name, None, (copied,), None, {}, dtype)
 
 
 def _outside(name: str, one: Slice, like: Checkpoint) -> _Place:

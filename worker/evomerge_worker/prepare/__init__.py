@@ -25,6 +25,7 @@ from evomerge_worker.prepare.fit import check_fit
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import reader_of
 from evomerge_worker.prepare.sources import Opened, check_finite, open_source, pin
+from evomerge_worker.shards.tied import own_heads
 from evomerge_worker.store import Store, with_commits
 from evomerge_worker.store.outline import Outline
 
@@ -38,7 +39,7 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
     What headers and items tell of models in S3 is looked at before gigabytes of weights are pulled: a mistake takes
     seconds then. What an earlier prepare has pinned must be what it was; its weights are then not read again.
 
-    Sources come out in the task's order, the layout is that of the first model of the pool.
+    Sources come out in the task's order, the layout is that of the first model of the pool, with all heads.
 
     Raises:
         InputError: all mistakes that were found, in models, data and methods, at once.
@@ -65,7 +66,7 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
             one = pin(found.checkpoint, source.digest, code=task.trust_remote_code)
             pinned.append(one.model_copy(update={"commits": _commits(asked, source)}))
     mistakes.raise_any(order=[source.where for source in opened])
-    layout = next(_layouts(task, opened))
+    layout = _with_heads(next(_layouts(task, opened)), opened)
     return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})
 
 
@@ -107,11 +108,19 @@ def _layouts(task: PrepareTask, opened: list[Opened]) -> Iterator[Layout]:
             yield (checkpoint if anchor is None else Names().under(anchor, checkpoint)).layout
 
 
+def _with_heads(layout: Layout, opened: list[Opened]) -> Layout:
+    """The layout with the heads that results have which it lacks: the first model may tie its own, and others not."""
+    heads = own_heads(source.checkpoint for source in opened if source.checkpoint is not None)
+    more = sorted(heads - {*layout.before, *layout.after})
+    return layout.model_copy(update={"after": sorted([*layout.after, *more])}) if more else layout
+
+
 def _misplaced(task: PrepareTask, opened: list[Opened]) -> list[Problem]:
     """A problem for every way of grouping that the first model with a layout has no place for."""
-    layout = next(_layouts(task, opened), None)
-    if layout is None:
+    first = next(_layouts(task, opened), None)
+    if first is None:
         return []
+    layout = _with_heads(first, opened)
     return [
         Problem(path=f"spec.stages[{index}].parameterSpace.groups.{field}", message=message)
         for index, groups in enumerate(task.groups)

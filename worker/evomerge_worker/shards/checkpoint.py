@@ -17,7 +17,7 @@ from evomerge_worker.errors import InputError, where_of
 from evomerge_worker.shards import quantised
 from evomerge_worker.shards.config_parts import with_token_rows
 from evomerge_worker.shards.headers import Entry, Headers, Shard, read_header
-from evomerge_worker.shards.layout import layout_of
+from evomerge_worker.shards.layout import layout_of, stands_apart
 from evomerge_worker.store.index import POINTER, is_pointer, shard_files
 from evomerge_worker.store.wanted import BEHIND_ITS_MODEL
 
@@ -134,17 +134,19 @@ class Checkpoint:
         return [tuple(t for t in layout.layer_tensors if prefix + t in self._entries) for prefix in prefixes]
 
     @cached_property
-    def carried(self) -> dict[str, tuple[int, str]]:
-        """The tensors of layers that predict further tokens: how many layers lie between each and the last one of the
-        stack, and its name within the layer.
+    def carried(self) -> dict[str, tuple[int, str] | None]:
+        """The tensors of layers that predict further tokens.
 
-        They take part in no merge: a result has those of its anchor.
+        Of layers that are numbered on: how many layers lie between each and the last one of the stack, and its name
+        within the layer. Of a module of their own: None. They take part in no merge: a result has those of its anchor.
         """
-        found: dict[str, tuple[int, str]] = {}
+        found: dict[str, tuple[int, str] | None] = {}
         prefix, layers = self.layout.layer_prefix, self.layout.layers
         for name in self.names:
             number, _, rest = name.removeprefix(prefix).partition(".")
-            if name.startswith(prefix) and number.isdecimal() and int(number) >= layers:
+            if stands_apart(name):
+                found[name] = None
+            elif name.startswith(prefix) and number.isdecimal() and int(number) >= layers:
                 found[name] = (int(number) - layers, rest)
         return found
 

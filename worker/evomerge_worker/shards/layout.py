@@ -14,6 +14,8 @@ _BEFORE = re.compile(
     r"embed|(?<![a-z])(wte|wpe|pe)\b|position|token_type|rotary|project_in|vision|visual|image|audio", re.IGNORECASE
 )
 _AFTER = re.compile(r"embed_out|unembed", re.IGNORECASE)
+_APART = re.compile(r"(^|\.)mtp(_\w+)?(\.|$)")
+"""Modules of their own that predict further tokens, beside the layers: Qwen3-Next's `mtp`, MiMo's `mtp_layers`."""
 _PREDICTS = re.compile(r"(^|\.)(eh_proj|enorm|hnorm|shared_head)\.")
 """What a layer has that predicts further tokens: it joins the last hidden state to the next token's embedding."""
 
@@ -25,7 +27,7 @@ def layout_of(tensors: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] 
     experts inside a layer do not count. Layers may differ: `layer_tensors` holds whatever any of them has.
     Outside the layers, what embeds comes before them, and norms, heads and everything else after; other towers come
     before, since they feed the layers. Layers that predict further tokens, which DeepSeek-V3 and GLM-4.5 number on
-    behind those that config.json counts, have no place in it.
+    behind those that config.json counts and others keep in a module of their own, have no place in it.
 
     Raises:
         ValueError: there are no numbered modules, or their numbers have gaps.
@@ -33,7 +35,7 @@ def layout_of(tensors: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] 
     sizes: Counter[str] = Counter()
     parts: dict[str, tuple[str, int, str]] = {}
     for name, shape in tensors.items():
-        if match := _NUMBERED.match(name):
+        if (match := _NUMBERED.match(name)) and not stands_apart(name):
             parts[name] = (match[1], int(match[2]), match[3])
             sizes[match[1]] += math.prod(shape)
     if not sizes:
@@ -46,7 +48,9 @@ def layout_of(tensors: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] 
     if gaps := set(range(max(of_layer) + 1)) - of_layer.keys():
         raise ValueError(f"there is no tensor of layer {prefix}{min(gaps)}, though there are later layers")
     layers = _counted(of_layer, config or {})
-    outside = sorted(name for name in tensors if name not in parts or parts[name][0] != prefix)
+    outside = sorted(
+        name for name in tensors if (name not in parts or parts[name][0] != prefix) and not stands_apart(name)
+    )
     before = [name for name in outside if name in parts or _comes_before(name)]
     return Layout(
         layer_prefix=prefix,
@@ -55,6 +59,11 @@ def layout_of(tensors: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] 
         before=before,
         after=[name for name in outside if name not in set(before)],
     )
+
+
+def stands_apart(name: str) -> bool:
+    """Whether a tensor belongs to a module of its own that predicts further tokens."""
+    return bool(_APART.search(name))
 
 
 def split_number(name: str) -> tuple[str, int | None, str | None]:
