@@ -6,11 +6,15 @@ from functools import cache
 from evomerge_contract.recipe import Filtered, Gradient, Scalar, Setting
 
 _IN_MEMORY = (
-    (re.compile(r"\.block_sparse_moe\.(?=(gate|experts)\.)"), ".mlp."),
+    (re.compile(r"\.block_sparse_moe\.(?=(gate|experts|e_score_correction_bias)\b)"), ".mlp."),
+    (re.compile(r"\.mlp\.router\.gate\."), ".mlp.gate."),  # HY 3
+    (re.compile(r"\.mixer\.experts\.\d+\.up_proj\.weight$"), ".mixer.experts.up_proj"),  # Nemotron-H has no gate_proj
     (re.compile(r"\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"), ".experts.gate_up_proj"),
     (re.compile(r"\.experts\.\d+\.(w2|down_proj)\.weight$"), ".experts.down_proj"),
 )
 """One after the other, what tensors of experts, as they are published, are called where they are fused."""
+_ROUTER = re.compile(r"\.block_sparse_moe\.gate\.weight$")
+"""Mixtral's router and that of Phi-3.5-MoE, which is called otherwise in memory: by its name alone it is either."""
 
 
 def value_for(setting: Setting, tensor: str) -> Scalar | Gradient | None:
@@ -30,8 +34,8 @@ def _matches(wanted: str | None, tensor: str) -> bool:
 
 @cache
 def names(tensor: str) -> tuple[str, ...]:
-    """The name of a tensor in its file and, if it has another there, in memory: that is the one mergekit may have."""
+    """The name of a tensor in its file and, if it may have others there, in memory: those mergekit may have."""
     fused = tensor
     for pattern, name in _IN_MEMORY:
         fused = pattern.sub(name, fused)
-    return (tensor,) if fused == tensor else (tensor, fused)
+    return tuple(dict.fromkeys((tensor, fused, _ROUTER.sub(".mlp.router.weight", tensor))))

@@ -20,23 +20,27 @@ LAYOUT = Layout(
     after=["lm_head.weight"],
 )
 IN_MEMORY = {
-    "block_sparse_moe.gate.weight": "mlp.gate.weight",
-    "block_sparse_moe.experts.7.w1.weight": "mlp.experts.gate_up_proj",
-    "block_sparse_moe.experts.7.w2.weight": "mlp.experts.down_proj",
-    "mlp.experts.120.up_proj.weight": "mlp.experts.gate_up_proj",
-    "feed_forward.experts.0.w3.weight": "feed_forward.experts.gate_up_proj",
-    "feed_forward.experts.0.down_proj.weight": "feed_forward.experts.down_proj",
-    "mlp.shared_experts.down_proj.weight": None,
-    "mlp.experts.down_proj": None,
-    "block_sparse_moe.input_linear.weight": None,
-    "mlp.down_proj.weight": None,
+    "block_sparse_moe.gate.weight": ["mlp.gate.weight", "mlp.router.weight"],
+    "block_sparse_moe.e_score_correction_bias": ["mlp.e_score_correction_bias"],
+    "block_sparse_moe.experts.7.w1.weight": ["mlp.experts.gate_up_proj"],
+    "block_sparse_moe.experts.7.w2.weight": ["mlp.experts.down_proj"],
+    "mlp.experts.120.up_proj.weight": ["mlp.experts.gate_up_proj"],
+    "mlp.router.gate.weight": ["mlp.gate.weight"],
+    "mixer.experts.5.up_proj.weight": ["mixer.experts.up_proj"],
+    "mixer.experts.5.down_proj.weight": ["mixer.experts.down_proj"],
+    "feed_forward.experts.0.w3.weight": ["feed_forward.experts.gate_up_proj"],
+    "feed_forward.experts.0.down_proj.weight": ["feed_forward.experts.down_proj"],
+    "mlp.shared_experts.down_proj.weight": [],
+    "mlp.experts.down_proj": [],
+    "block_sparse_moe.input_linear.weight": [],
+    "mlp.down_proj.weight": [],
 }
 
 
 @pytest.mark.parametrize("tensor", IN_MEMORY)
 def test_an_expert_has_its_fused_name_too(tensor: str) -> None:
-    fused = IN_MEMORY[tensor]
-    assert names(f"model.layers.3.{tensor}") == tuple(f"model.layers.3.{t}" for t in (tensor, fused) if t)
+    expected = [tensor, *IN_MEMORY[tensor]]
+    assert names(f"model.layers.3.{tensor}") == tuple(f"model.layers.3.{name}" for name in expected)
 
 
 @given(st.lists(st.sampled_from(["x", "y", "z"]), min_size=5, max_size=5))
