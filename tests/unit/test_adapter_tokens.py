@@ -116,3 +116,22 @@ def test_an_adapter_of_the_models_own_tokens_is_the_one_it_was(tiny: Tiny, tmp_p
     before = content_digest(adapted(model, lora, tmp_path).folder, code=False)
     write_tokenizer(lora, MORE)
     assert content_digest(adapted(model, lora, tmp_path).folder, code=False) == before
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_tokens_for_which_the_model_has_rows_to_spare_are_the_adapters_too(
+    tiny: Tiny, tmp_path: Path, whole: bool
+) -> None:
+    """Padded embeddings, as Qwen's: nothing is resized, and the tokens are known to the adapter's tokenizer alone."""
+    model = tiny(seed=1, vocab_size=len(MORE))
+    opened = Checkpoint.open(model, "a")
+    assert len(load_tokenizer(opened, trust_remote_code=False)) < len(MORE) == opened.config["vocab_size"]
+    lora = adapter(tmp_path / "lora", opened, *((EMBEDDINGS,) if whole else ()))
+    made = adapted(model, lora, tmp_path)
+    assert load_tokenizer(made, trust_remote_code=False).get_vocab()["<|im_end|>"] == len(MORE) - 1
+    (tmp_path / "outlines").mkdir()
+    store = Outline(Store(Storage(), tmp_path / "cache"), tmp_path / "outlines")
+    seen = source_folder(Source(name="a", uri=model.as_uri(), adapter=lora.as_uri()), store, code=False)
+    assert (
+        load_tokenizer(Checkpoint.open(seen, "a"), trust_remote_code=False).get_vocab()["<|im_end|>"] == len(MORE) - 1
+    )

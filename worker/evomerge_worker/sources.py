@@ -3,9 +3,9 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from evomerge_worker.shards.adapter import Adapter, Change
 from evomerge_worker.shards.config_parts import token_rows
 from evomerge_worker.shards.tied import held_heads
+from evomerge_worker.shards.tokenizer import vocabulary_in
 from evomerge_worker.store import Store
 from evomerge_worker.store.cache import Arrived, cached_folder
 from evomerge_worker.store.companions import MADE_OF, companions, copy_files, of_tokenizer, settings
@@ -43,7 +44,7 @@ def source_folder(source: Source, store: Store, *, code: bool) -> Path:
     if source.adapter is None:
         return pinned_model(source, store, code=code)
     parts = cache(lambda: _fetched(source, store))
-    if not store.has_weights and not parts().model.made:
+    if not store.has_weights and not parts().brings_tokens:
         return parts().model.folder
     if not store.has_weights:  # its tokens are to be seen, and they are the adapter's
         return source_folder(source, Store(store.storage, store.cache, trust_remote_code=code), code=code)
@@ -79,9 +80,26 @@ class _Parts:
     @property
     def tokenizer(self) -> list[str]:
         """The files of the adapter's tokenizer, where it brings tokens."""
-        if not self.model.made:
-            return []
+        return self._tokenizer_beside if self.brings_tokens else []
+
+    @cached_property
+    def _tokenizer_beside(self) -> list[str]:
+        """The files of a tokenizer in the adapter's folder: trainers leave one there, mostly the model's own."""
         return [path.name for path in settings(self.adapter.folder, code=False) if of_tokenizer(path.name)]
+
+    @cached_property
+    def brings_tokens(self) -> bool:
+        """Whether the adapter brings rows for tokens, or a tokenizer with tokens for which the model has rows to spare.
+
+        A tokenizer that cannot be read brings none.
+        """
+        if self.model.made or not self._tokenizer_beside:
+            return bool(self.model.made)
+        with suppress(Exception):  # whatever the tokenizer's class finds wrong with files that nobody may need
+            ours, theirs = (vocabulary_in(folder) for folder in (self.model.folder, self.adapter.folder))
+            further = [number for token, number in theirs.items() if token not in ours]
+            return bool(further) and max(further) < (token_rows(self.model.config) or 0)
+        return False
 
     @property
     def bytes(self) -> int:
