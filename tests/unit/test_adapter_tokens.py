@@ -116,3 +116,26 @@ def test_an_adapter_of_the_models_own_tokens_is_the_one_it_was(tiny: Tiny, tmp_p
     before = content_digest(adapted(model, lora, tmp_path).folder, code=False)
     write_tokenizer(lora, MORE)
     assert content_digest(adapted(model, lora, tmp_path).folder, code=False) == before
+
+
+@pytest.mark.parametrize("tables", [(EMBEDDINGS, HEAD), ()], ids=["saved whole", "left as they are"])
+def test_tokens_in_rows_that_were_padding_come_with_the_adapters_tokenizer(
+    tiny: Tiny, tmp_path: Path, tables: tuple[str, ...]
+) -> None:
+    model = tiny(seed=1, vocab_size=len(MORE))
+    lora = adapter(tmp_path / "lora", Checkpoint.open(model, "a"), *tables)
+    made = adapted(model, lora, tmp_path)
+    assert made.config["vocab_size"] == len(MORE)
+    assert load_tokenizer(made, trust_remote_code=False).get_vocab()["<|im_end|>"] == len(MORE) - 1
+    (tmp_path / "outlines").mkdir()
+    store = Outline(Store(Storage(), tmp_path / "cache"), tmp_path / "outlines")
+    source = Source(name="a", uri=model.as_uri(), adapter=lora.as_uri())
+    seen = Checkpoint.open(source_folder(source, store, code=False), "a")
+    assert "<|im_end|>" in load_tokenizer(seen, trust_remote_code=False).get_vocab()
+
+
+def test_a_chat_template_alone_beside_an_adapter_is_no_tokenizer(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny(seed=1, vocab_size=len(MORE))
+    lora = adapter(tmp_path / "lora", Checkpoint.open(model, "a"), tokenizer=False)
+    (lora / "chat_template.jinja").write_text("{{ messages }}")
+    assert "<|im_end|>" not in load_tokenizer(adapted(model, lora, tmp_path), trust_remote_code=False).get_vocab()
