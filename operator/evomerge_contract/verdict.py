@@ -75,11 +75,16 @@ def _headline(conclusion: ConcludeResult, rivals: list[ScoreRow], unbeaten: tupl
         ahead = f"The winner is ahead of {source}, but not beyond chance."
         return ahead if conclusion.lead > 0 else f"Nothing beat {source}."
     if unbeaten:
-        names, need = listing([f"the {name}" for name in unbeaten]), "needs" if len(unbeaten) == 1 else "need"
+        names, need = listing([_called(name) for name in unbeaten]), "needs" if len(unbeaten) == 1 else "need"
         return f"The winner beats {source}, but is not shown to beat {names}, which {need} no search."
     if conclusion.within_luck:
         return f"The winner beats {source}, but by less than its scores spread over mask seeds."
-    return f"The winner beats {listing([source, *(f'the {row.name}' for row in rivals)])}."
+    return f"The winner beats {listing([source, *(_called(row.name) for row in rivals)])}."
+
+
+def _called(baseline: str) -> str:
+    """A baseline in a sentence: the plain average, the default DARE-TIES, but task arithmetic."""
+    return f"the {baseline}" if baseline.startswith(("plain ", "default ")) else baseline
 
 
 def _figures(conclusion: ConcludeResult) -> str:

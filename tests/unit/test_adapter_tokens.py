@@ -118,20 +118,24 @@ def test_an_adapter_of_the_models_own_tokens_is_the_one_it_was(tiny: Tiny, tmp_p
     assert content_digest(adapted(model, lora, tmp_path).folder, code=False) == before
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_tokens_for_which_the_model_has_rows_to_spare_are_the_adapters_too(
-    tiny: Tiny, tmp_path: Path, whole: bool
+@pytest.mark.parametrize("tables", [(EMBEDDINGS, HEAD), ()], ids=["saved whole", "left as they are"])
+def test_tokens_in_rows_that_were_padding_come_with_the_adapters_tokenizer(
+    tiny: Tiny, tmp_path: Path, tables: tuple[str, ...]
 ) -> None:
-    """Padded embeddings, as Qwen's: nothing is resized, and the tokens are known to the adapter's tokenizer alone."""
     model = tiny(seed=1, vocab_size=len(MORE))
-    opened = Checkpoint.open(model, "a")
-    assert len(load_tokenizer(opened, trust_remote_code=False)) < len(MORE) == opened.config["vocab_size"]
-    lora = adapter(tmp_path / "lora", opened, *((EMBEDDINGS,) if whole else ()))
+    lora = adapter(tmp_path / "lora", Checkpoint.open(model, "a"), *tables)
     made = adapted(model, lora, tmp_path)
+    assert made.config["vocab_size"] == len(MORE)
     assert load_tokenizer(made, trust_remote_code=False).get_vocab()["<|im_end|>"] == len(MORE) - 1
     (tmp_path / "outlines").mkdir()
     store = Outline(Store(Storage(), tmp_path / "cache"), tmp_path / "outlines")
-    seen = source_folder(Source(name="a", uri=model.as_uri(), adapter=lora.as_uri()), store, code=False)
-    assert (
-        load_tokenizer(Checkpoint.open(seen, "a"), trust_remote_code=False).get_vocab()["<|im_end|>"] == len(MORE) - 1
-    )
+    source = Source(name="a", uri=model.as_uri(), adapter=lora.as_uri())
+    seen = Checkpoint.open(source_folder(source, store, code=False), "a")
+    assert "<|im_end|>" in load_tokenizer(seen, trust_remote_code=False).get_vocab()
+
+
+def test_a_chat_template_alone_beside_an_adapter_is_no_tokenizer(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny(seed=1, vocab_size=len(MORE))
+    lora = adapter(tmp_path / "lora", Checkpoint.open(model, "a"), tokenizer=False)
+    (lora / "chat_template.jinja").write_text("{{ messages }}")
+    assert "<|im_end|>" not in load_tokenizer(adapted(model, lora, tmp_path), trust_remote_code=False).get_vocab()

@@ -35,6 +35,21 @@ def rope(kind: str = "default", theta: float = 10000.0, **values: Any) -> Config
 
 
 @pytest.mark.parametrize(
+    ("config", "other", "field"),
+    [
+        (LLAMA | {"hidden_size": 128}, LLAMA, "hidden_size is 128, but 64"),
+        (LLAMA | {"num_attention_heads": 2}, LLAMA, "num_attention_heads is 2, but 4"),
+        (LLAMA | {"head_dim": 32}, LLAMA, "head_dim is 32, but 16"),
+    ],
+)
+def test_a_size_that_follows_from_others_is_not_told_beside_them(
+    config: Config, other: Config, field: str, tmp_path: Path
+) -> None:
+    (sentence,) = told(config, other, tmp_path)
+    assert sentence.startswith(field)
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
         (LLAMA | {"rope_theta": 5e5, "rope_scaling": None}, LLAMA | rope(theta=500000)),

@@ -202,7 +202,7 @@ EXPECTED = [
     ("models.fp8", r"is quantised \(quant_method fp8 .* F8_E4M3 .*; use its unquantised weights"),
     ("models.awq", r"is quantised: tensor .*qweight .*; use its unquantised weights"),
     ("models.gptq", r"is quantised \(quant_method gptq .*; use its unquantised weights"),
-    ("models.gptq", r"rms_norm_eps is 0\.1, but 1e-06 in a; leave gptq or a out"),
+    ("models.gptq", r"rms_norm_eps is 0\.1, but 1e-06 in a; say whose config .*, or leave gptq or a out"),
     ("models.gguf", r".* only as GGUF \(model\.gguf\)"),
     ("models.mistral", r"architecture \(model_type\) is mistral, but llama in a; leave mistral or a out"),
     (
@@ -210,7 +210,10 @@ EXPECTED = [
         r"has 3 layers, but a has 4; take as many of each by slices in a recipe, or leave shallow or a out",
     ),
     ("models.shallow", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave shallow or a out"),
-    ("models.theta", r"rope_parameters is .*500000.*, but .*10000.* in a; leave theta or a out"),
+    (
+        "models.theta",
+        r"rope_parameters is .*500000.*, but .*10000.* in a; say whose .*, or leave theta or a out",
+    ),
     (
         "models.theta",
         r"has tensor .*0\.self_attn\.k_proj\.bias.* 3 more tensors like it\); if it can .* theta or a out",
@@ -226,7 +229,7 @@ EXPECTED = [
     ("models.theta", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave theta or a out"),
     ("models.wide", r"tensor lm_head\.weight in model\.safetensors is of type F64; .*convert the model first"),
     ("models.wide", r"tensor lm_head\.weight has shape \[50, 32\], but \[96, 32\] in a; leave wide or a out"),
-    ("base", r'hidden_act is "gelu", but "silu" in a; leave base or a out'),
+    ("base", r'hidden_act is "gelu", but "silu" in a; say whose config .*, or leave base or a out'),
     ("spec.stages[0].parameterSpace.groups.patterns[1].regex", r'pattern heads: .*"self_atn" matches'),
     ("spec.stages[1].parameterSpace.groups.layers", r"5 is more blocks than the models have layers \(4\)"),
 ]

@@ -16,7 +16,7 @@ from evomerge_worker.standalone import merge
 from faults import Change, drop_up
 from prepare_tasks import Tiny, changed_config, changed_weights, mistakes_of
 
-WHOSE_CONFIG = ", or say whose config counts (in a manifest spec.configSource, in a recipe config_source)"
+WHOSE_CONFIG = "say whose config counts (in a manifest spec.configSource, in a recipe config_source), or "
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_config_that_means_something_else_is_told(
     folders = {"a": tiny(), "b": changed_config(tiny(), tmp_path / "b", **changes)}
     of_tensors = re.match("(num|head|hidden_size|intermediate|architecture)", message)
     way_out = "" if of_tensors else WHOSE_CONFIG
-    assert mistakes_of(folders, tmp_path) == [("models.b", f"{message}; leave b or a out{way_out}")]
+    assert mistakes_of(folders, tmp_path) == [("models.b", f"{message}; {way_out}leave b or a out")]
 
 
 def test_a_config_that_counts_other_rows_than_there_are_is_told(tiny: Tiny, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_sliding_window_that_differs_is_told(tiny: Tiny, tmp_path: Path) -> No
     a = tiny("mistral", sliding_window=32)
     folders = {"a": a, "b": changed_config(a, tmp_path / "b", sliding_window=16)}
     assert mistakes_of(folders, tmp_path) == [
-        ("models.b", f"sliding_window is 16, but 32 in a; leave b or a out{WHOSE_CONFIG}")
+        ("models.b", f"sliding_window is 16, but 32 in a; {WHOSE_CONFIG}leave b or a out")
     ]
 
 
@@ -114,7 +114,7 @@ def test_a_switch_that_only_one_family_has_is_compared(
     """The same weights would merge without a word, into a model that computes with them as neither did."""
     a, b = tiny(like, **config), changed_config(tiny(like, seed=1, **config), tmp_path / "b", **changes)
     assert mistakes_of({"a": a, "b": tiny(like, seed=1, **config)}, tmp_path) == []
-    assert mistakes_of({"a": a, "b": b}, tmp_path) == [("models.b", f"{message}; leave b or a out{WHOSE_CONFIG}")]
+    assert mistakes_of({"a": a, "b": b}, tmp_path) == [("models.b", f"{message}; {WHOSE_CONFIG}leave b or a out")]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_config_that_means_the_same_is_not_told(changes: dict[str, Any], tiny:
 def test_the_base_must_fit_too(tiny: Tiny, tmp_path: Path) -> None:
     folders = {"base": changed_config(tiny(), tmp_path / "base", rms_norm_eps=0.1), "a": tiny(), "b": tiny(seed=1)}
     assert mistakes_of(folders, tmp_path) == [
-        ("base", f"rms_norm_eps is 0.1, but 1e-06 in a; leave base or a out{WHOSE_CONFIG}")
+        ("base", f"rms_norm_eps is 0.1, but 1e-06 in a; {WHOSE_CONFIG}leave base or a out")
     ]
 
 
@@ -148,6 +148,19 @@ def test_another_depth_is_one_mistake(tiny: Tiny, tmp_path: Path) -> None:
     assert mistakes_of(folders, tmp_path) == [
         ("models.b", "has 3 layers, but a has 4; take as many of each by slices in a recipe, or leave b or a out")
     ]
+
+
+def test_of_another_depth_and_padding_only_the_depth_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    """Merging sees to rows of tokens."""
+    folders = {"a": tiny(), "b": tiny(num_hidden_layers=3, vocab_size=104)}
+    ((_, message),) = mistakes_of(folders, tmp_path)
+    assert message.startswith("has 3 layers, but a has 4; take as many of each by slices")
+
+
+def test_layers_of_other_kinds_are_one_mistake_with_the_slices_that_mend_it(tiny: Tiny, tmp_path: Path) -> None:
+    folders = {"a": tiny("deepseek_v3"), "b": tiny("deepseek_v3", first_k_dense_replace=2)}
+    words = "bring layers of one kind together by slices in a recipe, or leave b or a out"
+    assert mistakes_of(folders, tmp_path) == [("models.b", f"first_k_dense_replace is 2, but 1 in a; {words}")]
 
 
 def test_tensors_that_are_missing_or_too_many_are_named(tiny: Tiny, tmp_path: Path) -> None:

@@ -146,6 +146,54 @@ def test_a_recipe_reads_in_mergekit_as_it_was_written() -> None:
             "recipe.parameters.weight[0].fitler",
             "is not a key that is known here; did you mean filter?",
         ),
+        *(
+            (
+                {"models": [{"model": "a", key: "x"}]},
+                f"recipe.models[0].{key}",
+                f'is a part of the model\'s name; write "model: a{mark}x"; mergekit would pass over it here',
+            )
+            for key, mark in [("lora", "+"), ("adapter", "+"), ("revision", "@")]
+        ),
+        *(
+            (keys, f"recipe.{key}", f"is not a key that is known here; did you mean {near}?")
+            for keys, key, near in [
+                ({"base": "a"}, "base", "base_model"),
+                ({"modles": [{"model": "a"}]}, "modles", "models"),
+                ({"Base-Model": "a"}, "Base-Model", "base_model"),
+                ({"params": {"weight": 1}}, "params", "parameters"),
+                ({"method": "ties"}, "method", "merge_method"),
+                ({"layers": [{"sources": [{"model": "a", "layer_range": [0, 1]}]}]}, "layers", "slices"),
+                ({"models": [{"model": "a"}], "layers": [0, 4]}, "layers", "slices"),
+                ({"models": [{"path": "a"}]}, "models[0].path", "model"),
+                ({"models": [{"model": "a", "params": {"weight": 1}}]}, "models[0].params", "parameters"),
+                (
+                    {"slices": [{"sources": [{"model": "a", "layers": [0, 1]}]}]},
+                    "slices[0].sources[0].layers",
+                    "layer_range",
+                ),
+                (
+                    {"slices": [{"source": [{"model": "a", "layer_range": [0, 1]}]}]},
+                    "slices[0].source",
+                    "sources",
+                ),
+                ({"parameters": {"weight": [{"filter": "mlp", "valu": 1}]}}, "parameters.weight[0].valu", "value"),
+            ]
+        ),
+        (
+            {"models": [{"model": "a", "layers": [0, 4]}]},
+            "recipe.models[0].layers",
+            "is not a key that is known here; did you mean layer_range? That belongs to slices[].sources[]; to merge",
+        ),
+        *(
+            ({"dtype": given}, "recipe.dtype", f'"{given}" is not known; did you mean {near}?')
+            for given, near in [
+                ("bf16", "bfloat16"),
+                ("fp16", "float16"),
+                ("fp32", "float32"),
+                ("BFloat16", "bfloat16"),
+                ("flaot32", "float32"),
+            ]
+        ),
         ({"pad_to_multiple_of": 64}, "recipe.pad_to_multiple_of", "belongs to tokenizer; mergekit would pass over it"),
         (
             {"models": [{"model": "a", "merge_method": "slerp"}]},
@@ -395,6 +443,29 @@ def test_a_key_that_only_holds_what_others_use_is_never_taken_for_a_slip(tmp_pat
     assert [p.path for p in warnings] == ["recipe.model"]
     assert [(p.path, p.message) for p in problems] == [
         ("recipe.models1", "is not a key that is known here; did you mean models?")
+    ]
+
+
+def test_a_misspelt_key_is_read_as_what_it_was_meant_to_be() -> None:
+    """It does not also count as missing, and what stands below it is looked at."""
+    document = {"method": "Linear", "modles": [{"path": "a", "wieght": 1}, {"model": "b", "params": {"wieght": 1}}]}
+    recipe, problems, _ = parse_recipe(document)
+    assert recipe is not None
+    assert recipe.named_models == ["a", "b"]
+    assert [one.parameters for one in recipe.models or []] == [{"weight": 1.0}, {"weight": 1.0}]
+    assert [p.path for p in problems] == [
+        "recipe.method",
+        "recipe.modles",
+        "recipe.models[0].path",
+        "recipe.models[0].wieght",
+        "recipe.models[1].params",
+        "recipe.models[1].parameters.wieght",
+    ]
+
+
+def test_a_model_without_an_adapter_or_revision_may_say_so() -> None:
+    assert [path for path, _ in _warnings(LINEAR | {"models": [{"model": "a", "revision": None}]})] == [
+        "recipe.models[0].revision"
     ]
 
 

@@ -198,6 +198,15 @@ def test_run_whose_candidates_all_failed() -> None:
     assert "Nothing yet." in page.text
 
 
+def test_a_baseline_has_the_role_that_it_says_and_else_that_of_its_name() -> None:
+    run = finished_run(manifest(parameter_space=DARE_TIES))
+    for role in ("default", None):
+        said = [c.model_copy(update={"role": role}) for c in run.baselines]
+        page = Page(render(run.model_copy(update={"baselines": said})))
+        drawn = {attrs["class"] for tag, attrs in page.elements if tag == "line" and "line " in str(attrs.get("class"))}
+        assert ("line source" in drawn) == (role is None)
+
+
 def test_run_without_any_score() -> None:
     """Neither a candidate nor a baseline has a score: the page stands without its chart."""
     run = finished_run(manifest(), fail_every=1, done=3)

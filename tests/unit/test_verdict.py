@@ -16,6 +16,7 @@ from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.local.terminal import Terminal
 from evomerge_operator.services.decide import Wait
 from evomerge_operator.services.standing import status_of
+from evomerge_operator.spaces.baselines import DEFAULT_DARE_TIES, TASK_ARITHMETIC
 from kube_documents import NOW, evomerge, known_of
 
 WON = ending((0.1, 0.2), average=(0.05, 0.1))
@@ -54,6 +55,15 @@ def test_the_headline_claims_what_the_intervals_allow_and_no_more(
 ) -> None:
     verdict = verdict_of(end)
     assert (verdict.finding, verdict.headline) == (finding, headline)
+
+
+def test_a_headline_names_the_baselines_as_one_speaks_of_them() -> None:
+    end = ending((0.1, 0.2), average=(0.05, 0.1))
+    average = next(row for row in end.test if row.role == "average")
+    others = [average.model_copy(update={"name": n, "role": "default"}) for n in (TASK_ARITHMETIC, DEFAULT_DARE_TIES)]
+    assert verdict_of(end.model_copy(update={"test": [*end.test, *others]})).headline == (
+        "The winner beats the best source (reader), the plain average, task arithmetic and the default DARE-TIES."
+    )
 
 
 def test_the_figures_name_both_scores_and_their_difference_with_intervals() -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Set
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -12,8 +12,9 @@ from pydantic_core import ErrorDetails
 
 from evomerge_contract.foreign import foreign
 from evomerge_contract.methods import METHODS
-from evomerge_contract.recipe import Recipe
+from evomerge_contract.recipe import DTypeName, Recipe
 from evomerge_contract.report import Problem
+from evomerge_contract.spelling import nearest
 from evomerge_contract.yaml_document import DocumentError, read_document
 from evomerge_worker.errors import InputError
 from evomerge_worker.recipe_forms import unwrapped
@@ -44,6 +45,18 @@ _WRITE = {
     "tokenizer": 'write "tokenizer_source: {}", or "source: {}" below tokenizer',
 }
 """How what stands under a key is written; {} is the text that stands there instead."""
+_DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "f32": "float32",
+    "float": "float32",
+}
+"""Other names for the types of numbers."""
+_NOT_DONE = ("float64", "int64")
+"""mergekit's other types: no slips."""
 _LONGEST = 60
 
 
@@ -189,7 +202,9 @@ def _message(error: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         return "is not a key that is known here"
     if kind == "literal_error":
-        return f"{_shown(given)} is not known; allowed: {error.get('ctx', {}).get('expected')}"
+        near = _dtype(given) if loc[-1] in ("dtype", "out_dtype") else None
+        allowed = f"allowed: {error.get('ctx', {}).get('expected')}"
+        return f"{_shown(given)} is not known; {f'did you mean {near}?' if near else allowed}"
     if kind == "string_type":
         return _no_text(given, loc[-1])
     if kind in ("list_type", "dict_type", "model_type", "too_short"):
@@ -198,6 +213,15 @@ def _message(error: ErrorDetails) -> str:
         return f"{_shown(given)} is not a whole number of 1 or more"
     message = f"{error['msg'][0].lower()}{error['msg'][1:]}"
     return message if kind == "unsupported" else f"{message}, not {_shown(given)}"
+
+
+def _dtype(given: Any) -> str | None:
+    """The dtype that was meant by one that is not known."""
+    if not isinstance(given, str):
+        return None
+    near = nearest(given, [*_DTYPES, *get_args(DTypeName), *_NOT_DONE])
+    meant = _DTYPES.get(str(near), near)
+    return None if meant in _NOT_DONE else meant
 
 
 def _no_text(given: Any, key: int | str) -> str:

@@ -1,10 +1,10 @@
 """The keys of a published recipe that mergekit does not read.
 
 mergekit passes over every key that it does not know. So does `evomerge merge`, with a warning, unless the key looks
-like a slip: one that is nearly a key that means something, or that means something in another place.
+like a slip: one that is nearly a key that means something, another word for one, or that means something in another
+place.
 """
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Set
 from copy import deepcopy
 from typing import Any
@@ -12,9 +12,7 @@ from typing import Any
 from evomerge_contract.methods import METHODS, Method
 from evomerge_contract.recipe import Filtered, Recipe, RecipeModel, Slice, SliceSource, TokenizerSettings
 from evomerge_contract.report import Problem
-
-_NEAR = 0.8
-"""How alike two words must be, by difflib's ratio, for one to be a misspelling of the other."""
+from evomerge_contract.spelling import nearest
 
 _PASSED_OVER = "is passed over, as mergekit does: "
 _FILTER = "a value in parameters"
@@ -31,6 +29,23 @@ _LEVELS: Mapping[str, Collection[str]] = {
 """The keys that mean something, by where they stand."""
 _PARTS = {"models": "models[]", "slices": "slices[]", "sources": "slices[].sources[]"}
 """Where the parts stand that are listed under a key."""
+_OTHER_WORDS: Mapping[str, Collection[str]] = {
+    "base": ("base_model",),
+    "layers": ("slices", "layer_range"),
+    "method": ("merge_method",),
+    "params": ("parameters",),
+    "path": ("model",),
+    "range": ("layer_range",),
+    "source": ("sources",),
+    "template": ("chat_template",),
+    "torch_dtype": ("dtype",),
+    "val": ("value",),
+}
+"""Other words for keys, each with those that it may stand for."""
+_IN_THE_NAME = {"lora": "+", "adapter": "+", "revision": "@"}
+"""What is a part of a model's name, with what stands before it there."""
+_STACKS = {"models", "slices", "modules"}
+"""Of these a recipe has one."""
 _NO_PARAMETER = {"int8_mask"}
 """Parameters that change no result: mergekit's for how it computes."""
 _READ_BUT_UNUSED = {"residual_weight"}
@@ -48,7 +63,8 @@ class Keys:
         self._passed: dict[tuple[str, str], list[str]] = {}  # the places of each key that is passed over, with why
         self._nothing: list[tuple[dict[Any, Any], str]] = []  # what is taken out in the end: an alias repeats places
         self._meant: list[tuple[dict[Any, Any], str, Any]] = []  # what is put in, or it would also count as missing
-        self._method_name = str(document.get("merge_method"))
+        given = str(document.get("merge_method", document.get("method")))
+        self._method_name = nearest(given, METHODS) or given
         self._method = METHODS.get(self._method_name)
         self._outer = document.get("parameters")
         self._walk(self.document, "the recipe itself", "recipe", lent)
@@ -71,6 +87,7 @@ class Keys:
         known = _LEVELS[level]
         for key in [key for key in part if isinstance(key, str) and key not in known]:
             self._judge(part, key, level, f"{path}.{key}", helper=key in lent)
+        part = {key: value for holder, key, value in self._meant if holder is part} | part
         for key, below in _PARTS.items():
             for index, one in _mappings(part.get(key) if key in known else None):
                 self._walk(one, below, f"{path}.{key}[{index}]")
@@ -90,18 +107,31 @@ class Keys:
             self._pass(key, path, "it reads the key and does nothing with it")
         elif helper or self._without_effect(key, part[key]):
             self._pass(key, path, "a recipe has no such key there")
+        elif key in _IN_THE_NAME and part[key]:
+            name = f"{part.get('model', 'NAME')}{_IN_THE_NAME[key]}{part[key]}"
+            self._add(path, f'is a part of the model\'s name; write "model: {name}"; mergekit would pass over it here')
+        elif near := _meant(key, level):
+            self._misspelt(part, key, near, path)
         elif key in self._known() and "parameters" in _LEVELS[level]:
             self._mean(part, key, part[key])
             self._add(path, "belongs to parameters, one level further down; mergekit would pass over it here")
         elif belongs := _place(key):
             self._add(path, f"belongs to {belongs}; mergekit would pass over it here")
-        elif near := _nearest(key, _LEVELS[level]):
-            self._add(path, f"is not a key that is known here; did you mean {near}?")
-        elif "parameters" in _LEVELS[level] and (near := _nearest(key, self._known())):
+        elif near := nearest(key, _LEVELS[level]):
+            self._misspelt(part, key, near, path)
+        elif other := next(iter(_OTHER_WORDS.get(key.lower(), ())[-1:]), None):
+            self._add(path, f"is not a key that is known here; did you mean {other}? That belongs to {_place(other)}")
+        elif "parameters" in _LEVELS[level] and (near := nearest(key, self._known())):
             self._mean(part, near, part[key])
             self._add(path, f"is not a key that is known here; did you mean {near}, below parameters?")
         else:
             self._pass(key, path, "a recipe has no such key there")
+
+    def _misspelt(self, part: dict[Any, Any], key: str, near: str, path: str) -> None:
+        """Say what `key` should have been called, and take it for that: it does not also count as missing."""
+        if near not in _STACKS or not part.keys() & _STACKS:
+            self._meant.append((part, near, part[key]))
+        self._add(path, f"is not a key that is known here; did you mean {near}?")
 
     def _mean(self, part: dict[Any, Any], name: str, value: Any) -> None:
         """Take a value that stands in `part` itself for that of the parameter `name` of it."""
@@ -129,7 +159,7 @@ class Keys:
         self._nothing.append((settings, name))
         if name in _RECIPE:
             self._add(path, "belongs to the recipe itself, outside parameters; mergekit would pass over it here")
-        elif name not in _anywhere() and (near := _nearest(name, self._known())):
+        elif name not in _anywhere() and (near := nearest(name, self._known())):
             self._meant.append((settings, near, settings[name]))
             self._add(path, f"is not a parameter of {self._method_name}; did you mean {near}?")
         else:
@@ -160,6 +190,11 @@ class Keys:
         self._passed.setdefault((key, _PASSED_OVER + why), []).append(path)
 
 
+def _meant(key: str, level: str) -> str | None:
+    """The key of a level that `key` is another word for."""
+    return next((name for name in _OTHER_WORDS.get(key.lower(), ()) if name in _LEVELS[level]), None)
+
+
 def _place(key: str) -> str | None:
     """Where a key means something; None if nowhere."""
     if key == "layer_range":
@@ -174,10 +209,6 @@ def _parameters_of(method: Method) -> Set[str]:
 def _anywhere() -> Set[str]:
     """The parameters of all methods."""
     return {name for method in METHODS.values() for name in _parameters_of(method)}
-
-
-def _nearest(word: str, known: Collection[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=_NEAR)), None)
 
 
 def _mappings(parts: object) -> Iterator[tuple[int, dict[Any, Any]]]:

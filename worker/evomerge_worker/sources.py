@@ -3,9 +3,9 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
-from functools import cache, cached_property
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from torch import Tensor
@@ -13,14 +13,15 @@ from torch import Tensor
 from evomerge_contract.base import digest_of
 from evomerge_contract.task import Source
 from evomerge_worker.errors import InputError, StorageError, where_of
+from evomerge_worker.merge.tokens import rowed, tokens_of
 from evomerge_worker.shards import Checkpoint, Entry, write_checkpoint
 from evomerge_worker.shards.adapter import Adapter, Change
 from evomerge_worker.shards.config_parts import token_rows
 from evomerge_worker.shards.tied import held_heads
-from evomerge_worker.shards.tokenizer import vocabulary_in
+from evomerge_worker.shards.tokenizer import load_tokenizer
 from evomerge_worker.store import Store
 from evomerge_worker.store.cache import Arrived, cached_folder
-from evomerge_worker.store.companions import MADE_OF, companions, copy_files, of_tokenizer, settings
+from evomerge_worker.store.companions import MADE_OF, companions, copy_files, matches, of_tokenizer, settings
 from evomerge_worker.store.pinned import CHANGED, check_arrived, content_digest, once_right, pinned_model
 from evomerge_worker.store.stamp import sha256_of
 from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -28,6 +29,7 @@ from evomerge_worker.store.wanted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 _VERSION = 2  # of what is made: another number is another key in the cache
 _SHARD_BYTES = 1 << 30  # of the model that is written
 _BESIDES_WEIGHTS = 64 << 20  # bytes of tokenizer and code
+_WITH_TOKENS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")  # without one, it is no tokenizer
 
 
 def source_folder(source: Source, store: Store, *, code: bool) -> Path:
@@ -43,8 +45,8 @@ def source_folder(source: Source, store: Store, *, code: bool) -> Path:
     """
     if source.adapter is None:
         return pinned_model(source, store, code=code)
-    parts = cache(lambda: _fetched(source, store))
-    if not store.has_weights and not parts().brings_tokens:
+    parts = cache(lambda: _fetched(source, store, code))
+    if not store.has_weights and not parts().tokenizer:
         return parts().model.folder
     if not store.has_weights:  # its tokens are to be seen, and they are the adapter's
         return source_folder(source, Store(store.storage, store.cache, trust_remote_code=code), code=code)
@@ -64,10 +66,14 @@ def source_folder(source: Source, store: Store, *, code: bool) -> Path:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A model and an adapter that fits it: `changes` says what becomes of the model's tensors, by name."""
+    """A model and an adapter that fits it: `changes` says what becomes of the model's tensors, by name.
+
+    `tokenizer` are the files of the adapter's tokenizer, where it brings tokens.
+    """
 
     model: Checkpoint
     adapter: Adapter
+    tokenizer: Sequence[str]
     changes: Mapping[str, Change]
     left_out: Set[str]
 
@@ -76,30 +82,6 @@ class _Parts:
         names = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *self.tokenizer)
         files = {name: sha256_of(self.adapter.folder / name) for name in names}
         return {"model": content_digest(self.model.folder, code=code), "adapter": digest_of(files)}
-
-    @property
-    def tokenizer(self) -> list[str]:
-        """The files of the adapter's tokenizer, where it brings tokens."""
-        return self._tokenizer_beside if self.brings_tokens else []
-
-    @cached_property
-    def _tokenizer_beside(self) -> list[str]:
-        """The files of a tokenizer in the adapter's folder: trainers leave one there, mostly the model's own."""
-        return [path.name for path in settings(self.adapter.folder, code=False) if of_tokenizer(path.name)]
-
-    @cached_property
-    def brings_tokens(self) -> bool:
-        """Whether the adapter brings rows for tokens, or a tokenizer with tokens for which the model has rows to spare.
-
-        A tokenizer that cannot be read brings none.
-        """
-        if self.model.made or not self._tokenizer_beside:
-            return bool(self.model.made)
-        with suppress(Exception):  # whatever the tokenizer's class finds wrong with files that nobody may need
-            ours, theirs = (vocabulary_in(folder) for folder in (self.model.folder, self.adapter.folder))
-            further = [number for token, number in theirs.items() if token not in ours]
-            return bool(further) and max(further) < (token_rows(self.model.config) or 0)
-        return False
 
     @property
     def bytes(self) -> int:
@@ -129,7 +111,7 @@ class _Parts:
             yield name, self.adapter.applied(self.changes[name], weight) if name in self.changes else weight
 
 
-def _fetched(source: Source, store: Store) -> _Parts:
+def _fetched(source: Source, store: Store, code: bool) -> _Parts:
     """The model and the adapter of a source, brought here and checked against each other."""
     where = where_of(source.name)
     folder = store.model(source.uri, where=where)
@@ -137,8 +119,9 @@ def _fetched(source: Source, store: Store) -> _Parts:
     adapter = Adapter.open(store.adapter(source.adapter or "", where=where), where)
     model = adapter.resized(Checkpoint.open(folder, source.name))
     changes = adapter.changes(model, where)
-    parts = _Parts(model, adapter, changes, set())
-    if model.made and not parts.tokenizer:
+    tokenizer = _tokenizer(model, adapter, code)
+    parts = _Parts(model, adapter, tokenizer, changes, set())
+    if model.made and not tokenizer:
         message = (
             f"the adapter was trained with {token_rows(model.config)} rows of tokens, and no tokenizer is beside it"
         )
@@ -149,4 +132,16 @@ def _fetched(source: Source, store: Store) -> _Parts:
     heads = held_heads(model)  # left out, they stay tied to embeddings that change
     for embeddings in {name for head in heads for name in model.copies[head]} - heads:
         changes = adapter.tied(changes, embeddings, heads, where)
-    return _Parts(model, adapter, changes, heads)
+    return _Parts(model, adapter, tokenizer, changes, heads)
+
+
+def _tokenizer(model: Checkpoint, adapter: Adapter, code: bool) -> list[str]:
+    """The files of the adapter's tokenizer, if it brings tokens: `model` has been resized for them, or had the rows."""
+    files = [path.name for path in settings(adapter.folder, code=False) if of_tokenizer(path.name)]
+    if model.made or not any(matches(name, _WITH_TOKENS) for name in files):
+        return files if model.made else []
+    own, its = (
+        tokens_of(load_tokenizer(replace(model, folder=folder), trust_remote_code=code))
+        for folder in (model.folder, adapter.folder)
+    )
+    return files if rowed(its, token_rows(model.config)).items() - own.items() else []

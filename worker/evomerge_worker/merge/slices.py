@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from evomerge_contract.methods import METHODS, so_many_models
 from evomerge_contract.recipe import Parameters, Recipe, RecipeModel, Slice, SliceSource
+from evomerge_contract.spelling import nearest
 from evomerge_worker.merge.chat_template import template_mistake
 from evomerge_worker.merge.settings import mistakes
 
@@ -50,7 +51,9 @@ def spoken_mistakes(recipe: Recipe, sources: set[str]) -> _Mistakes:
     """What is wrong before any layer is counted, as (path, message). `sources` are the names that may be used."""
     if recipe.merge_method not in METHODS:
         known = ", ".join(sorted(METHODS))
-        yield "recipe.merge_method", f"{recipe.merge_method} is not a method this version has; it has {known}"
+        near = nearest(recipe.merge_method, METHODS)
+        meant = f"did you mean {near}?" if near else f"it has {known}"
+        yield "recipe.merge_method", f"{recipe.merge_method} is not a method this version has; {meant}"
     if (not recipe.models) == (not recipe.slices):
         yield "recipe", "give either models or slices"
     if message := template_mistake(recipe.chat_template or ""):

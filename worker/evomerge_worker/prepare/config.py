@@ -100,10 +100,14 @@ def unread_companions(folder: Path, where: str) -> list[Problem]:
 
 
 class Difference(NamedTuple):
-    """A field in which two configurations differ, in words; `of_tensors`: it says what the tensors are."""
+    """A field in which two configurations differ, in words.
+
+    `of_tensors`: it says what the tensors are. `of_layers`: it says so layer by layer, and other layers may be alike.
+    """
 
     sentence: str
     of_tensors: bool
+    of_layers: bool = False
 
 
 def differences(config: Any, other: Any, other_name: str, *, in_place: bool = True) -> Iterator[Difference]:
@@ -118,14 +122,21 @@ def differences(config: Any, other: Any, other_name: str, *, in_place: bool = Tr
     for field, ours, theirs in _differing(config, other, in_place):
         one, two = _shown_apart(ours, theirs)
         told = f"{field} is {one}, but {two} in {other_name}"
-        yield Difference(told, of_tensors=bool(_SIZE.fullmatch(field)))
+        yield Difference(told, of_tensors=_tells_tensors(field), of_layers=field in LEADING)
 
 
-def other_sizes(config: Any, other: Any) -> bool:
-    """Whether the tensors of both cannot have the same names and shapes: what differs in them follows from that."""
+def other_sizes(config: Any, other: Any, *, in_place: bool = True) -> bool:
+    """Whether the tensors of both cannot have the same names and shapes: what differs in them follows from that.
+
+    `in_place`: as for `differences`.
+    """
     if config.model_type != other.model_type:
         return True
-    return any(_SIZE.fullmatch(field) for field, *_ in _differing(config, other, True))
+    return any(_tells_tensors(field) for field, *_ in _differing(config, other, in_place))
+
+
+def _tells_tensors(field: str) -> bool:
+    return field in LEADING or bool(_SIZE.fullmatch(field))
 
 
 def _differing(config: Any, other: Any, in_place: bool) -> Iterator[tuple[str, object, object]]:
@@ -140,8 +151,22 @@ def _differing(config: Any, other: Any, in_place: bool) -> Iterator[tuple[str, o
             continue
         if field == "tie_word_embeddings" and not getattr(config, "is_encoder_decoder", False):
             continue  # what the head is, its tensors tell
-        if not _same(field, one, two):
+        if not (_same(field, one, two) or _follows(field, ours, theirs)):
             yield field, one, two
+
+
+def _follows(field: str, *settings: dict[str, object]) -> bool:
+    """Whether a size is in both what others make it, which differ: those have been told."""
+    if field == "head_dim":
+        return all(one.get(field) == _quotient(one) for one in settings)
+    heads = [one.get("num_attention_heads") for one in settings]
+    return field == "num_key_value_heads" and heads == [one.get(field) for one in settings]
+
+
+def _quotient(settings: dict[str, object]) -> int | None:
+    """The width of a head by that of the model and the number of heads."""
+    width, heads = settings.get("hidden_size"), settings.get("num_attention_heads")
+    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None
 
 
 def _same(field: str, one: object, two: object) -> bool:

@@ -17,7 +17,8 @@ from evomerge_worker.shards import Checkpoint
 from evomerge_worker.shards.config_parts import token_rows
 from evomerge_worker.shards.token_rows import row_tensors
 
-_CONFIG_SOURCE = "in a manifest spec.configSource, in a recipe config_source"
+_WHOSE_CONFIG = "say whose config counts (in a manifest spec.configSource, in a recipe config_source)"
+_BY_SLICES = "bring layers of one kind together by slices in a recipe, or "
 
 
 def check_fit(
@@ -51,10 +52,10 @@ def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool
         for found in differences(source.config, sources[0].config, sources[0].name, in_place=in_place):
             if one_config and not found.of_tensors:
                 continue
-            way_out = "" if found.of_tensors else f", or say whose config counts ({_CONFIG_SOURCE})"
-            message = f"{found.sentence}; {either_out(source.name, sources[0].name)}{way_out}"
+            way_out = _BY_SLICES if found.of_layers else "" if found.of_tensors else f"{_WHOSE_CONFIG}, or "
+            message = f"{found.sentence}; {way_out}{either_out(source.name, sources[0].name)}"
             mistakes.found.append(Problem(path=source.where, message=message))
-        if other_sizes(source.config, sources[0].config):
+        if other_sizes(source.config, sources[0].config, in_place=in_place):
             mistakes.strange.add(source.name)
 
 
@@ -109,7 +110,8 @@ def _of_one_size(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]
 def _misfits_of_common_layers(first: Checkpoint, other: Checkpoint) -> list[Problem]:
     """What does not fit besides the number of layers, which no plan gets past."""
     misfits = Misfits()
-    both = {first.name: first, other.name: other}
+    both = _of_one_size({first.name: first, other.name: other})
+    first, other = both[first.name], both[other.name]
     before, after = outside_tensors(first, [other], [other], misfits)
     pairs = [(name, name) for name in (*before, *after) if name in first]
     for layer in range(min(first.layout.layers, other.layout.layers)):

@@ -142,7 +142,9 @@ def _lines(baselines: list[Candidate], spec: EvoMergeSpec) -> list[Line]:
 
 
 def _role(baseline: Candidate, spec: EvoMergeSpec) -> str:
-    """A baseline's role, as far as its name and recipe tell."""
+    """A baseline's role; of a run that began before baselines said it, as far as name and recipe tell."""
+    if baseline.role is not None:
+        return baseline.role
     if baseline.name == BASE:
         return "base"
     if baseline.name in {m.name for m in spec.models}:

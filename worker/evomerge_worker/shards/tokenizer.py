@@ -1,7 +1,6 @@
 """A checkpoint's tokenizer, as transformers loads it."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from evomerge_worker.errors import InputError, where_of
@@ -29,17 +28,3 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
     if not isinstance(longest, int | float) or math.isnan(longest):
         raise InputError.at(where, f"model_max_length in tokenizer_config.json is {longest!r}, which is no number")
     return tokenizer
-
-
-def vocabulary_in(folder: Path) -> dict[str, int]:
-    """The tokens that the tokenizer in a folder knows, which may be an adapter's, with their numbers.
-
-    Raises:
-        Exception: whatever is wrong with its files.
-    """
-    from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
-
-    if (file := folder / "tokenizer.json").exists():
-        return dict(Tokenizer.from_file(str(file)).get_vocab())
-    return dict(AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab())
