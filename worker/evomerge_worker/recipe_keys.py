@@ -29,7 +29,7 @@ _LEVELS: Mapping[str, Collection[str]] = {
 """The keys that mean something, by where they stand."""
 _PARTS = {"models": "models[]", "slices": "slices[]", "sources": "slices[].sources[]"}
 """Where the parts stand that are listed under a key."""
-_OTHER_WORDS: Mapping[str, Collection[str]] = {
+_OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "base": ("base_model",),
     "layers": ("slices", "layer_range"),
     "method": ("merge_method",),
