@@ -2,7 +2,6 @@
 
 import copy
 from datetime import date
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails
 from evomerge_contract.foreign import foreign
 from evomerge_contract.manifest import Base, EvoMerge
 from evomerge_contract.report import Problem
+from evomerge_contract.spelling import nearest
 from evomerge_contract.yaml_document import DocumentError, read_document
 from evomerge_operator.errors import InputError
 from evomerge_operator.rules import broken_rules
@@ -158,8 +158,8 @@ def _message(error: ErrorDetails) -> str:
 def _unknown(loc: tuple[int | str, ...]) -> str:
     """What is said of a field that does not belong where it stands."""
     name, here = str(loc[-1]), _siblings(loc)
-    if near := get_close_matches(name, here, n=1, cutoff=0.8):
-        return f"is not a field that is known here; did you mean {near[0]}?"
+    if near := nearest(name, here):
+        return f"is not a field that is known here; did you mean {near}?"
     if places := [place for place, names in _holders(EvoMerge, "").items() if name in names]:
         return f"does not belong here, but to {' or '.join(places)}"
     return f"is not a field that is known here; allowed: {', '.join(here)}"

@@ -9,6 +9,7 @@ from evomerge_contract.methods import METHODS, SEARCHABLE, Method, any_of, so_ma
 from evomerge_contract.metrics import EVALUATORS, METRICS, metrics_of
 from evomerge_contract.recipe import UNION
 from evomerge_contract.report import Problem
+from evomerge_contract.spelling import nearest
 
 REST = "rest"
 """The group of the tensors that no pattern matches."""
@@ -111,7 +112,9 @@ def _space(path: str, space: ParameterSpace, spec: EvoMergeSpec) -> _Found:
     method = SEARCHABLE.get(space.method)
     if method is None:
         said = "has nothing to search, only a recipe can name it" if space.method in METHODS else "is not known"
-        yield f"{path}.method", f'"{space.method}" {said}; allowed: {", ".join(SEARCHABLE)}'
+        near = None if space.method in METHODS else nearest(space.method, SEARCHABLE)
+        meant = f"did you mean {near}?" if near else f"allowed: {', '.join(SEARCHABLE)}"
+        yield f"{path}.method", f'"{space.method}" {said}; {meant}'
         for name, parameter in space.parameters.items():
             yield from _bounds(f"{path}.parameters.{name}", parameter)
         return

@@ -156,6 +156,12 @@ MISTAKES: list[tuple[str, Change, str, str]] = [
         "spec.evaluation.objectives[0].jsonl.test",
         "disjoint",
     ),
+    (
+        "misspelt method",
+        change(f"{PS}.method", "dare-ties"),
+        f"{STAGE_PS}.method",
+        '"dare-ties" is not known; did you mean dare_ties?',
+    ),
     ("method", change(f"{PS}.method", "magic"), "spec.stages[0].parameterSpace.method", "allowed: linear, slerp"),
     (
         "no base",

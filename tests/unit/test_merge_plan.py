@@ -349,6 +349,14 @@ def test_a_density_makes_no_difference_to_task_arithmetic(sources: dict[str, Che
             "recipe.merge_method",
             "task_swapping is not a method this version has",
         ),
+        *(
+            (
+                {"merge_method": written, "models": _models(a=1)},
+                "recipe.merge_method",
+                f"{written} is not a method this version has; did you mean {near}?",
+            )
+            for written, near in [("Linear", "linear"), ("dare-ties", "dare_ties"), ("DARE_TIES", "dare_ties")]
+        ),
         ({}, "recipe", "give either models or slices"),
         ({"models": _models(a=1), "slices": [{"sources": [{"model": "a", "layer_range": [0, 4]}]}]}, "recipe", "give"),
         ({"models": [{"model": "a"}]}, "recipe.weight[a]", "linear needs a weight for a"),
