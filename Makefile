@@ -38,7 +38,7 @@ test-unit: $(VENV)/.ready-dev
 # The tests of contract and operator, in an environment like that of the operator's image: without torch. Those of the
 # worker import it; one that reaches it by a detour fails.
 test-operator: $(OPERATOR)/.ready
-	$(OPERATOR)/bin/pytest $$(grep -LE '^ *(from|import) (torch|evomerge_worker)\b' tests/unit/test_*.py) $(PYTEST_ARGS)
+	$(OPERATOR)/bin/pytest $$(grep -LE '^ *(from|import) (torch|evomerge_worker|prepare_tasks)\b' tests/unit/test_*.py) $(PYTEST_ARGS)
 
 test-parity: $(VENV)/.ready-dev $(ORACLE)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/parity $(PYTEST_ARGS)
@@ -63,7 +63,7 @@ cluster-down: $(VENV)/.ready-dev
 	$(LAB) down
 
 bench: $(VENV)/.ready-dev $(ORACLE)/.ready $(EVOLVE)/.ready
-	for script in pipeline_share search_busy search_replay merge merge_memory merge_vs_mergekit candidates_per_hour quickstart_margin \
+	for script in pipeline_share dfs search_busy search_replay merge merge_memory merge_vs_mergekit candidates_per_hour quickstart_margin \
 			store_pull operator_overhead operator_memory candidate_cost; do \
 		$(BIN)/python bench/$$script.py || exit 1; \
 	done

@@ -84,7 +84,7 @@ async def store_search(session: api.Session, name: str, finished: int, running: 
     known = Known.of(made)
     parsed = EvoMerge.model_validate(manifest)
     prepared = fake_nodes.prepared(parsed)
-    names = default_names(parsed)
+    names = default_names(parsed, prepared)
     run = make_run(parsed, prepared, report_dir(manifest["spec"]["export"]["uri"], known.parent), names)
     data = {LOCK_KEY: canonical_json(prepared.wire()), BASELINES_KEY: canonical_json(names)}
     lock = {"metadata": known.parent.metadata(lock_name(known)), "data": data}

@@ -84,7 +84,7 @@ def candidates_of(manifest: EvoMerge, folder: Path, count: int) -> list[Candidat
     prepared = pipeline.carry_out(prepare_task(manifest, reports.as_uri())).prepare
     if prepared is None:
         raise SystemExit("the models could not be prepared")
-    run = make_run(manifest, prepared, reports.as_uri(), default_names(manifest))
+    run = make_run(manifest, prepared, reports.as_uri(), default_names(manifest, prepared))
     proposer = begin_stage(run, 0)
     keys = [Key(run.stage.name, index) for index in range(count + 1)]
     first, *others = [start.task for start in proposer.starts(keys, {})]

@@ -72,9 +72,11 @@ def share_in_use(algorithm: str, slots: int, candidates: int, seed: int) -> tupl
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder) / "run")
         directory.claim()
-        run = make_run(manifest, _prepared(manifest), directory.reports.as_uri(), default_names(manifest))
+        prepared = _prepared(manifest)
+        names = default_names(manifest, prepared)
+        run = make_run(manifest, prepared, directory.reports.as_uri(), names)
         proposer = begin_stage(run, 0)
-        log = RunLog(directory.log, {}, default_names(manifest))
+        log = RunLog(directory.log, {}, names)
         with LocalExecutor(slots, directory.worker_log, command=command) as executor:
             _warm_up(executor, proposer)
             began = time.perf_counter()

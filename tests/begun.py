@@ -11,6 +11,7 @@ def begun(
     manifest: EvoMerge, layout: Layout = LAYOUT, report_dir: str = "file:///reports", *, pinned: bool = True
 ) -> tuple[Run, Proposer]:
     """The run and what proposes its candidates; without `pinned`, as it was begun before baselines were pinned."""
-    names = default_names(manifest) if pinned else None
-    run = make_run(manifest, prepared(manifest, layout), report_dir, names)
+    found = prepared(manifest, layout)
+    names = default_names(manifest, found) if pinned else None
+    run = make_run(manifest, found, report_dir, names)
     return run, begin_stage(run, 0)

@@ -50,7 +50,7 @@ def known_of(made: Document, *, searching: bool = False, pinned: bool = True) ->
     known.manifest = manifest_of(made)
     if searching:
         known.prepared = prepared_of(made)
-        known.pinned = default_names(known.manifest) if pinned else None
+        known.pinned = default_names(known.manifest, prepared_of(made)) if pinned else None
         known.live = live_of(known)
     return known
 

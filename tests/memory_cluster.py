@@ -109,9 +109,9 @@ class MemoryCluster(Cluster):
     async def events_about(self, *_: object) -> list[Document]:
         return []
 
-    async def candidate_page(self, _: Parent, following: str, *, stage: str | None = None) -> bytes:
+    async def candidate_page(self, _: Parent, following: str, *, stage: str) -> bytes:
         labelled = [d for _, d in sorted(self.candidates.items())]
-        of_stage = [d for d in labelled if stage in (None, d["metadata"]["labels"][STAGE_LABEL])]
+        of_stage = [d for d in labelled if stage == d["metadata"]["labels"][STAGE_LABEL]]
         first = int(following or 0)
         rest = str(first + _PAGE) if first + _PAGE < len(of_stage) else ""
         return json.dumps({"metadata": {"continue": rest}, "items": of_stage[first : first + _PAGE]}).encode()

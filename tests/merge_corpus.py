@@ -41,7 +41,7 @@ class Entry:
         """Its models by their paths, which is what both sides call them."""
         folders = [tiny(self.family, seed=_SEEDS[name], dtype=self.sources) for name in self.models()]
         if self.family in _REWRITTEN:
-            folders = [_rewritten(folder, _REWRITTEN[self.family]) for folder in folders]
+            folders = [rewritten(folder, _REWRITTEN[self.family]) for folder in folders]
         return {str(folder): Checkpoint.open(folder, str(folder)) for folder in folders}
 
     def over(self, checkpoints: dict[str, Checkpoint]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _renamed(part: Any, paths: dict[str, str]) -> Any:
     return part
 
 
-def _rewritten(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
+def rewritten(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
     """A copy of the checkpoint with other tensors."""
     copy = folder.with_name(f"{folder.name}-rewritten")
     if not copy.exists():
@@ -82,7 +82,7 @@ def _rewritten(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Ten
     return copy
 
 
-def _with_buffers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_buffers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A GPT-NeoX as it was published, with the buffers that mergekit asks for and transformers no longer writes."""
     buffers = {}
     for name, weight in tensors.items():
@@ -94,7 +94,7 @@ def _with_buffers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | buffers
 
 
-def _with_fused_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_fused_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A Mixtral as mergekit writes it: each layer's experts in two tensors, which it makes of others before it merges.
 
     So both sides see the same tensors. Given one tensor a matrix, as published, we take the norms and ranks of each.
@@ -112,7 +112,7 @@ def _with_fused_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
-_REWRITTEN = {"gpt_neox": _with_buffers, "mixtral": _with_fused_experts}
+_REWRITTEN = {"gpt_neox": with_buffers, "mixtral": with_fused_experts}
 
 
 def _entry(name: str, written: dict[str, Any]) -> Entry:

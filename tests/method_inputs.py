@@ -17,6 +17,7 @@ NO_BASE = torch.empty(0)
 FAMILY = {"normalize": False, "rescale": False, "lambda": 1.0, "int8_mask": False}
 
 _VALUES = {"weight": (0.7, -0.3), "density": (0.4, 0.6), "epsilon": (0.1, 0.2), "gamma": (0.05, 0.1), "scale": (1.5, 1)}
+_VALUES |= {"scale_origin": (-1.0, 0.0)}
 _SHARED = {"lambda": 1.1, "t": 0.3, "select_topk": 0.5, "max_iter": 5.0, "tol": 1e-5, "eps": 1e-8}
 _SHARED |= {"r": 0.5, "alpha": 0.7, "epsilon": 0.4}
 

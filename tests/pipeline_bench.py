@@ -95,7 +95,7 @@ class Bench:
             conclusion=conclusion,
         )
         common = {k: v for k, v in self.common.items() if k not in ("objectives", "data")}
-        return ExportTask(**common, out=out, recipe=mix(0.3), card=card, **fields)
+        return ExportTask(**common, out=out, recipe=mix(0.3), **({"card": card} | fields))
 
 
 def mix(weight: float) -> Recipe:

@@ -29,6 +29,7 @@ def prepare_folders(
     data: Path,
     *,
     methods: Sequence[str] = ("linear",),
+    flows: Sequence[Sequence[str]] = (),
     tokenizer_source: str | None = None,
     template: str | None = None,
     config_source: str | None = None,
@@ -44,6 +45,7 @@ def prepare_folders(
         [Source(name=name, uri=folder.as_uri()) for name, folder in folders.items()], data, lines, **objective
     )
     options: dict[str, Any] = {"methods": list(methods), "trust_remote_code": trust_remote_code}
+    options |= {"flows": [list(models) for models in flows], "whole": None if methods else []}
     options |= {"tokenizer_source": tokenizer_source, "chat_template": template, "config_source": config_source}
     store = Store(Storage(), data / "cache", trust_remote_code=trust_remote_code)
     return prepare(task.model_copy(update=options), store)

@@ -13,6 +13,8 @@ from evomerge_contract.report import (
     ConcludeResult,
     EvaluateResult,
     ExportResult,
+    PoolRow,
+    PrepareResult,
     Report,
     SelectResult,
     SelectRow,
@@ -96,23 +98,38 @@ def failing(share: int) -> Answer:
     return answer
 
 
-def answer_any(manifest: EvoMerge) -> Callable[[Task], Report]:
-    """Answers to every task of a run of this manifest. On select items finalists are the other way round."""
+def answer_any(manifest: EvoMerge, alone: dict[str, float] | None = None) -> Callable[[Task], Report]:
+    """Answers to every task of a run of this manifest. On select items finalists are the other way round, and models
+    alone score what `alone` says, or less than any finalist."""
 
     def answer(task: Task) -> Report:
         if isinstance(task, PrepareTask):
-            return success(task, prepared(manifest))
+            return success(task, _found(task, prepared(manifest)))
         if isinstance(task, SelectTask):
             rows = [SelectRow(index=f.index, fitness=f.fitness, score=-f.fitness) for f in task.finalists]
-            return success(task, SelectResult(ranked=sorted(rows, key=lambda row: -row.score)))
+            pool = task.pool and [
+                PoolRow(name=model.name, score=(alone or {}).get(model.name, -9)) for model in task.pool
+            ]
+            return success(task, SelectResult(ranked=sorted(rows, key=lambda row: -row.score), pool=pool))
         if isinstance(task, ConcludeTask):
             winner = task.selected.ranked[0].index if task.selected else task.finalists[0].index
-            return success(task, _ending(winner))
+            return success(task, _ending(winner).model_copy(update={"stage": task.stage}))
         if isinstance(task, ExportTask):
             return success(task, ExportResult(out=task.out, files={}))
         return scored(task)
 
     return answer
+
+
+def _found(task: PrepareTask, found: PrepareResult) -> PrepareResult:
+    """What was found, and the winners of stages beside it, whose contents are made up out of their names."""
+    known = {source.name for source in found.sources}
+    winners = [
+        found.sources[0].model_copy(update={"name": s.name, "digest": "sha256:" + s.name.encode().hex().zfill(64)})
+        for s in task.sources
+        if s.name not in known
+    ]
+    return found.model_copy(update={"sources": [*found.sources, *winners]})
 
 
 def _ending(winner: int) -> ConcludeResult:

@@ -10,7 +10,7 @@ from evomerge_contract.recipe import Recipe
 
 OutcomeName = Literal["Succeeded", "Failed"]
 Genome = tuple[float, ...]
-Role = Literal["source", "average", "default", "base"]
+Role = Literal["source", "average", "default", "base", "stage"]
 """How a baseline may be read."""
 PHASES = ("pull", "load", "merge", "evaluate")
 """What a candidate's seconds are spent on, in the order of a note's `p`."""

@@ -34,8 +34,11 @@ def _matches(wanted: str | None, tensor: str) -> bool:
 
 @cache
 def names(tensor: str) -> tuple[str, ...]:
-    """The name of a tensor in its file and, if it may have others there, in memory: those mergekit may have."""
+    """The name of a tensor in its file and, if it may have others there, in memory: those mergekit may have.
+
+    The last one is the commonest.
+    """
     fused = tensor
     for pattern, name in _IN_MEMORY:
         fused = pattern.sub(name, fused)
-    return tuple(dict.fromkeys((tensor, fused, _ROUTER.sub(".mlp.router.weight", tensor))))
+    return tuple(dict.fromkeys((tensor, _ROUTER.sub(".mlp.router.weight", tensor), fused)))

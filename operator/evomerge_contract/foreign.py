@@ -18,10 +18,7 @@ MERGENETIC = (
     f"is a configuration of mergenetic; {_MANIFEST}, pop_size to spec.stages[0].search.population, pop_size times "
     "n_iter to its candidates, tasks and datasets to spec.evaluation.objectives"
 )
-MULTI = (
-    "documents, a configuration of mergekit-multi; write each merge into a file of its own, run evomerge merge on one "
-    "after the other, and name a merge's folder as a model in the files after it"
-)
+MULTI = "recipes, as mergekit-multi reads them; carry them out with evomerge merge"
 
 
 def foreign(document: Mapping[Any, Any]) -> str | None:

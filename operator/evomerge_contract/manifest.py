@@ -4,7 +4,7 @@ It reads from top to bottom as a sentence: these models, judged this way, search
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints
 
@@ -213,11 +213,99 @@ class Parameter(Contract):
 class ParameterSpace(Contract):
     """A merge in parameter space (PS in arXiv 2403.13187): one recipe per genome."""
 
+    blamed_field: ClassVar[str] = "parameterSpace.groups"
+    """What to mend where the space does not suit the models."""
+
+    models: list[Name] | None = Field(
+        None,
+        min_length=2,
+        max_length=43,
+        description="Which models are merged, winners of earlier stages by the stage's name. Left out: all.",
+    )
     method: str = Field(max_length=40, description="A merge method by its published name.")
     groups: Groups = Groups(layers=1)
     parameters: dict[str, Parameter] = Field(
         min_length=1, max_length=8, description="The method's, by mergekit's names."
     )
+
+
+SMALLEST_SCALE, LARGEST_SCALE = 0.05, 8.0
+"""Of a hop. A scale of 0 cannot be folded into weights; packed genomes hold numbers up to 8.388607."""
+SLOTS = 1024
+"""The most that a data-flow space may have, however many layers the models turn out to have."""
+FLOW_GENES = 32_768
+"""The most genes of a data-flow space: 128 KiB a candidate. Scales per pair of 180 layers are as many."""
+
+
+class Scales(Contract):
+    """Factors on the input of a layer, one a hop, folded into weights: the winner is an ordinary checkpoint.
+
+    Every scale is a gene. The search starts with all of them at 1, and tries values near 1 first.
+    """
+
+    per: Literal["Slot", "Pair"] = Field(
+        "Slot",
+        description="What has a scale of its own. Slot: each slot, and the hop into the closing layer. Pair: each "
+        "ordered pair of layers of the models (the paper's matrix W), as many as the square of their number.",
+    )
+    min: Real = Field("0.5", description="The smallest scale: at least 0.05, at most 1.")
+    max: Real = Field("1.5", description="The largest scale: at least 1, at most 8.")
+
+
+class Depth(Contract):
+    """How many layers a candidate may have, with the donor's first and last.
+
+    A genome beyond the bounds is repaired. Where slots are real genes (CMA-ES, SepCMA-ES), those with the lowest values
+    go out first and those with the highest come in first. Where they are binary (GA, Random), slots drawn by the
+    candidate's seed go out or come in before the candidate is logged.
+    """
+
+    min: int = Field(2, ge=2, le=SLOTS + 2, description="The fewest layers.")
+    max: int = Field(SLOTS + 2, ge=2, le=SLOTS + 2, description="The most layers: bounds memory and time.")
+
+
+class DataFlowSpace(Contract):
+    """A path through the layers of the models (DFS in arXiv 2403.13187): which layers, in which order, how often.
+
+    All layers of all models in order, `repeats` times one after the other, are the slots of the path. A gene a slot
+    says whether its layer is in. The first model is the donor: embeddings, final norm, head, config and tokenizer are
+    its own, its first layer opens the path and its last layer closes it; these two are no genes. The search starts at
+    the donor's own path and changes about two slots of it at first.
+    """
+
+    blamed_field: ClassVar[str] = "dataFlowSpace"
+    """What to mend where the space does not suit the models."""
+
+    models: list[Name] | None = Field(
+        None,
+        min_length=1,
+        max_length=43,
+        description="The models in the order of their layers, the first the donor; winners of earlier stages by the "
+        "stage's name. Left out: all.",
+    )
+    repeats: int = Field(1, ge=1, le=8, description="How often the sequence of all layers is repeated.")
+    scales: Scales | None = Field(None, description="Left out: a layer's input is never scaled.")
+    layers: Depth = Field(Depth(), description="How deep a candidate may be. Left out: as deep as there are slots.")
+
+    @property
+    def method(self) -> str:
+        """The merge method of its recipes."""
+        return "passthrough"
+
+    @property
+    def groups(self) -> Groups:
+        """Tensors are not grouped: a layer goes in whole."""
+        return Groups(layers=1)
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """What its genes say, with the values that occur."""
+        scales = {} if self.scales is None else {"scale": Parameter(min=self.scales.min, max=self.scales.max)}
+        return {"slot": Parameter(min="0", max="1")} | scales
+
+
+StageSpace = ParameterSpace | DataFlowSpace
+"""What a stage searches. `method`, `groups` and `parameters` say of each kind what its recipes have."""
 
 
 class Search(Contract):
@@ -232,17 +320,47 @@ class Search(Contract):
     )
 
 
-class Stage(Contract):
-    """A space and a search in it."""
+class Resources(Contract):
+    """What a worker's container asks for and is held to, as in a pod."""
 
-    name: StageName = Field(description="Part of its candidates' names.")
-    parameter_space: ParameterSpace
+    limits: dict[str, Quantity] = Field({}, max_length=16, description='The most, as in nvidia.com/gpu: "1".')
+    requests: dict[str, Quantity] = Field({}, max_length=16, description="What the scheduler sets aside.")
+
+
+class StageWorker(Contract):
+    """How a stage's workers differ: its candidates may be larger models. Never part of a run's identity."""
+
+    timeout_seconds: int | None = Field(None, ge=1, le=604_800, description="In place of spec.worker.timeoutSeconds.")
+    resources: Resources | None = Field(None, description="In place of spec.worker.resources.")
+
+
+class Stage(Contract):
+    """A space, exactly one of parameterSpace and dataFlowSpace, and a search in it."""
+
+    name: StageName = Field(
+        description="Part of its candidates' names; the winner has it too, as a model of the stages that follow."
+    )
+    parameter_space: ParameterSpace | None = None
+    data_flow_space: DataFlowSpace | None = None
     search: Search
+    on_no_gain: Literal["Continue", "Stop"] | None = Field(
+        None,
+        description="What follows where no finalist is better on select items than the best of the models it was "
+        "merged from: Continue (with that model in the winner's place; so it is when left out) or Stop (the run ends "
+        "with the stages it has).",
+    )
+    worker: StageWorker | None = Field(None, description="What this stage's workers need beside spec.worker.")
 
     @property
-    def space(self) -> ParameterSpace:
-        """The stage's space, whichever it is."""
-        return self.parameter_space
+    def spaces(self) -> dict[str, StageSpace]:
+        """The spaces that are given, by their fields; in a valid manifest exactly one."""
+        given = {"parameterSpace": self.parameter_space, "dataFlowSpace": self.data_flow_space}
+        return {name: space for name, space in given.items() if space is not None}
+
+    @property
+    def space(self) -> StageSpace:
+        """The one space."""
+        return next(iter(self.spaces.values()))
 
 
 class Budget(Contract):
@@ -258,13 +376,6 @@ class Budget(Contract):
     deadline: Duration | None = Field(
         None, description="Cluster: a search that works longer than this has failed. Stands still while suspended."
     )
-
-
-class Resources(Contract):
-    """What a worker's container asks for and is held to, as in a pod."""
-
-    limits: dict[str, Quantity] = Field({}, max_length=16, description='The most, as in nvidia.com/gpu: "1".')
-    requests: dict[str, Quantity] = Field({}, max_length=16, description="What the scheduler sets aside.")
 
 
 class PersistentVolumeClaim(Contract):
@@ -358,7 +469,7 @@ class EvoMergeSpec(Contract):
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the models. Off unless set.")
     storage: Storage = Storage()
     evaluation: Evaluation
-    stages: list[Stage] = Field(min_length=1, max_length=1, description="The searches, one after the other.")
+    stages: list[Stage] = Field(min_length=1, max_length=12, description="The searches, one after the other.")
     parallelism: int = Field(1, ge=1, le=1024, description="Worker pods, or on one machine sessions, side by side.")
     budget: Budget = Budget()
     worker: Worker = Worker()
@@ -372,6 +483,17 @@ class EvoMergeSpec(Contract):
         le=31_536_000,
         description="Cluster: the EvoMerge is deleted so long after its end. The export stays.",
     )
+
+    def worker_of(self, stage: Stage) -> Worker:
+        """How the workers of a stage run."""
+        own = {name: value for name, value in stage.worker or () if value is not None}
+        return self.worker.model_copy(update=own)
+
+    def pool(self, number: int) -> tuple[str, ...]:
+        """The names of the models that a stage merges: those that it names, or all, and the winners of the stages
+        before it."""
+        named = self.stages[number].space.models
+        return tuple(named or [*(m.name for m in self.models), *(stage.name for stage in self.stages[:number])])
 
 
 class EvoMerge(Contract):

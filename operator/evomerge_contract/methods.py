@@ -157,8 +157,13 @@ METHODS: dict[str, Method] = {
     ),
     "nearswap": Method(shared={"t": _NOT_NEGATIVE}, base="start", least=1, most=1),
     "arcee_fusion": Method(base="start", least=1, most=1),
-    "passthrough": Method(per_model={"scale": Range()}, defaults={"scale": 1.0}, most=1),
+    "passthrough": Method(
+        per_model={"scale": Range(), "scale_origin": Range()}, defaults={"scale": 1.0, "scale_origin": 0.0}, most=1
+    ),
 }
+
+EXTENSIONS = frozenset({"scale_origin"})
+"""Parameters that mergekit does not have: it would pass over them, and merge something else."""
 
 SEARCHABLE: dict[str, Method] = {name: method for name, method in METHODS.items() if method.searchable}
 """The methods that a manifest may name."""

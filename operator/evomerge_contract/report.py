@@ -30,11 +30,30 @@ TensorNames = Annotated[
 ]
 
 
+class Flow(Contract):
+    """How the scale of a hop is folded into a layer's weights.
+
+    Names are those of `Layout.layer_tensors`, and filters of a recipe; experts that lie one by one are named as the
+    tensor that they are fused to in memory, as mergekit has them.
+
+    A hop's scale multiplies the input of its layer. Where c is the product of the scales of a layer's hop and all
+    before it, the layer's tensors in `divided` are divided by c and those in `multiplied` multiplied by it. `about`
+    holds, for tensors that are scaled about another origin than 0, that origin: w becomes (w - origin) / c + origin.
+    `layers` is each source's number of layers.
+    """
+
+    divided: TensorNames
+    multiplied: TensorNames = []
+    about: dict[str, float] = {}
+    layers: dict[str, int]
+
+
 class Layout(Contract):
     """The tensors of the models: `{layer_prefix}{i}.{t}` for layers i and t in `layer_tensors`, and those outside.
 
     `layer_tensors` is the union over the layers (some families' first layers differ from the rest); `before`
-    and `after` are the tensors outside the layers: embeddings, and final norm with head.
+    and `after` are the tensors outside the layers: embeddings, and final norm with head. `flow` is there where a stage
+    searches the order of the layers.
     """
 
     layer_prefix: str
@@ -42,6 +61,7 @@ class Layout(Contract):
     layer_tensors: TensorNames
     before: TensorNames
     after: TensorNames
+    flow: Flow | None = None
 
 
 class PreparedSource(Contract):
@@ -109,6 +129,12 @@ class ScoreRow(Contract):
     skills: dict[str, float] = Field(
         {}, description="Per skill where items name one; with several objectives the key is objective/skill."
     )
+    layers: int | None = Field(None, description="Where models differ in it: how many layers it has.")
+    parameters: int | None = Field(None, description="With layers: how many parameters it has.")
+    cost: float | None = Field(
+        None,
+        description="With layers: the parameters that a token passes, as a multiple of the first source's.",
+    )
     winner_minus: float | None = Field(None, description="The winner's score minus this one.")
     winner_minus_interval: Interval | None = Field(
         None, description="The 95 % interval of that, by a paired bootstrap."
@@ -127,6 +153,13 @@ class SelectRow(Contract):
     spread: float | None = Field(None, description="The highest of maskScores minus the lowest.")
 
 
+class PoolRow(Contract):
+    """A model that a stage merges, alone."""
+
+    name: str = Field(description="The model.")
+    score: float = Field(description="On select items.")
+
+
 class SelectResult(Contract):
     """A stage's finalists, ranked on select items."""
 
@@ -137,12 +170,32 @@ class SelectResult(Contract):
     mask_seeds: list[int] | None = Field(
         None, description="Where the method draws masks: the seeds that the finalists were scored with."
     )
+    pool: list[PoolRow] | None = Field(
+        None, max_length=43, description="Of several stages: the models that this one merges, each alone."
+    )
+
+    @property
+    def best_of_pool(self) -> PoolRow | None:
+        """The best model of the pool alone, of those that could be scored; the earlier of two that are equal."""
+        return max(self.pool or (), key=lambda row: row.score, default=None)
+
+    @property
+    def gain(self) -> float | None:
+        """How much better the best finalist is than the best model of the pool; None where that was not asked."""
+        best = self.best_of_pool
+        return None if best is None else self.ranked[0].score - best.score
+
+    @property
+    def gained(self) -> bool:
+        """Whether the best finalist is better than every model of the pool, as far as was asked."""
+        return self.gain is None or self.gain > 0
 
 
 class ConcludeResult(Contract):
     """The end of a run."""
 
     winner: int = Field(description="The index of the candidate that won.")
+    stage: str | None = Field(None, description="The stage that it is of, where there are several.")
     select: list[SelectRow] = Field(description="The finalists, on select items.")
     test: list[ScoreRow] = Field(description="The winner and the baselines, on test items.")
     test_items: int = Field(description="How many test items there are.")
@@ -232,8 +285,17 @@ def _from_name(gene: Any) -> Any:
     return {"parameter": parameter, "group": group, "model": model}
 
 
+class StageFacts(Contract):
+    """A stage of a run of several: its genes and, once it is over, its finalists."""
+
+    name: str
+    genes: list[GeneLabel]
+    selected: SelectResult | None = None
+
+
 class RunReport(Contract):
-    """Everything `report.html` shows. `conclusion` is None while the search still runs.
+    """Everything `report.html` shows. `conclusion` is None while the search still runs. `genes` are those of the stage
+    that has won or is searched; `stages` tells of each where there are several.
 
     `identity` is what makes two runs the same; it and the names of the baselines are the log's first line. Runs begun
     before baselines were pinned to a run have no names there."""
@@ -248,6 +310,7 @@ class RunReport(Contract):
     candidates: list[Candidate]
     conclusion: ConcludeResult | None = None
     recipe: Recipe | None = None
+    stages: list[StageFacts] | None = None
 
 
 def fitness_of(objectives: list[Objective], scores: dict[str, float]) -> float:

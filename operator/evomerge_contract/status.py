@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, FiniteFloat, StringConstraints
 
-from evomerge_contract.base import Contract, StageName
+from evomerge_contract.base import Contract, Digest, StageName
 from evomerge_contract.candidate import AskedFields, EndedFields, OutcomeName
 from evomerge_contract.manifest import Uri
 from evomerge_contract.report import ConcludeResult, SelectResult
@@ -43,12 +43,21 @@ class Condition(Told):
 
 
 class StepCounters(Told):
-    """The ended attempts of a step that is no candidate (prepare, select, conclude, export), by what ended them."""
+    """The ended attempts of a step that is no candidate (prepare, select, write, conclude, export)."""
 
     succeeded: int = Field(0, ge=0, description="Attempts that ended well.")
     failures: int = Field(0, ge=0, description="Attempts that failed by themselves.")
     disruptions: int = Field(0, ge=0, description="Attempts whose pod was lost.")
     waits: int = Field(0, ge=0, description="Attempts that asked to be made again later.")
+
+
+class StageStatus(Told):
+    """A stage that is over, of several."""
+
+    name: StageName = Field(description="The stage.")
+    selected: SelectResult = Field(description="Its finalists, ranked on select items.")
+    uri: Uri = Field(description="Where its winner lies until the run ends.")
+    digest: Digest | None = Field(None, description="Of the winner's content, once later stages can use it.")
 
 
 class EvoMergeStatus(Told):
@@ -72,6 +81,12 @@ class EvoMergeStatus(Told):
     selected: SelectResult | None = Field(
         None, description="The finalists, ranked on select items; part of `conclusion` once that is there."
     )
+    stages: list[StageStatus] = Field(
+        [],
+        max_length=12,
+        exclude_if=lambda stages: not stages,
+        description="Of several stages, those that are over.",
+    )
     conclusion: ConcludeResult | None = Field(None, description="The winner, and the figures that prove it.")
     exported: Uri | None = Field(None, description="Where the winner lies, once it is there whole.")
     active_seconds: FiniteFloat = Field(
@@ -80,7 +95,7 @@ class EvoMergeStatus(Told):
     active_since: AwareDatetime | None = Field(None, description="Since when it works; absent while suspended.")
     finished_at: AwareDatetime | None = Field(None, description="When it succeeded or failed.")
     steps: dict[str, StepCounters] = Field(
-        {}, max_length=8, description="The attempts of prepare, select, conclude, export."
+        {}, max_length=8, description="The attempts of prepare, select, write, conclude, export."
     )
 
 

@@ -71,7 +71,9 @@ class PrepareTask(TaskBase):
     """Pin every source and data set, and find everything that keeps them from being merged and evaluated.
 
     `methods` are the merge methods that will be used, `tokenizer_source`, `chat_template` and `config_source` those of
-    their recipes, `groups` how each stage groups the tensors. Never answered from an earlier report.
+    their recipes, `groups` how each stage groups the tensors, `flows` the models of each stage that searches the order
+    of layers. `pool` are the models of stages still to come, those of the next one first, and `whole` those of them
+    that are merged layer by layer; left out, all are. Never answered from an earlier report.
     Sources with a digest, and `data`, are what an earlier prepare found: content that is something else now is
     storage's fault (try again), not a mistake of the manifest.
     """
@@ -80,6 +82,9 @@ class PrepareTask(TaskBase):
     objectives: list[Objective]
     methods: list[str]
     groups: list[Groups] = []
+    flows: list[list[str]] = Field([], exclude_if=lambda flows: not flows)
+    pool: list[str] | None = None
+    whole: list[str] | None = None
     tokenizer_source: str | None = None
     chat_template: str | None = None
     config_source: str | None = None
@@ -126,11 +131,13 @@ class SelectTask(TaskBase):
     """Rank a stage's finalists by their scores on select items.
 
     With `mask_seeds`, for finalists of a method that draws masks, each is scored once per seed and ranked by its mean:
-    the search has seen the masks of `mask_seed` alone and chose what they happened to suit.
+    the search has seen the masks of `mask_seed` alone and chose what they happened to suit. `pool` are the models that
+    they were merged from, scored beside them where a further stage is to have the better.
     """
 
     kind: Literal["select"] = "select"
     finalists: list[Finalist] = Field(min_length=1)
+    pool: list[Baseline] | None = None
     mask_seed: int = 0
     mask_seeds: list[int] | None = Field(None, min_length=1)
     objectives: list[Objective]
@@ -142,12 +149,14 @@ class ConcludeTask(TaskBase):
 
     `selected` ranks the finalists: the first that can be scored on test items is the winner. A task without it, as
     version 0.1.0 made them, ranks them itself first, as a `SelectTask` does. The test items are scored with
-    `mask_seed`, the one that is exported; `mask_seeds` has a meaning without `selected` alone.
+    `mask_seed`, the one that is exported; `mask_seeds` has a meaning without `selected` alone. `stage` is that of the
+    finalists, where a run has several; the other stages' winners are among the baselines.
     """
 
     kind: Literal["conclude"] = "conclude"
     finalists: list[Finalist] = Field(min_length=1)
     selected: SelectResult | None = None
+    stage: str | None = None
     baselines: list[Baseline]
     mask_seed: int = 0
     mask_seeds: list[int] | None = Field(None, min_length=1)
@@ -159,16 +168,19 @@ class ConcludeTask(TaskBase):
 class ExportTask(TaskBase):
     """Write the merged checkpoint, its recipe and its model card to the folder `out` (replaced as a whole).
 
-    With `facts`, a local folder whose files in the order of their names are one gzip stream of a `RunReport`'s JSON,
-    the search log, the report page and the recipe as a file go there too: a cluster has no other place for them.
+    Without `card`, for the winner of a stage, there is no card. With `facts`, a local folder whose files in the
+    order of their names are one gzip stream of a `RunReport`'s JSON, the search log, the report page and the recipe
+    as a file go there too: a cluster has no other place for them. Once all is there, the exports in the folders
+    `drop` go.
     """
 
     kind: Literal["export"] = "export"
     out: str
     recipe: Recipe
     mask_seed: int = 0
-    card: "CardFacts"
+    card: "CardFacts | None" = None
     facts: str | None = None
+    drop: list[str] | None = None
     recipe_text: str | None = None
 
 
@@ -177,7 +189,8 @@ task_adapter: TypeAdapter[Task] = TypeAdapter(Task)
 
 
 class CardFacts(Contract):
-    """What the model card says beyond the recipe."""
+    """What the model card says beyond the recipe. `earlier` are the recipes of the winners of stages that the model is
+    made of, by the stages' names."""
 
     run: str
     method: str
@@ -187,3 +200,4 @@ class CardFacts(Contract):
     objectives: list[Objective]
     data: dict[str, DataDigests]
     conclusion: ConcludeResult
+    earlier: dict[str, Recipe] | None = None

@@ -51,11 +51,17 @@ def in_one_sentence(conclusion: ConcludeResult) -> str:
 def row_name(row: ScoreRow, conclusion: ConcludeResult) -> str:
     """A row's name in a table of text, with what a reader must know of it."""
     names = {
-        "winner": f"winner (candidate {conclusion.winner})",
+        "winner": winner_name(conclusion),
+        "stage": f"winner of {row.name}",
         "source": f"source {row.name}",
         "base": "base (not in the pool)",
     }
     return names.get(row.role, row.name)
+
+
+def winner_name(conclusion: ConcludeResult) -> str:
+    """The winner's row: its stage where there are several, and its index."""
+    return f"winner ({f'{conclusion.stage}, ' if conclusion.stage else ''}candidate {conclusion.winner})"
 
 
 def difference(row: ScoreRow) -> str:

@@ -33,32 +33,40 @@ class Document(NamedTuple):
 
 
 def read_document(loader: Any, root: str) -> Document:
-    """The document that a yaml.SafeLoader reads. Paths begin with `root`, which may be empty.
+    """The one document that a yaml.SafeLoader reads. Paths begin with `root`, which may be empty.
 
     Raises:
         DocumentError: a value holds itself, is no date or number though it looks like one, or is too deep to follow;
             there are several documents.
         yaml.YAMLError: it is not YAML.
     """
+    found = read_documents(loader, root)
+    if len(found) > 1:
+        raise DocumentError(root, several(len(found), [d.value for d in found if isinstance(d.value, dict)]))
+    return found[0]
+
+
+def read_documents(loader: Any, root: str) -> list[Document]:
+    """The documents that a yaml.SafeLoader reads, empty ones aside; a single None where there is no other.
+
+    Of several, paths in the first begin with `root[0]`.
+
+    Raises:
+        DocumentError, yaml.YAMLError: as for `read_document`.
+    """
     try:
-        node = _only_node(loader, root)
-        if node is None:
-            return Document(None, [], set())
-        twice = list(_given_twice(node, root, loader, {}))
-        return Document(loader.construct_document(node), twice, _lent(node))
+        nodes = []
+        while loader.check_node():
+            nodes.append(loader.get_node())
+        nodes = [node for node in nodes if node.value != ""]
+        roots = [root] if len(nodes) < 2 else [f"{root}[{number}]" for number in range(len(nodes))]
+        found = []
+        for node, place in zip(nodes, roots, strict=False):
+            twice = list(_given_twice(node, place, loader, {}))  # first: what construction would break at is told
+            found.append(Document(loader.construct_document(node), twice, _lent(node)))
     except RecursionError as error:
         raise DocumentError(root, "is nested too deeply to be read; write it flatter") from error
-
-
-def _only_node(loader: Any, root: str) -> Any:
-    """The one document that is not empty; None if there is none."""
-    nodes = []
-    while loader.check_node():
-        nodes.append(loader.get_node())
-    nodes = [node for node in nodes if node.value != ""]
-    if len(nodes) > 1:
-        raise DocumentError(root, several(len(nodes), [_entries(node).keys() for node in nodes]))
-    return nodes[0] if nodes else None
+    return found or [Document(None, [], set())]
 
 
 def _entries(node: Any) -> dict[str, Any]:

@@ -1,10 +1,23 @@
 """What a manifest's fields must be to each other: rules that a schema cannot say."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from evomerge_contract.manifest import BASE, SPLITS, Cache, EvoMergeSpec, Groups, Objective, Parameter, ParameterSpace
+from evomerge_contract.manifest import (
+    BASE,
+    LARGEST_SCALE,
+    SMALLEST_SCALE,
+    SPLITS,
+    Cache,
+    DataFlowSpace,
+    EvoMergeSpec,
+    Groups,
+    Objective,
+    Parameter,
+    ParameterSpace,
+    Scales,
+)
 from evomerge_contract.methods import METHODS, SEARCHABLE, Method, any_of, so_many_models, without_base
 from evomerge_contract.metrics import EVALUATORS, METRICS, metrics_of
 from evomerge_contract.recipe import UNION
@@ -21,13 +34,54 @@ def broken_rules(spec: EvoMergeSpec) -> list[Problem]:
     """Every rule that the spec breaks, with field path and what is allowed."""
     found = [*_models(spec), *_evaluation(spec), *_cache(spec.worker.cache)]
     for index, stage in enumerate(spec.stages):
-        if stage.name == RESERVED_STAGE:
-            found.append((f"spec.stages[{index}].name", f'"{stage.name}" means the baselines; choose another name'))
-        found += _space(f"spec.stages[{index}].parameterSpace", stage.parameter_space, spec)
+        found += _stage_name(spec, index)
+        if len(stage.spaces) != 1:
+            said = f"names {len(stage.spaces)} spaces; exactly one is allowed: parameterSpace, dataFlowSpace"
+            found.append((f"spec.stages[{index}]", said))
+            continue
+        found += _pool(spec, index)
+        if stage.parameter_space is not None:
+            found += _space(f"spec.stages[{index}].parameterSpace", stage.parameter_space, spec, spec.pool(index))
+        if stage.data_flow_space is not None:
+            found += _data_flow(f"spec.stages[{index}].dataFlowSpace", stage.data_flow_space)
     return [Problem(path=path, message=message) for path, message in found]
 
 
 _Found = Iterator[tuple[str, str]]
+
+
+def _stage_name(spec: EvoMergeSpec, number: int) -> _Found:
+    name, path = spec.stages[number].name, f"spec.stages[{number}].name"
+    earlier = next((i for i, stage in enumerate(spec.stages[:number]) if stage.name == name), None)
+    model = next((i for i, model in enumerate(spec.models) if model.name == name), None)
+    if name == RESERVED_STAGE:
+        yield path, f'"{name}" means the baselines; choose another name'
+    elif name == BASE and len(spec.stages) > 1:
+        yield path, f'"{name}" means spec.base; choose another name'
+    elif earlier is not None:
+        yield path, f'"{name}" is also the name of spec.stages[{earlier}]; names must differ'
+    elif model is not None and len(spec.stages) > 1:
+        yield path, f'"{name}" is also the name of spec.models[{model}], and later stages know its winner by it'
+
+
+def _pool(spec: EvoMergeSpec, number: int) -> _Found:
+    """The models that a stage names: those of the manifest, and winners of the stages before it."""
+    models = [model.name for model in spec.models]
+    earlier, later = ([stage.name for stage in part] for part in (spec.stages[:number], spec.stages[number:]))
+    (field, space), *_ = spec.stages[number].spaces.items()
+    named = space.models or []
+    for index, name in enumerate(named):
+        path = f"spec.stages[{number}].{field}.models[{index}]"
+        if name in named[:index]:
+            again = "to lay its layers in a row again, use repeats" if field == "dataFlowSpace" else "names must differ"
+            yield path, f'"{name}" is named twice; {again}'
+        elif name in models or name in earlier:
+            continue
+        elif name in later:
+            order = "the stage itself" if name == spec.stages[number].name else "a later stage"
+            yield path, f'"{name}" is {order}; a stage has models and the winners of stages before it'
+        else:
+            yield path, f'"{name}" is not known; allowed: {", ".join([*models, *earlier])}'
 
 
 def _models(spec: EvoMergeSpec) -> _Found:
@@ -107,7 +161,7 @@ def _cache(cache: Cache) -> _Found:
         yield "spec.worker.cache", f"gives {len(given)} places; {allowed}"
 
 
-def _space(path: str, space: ParameterSpace, spec: EvoMergeSpec) -> _Found:
+def _space(path: str, space: ParameterSpace, spec: EvoMergeSpec, pool: Sequence[str]) -> _Found:
     yield from _groups(f"{path}.groups", space.groups)
     method = SEARCHABLE.get(space.method)
     if method is None:
@@ -121,10 +175,12 @@ def _space(path: str, space: ParameterSpace, spec: EvoMergeSpec) -> _Found:
     if method.needs_base and spec.base is None:
         yield "spec.base", f"{space.method} needs a base; add spec.base or choose {without_base()}"
     least, most = method.pool
-    if len(spec.models) < least or (most is not None and len(spec.models) > most):
-        yield "spec.models", f"{space.method} merges {so_many_models(least, most)}, not {len(spec.models)}"
+    if len(pool) < least or (most is not None and len(pool) > most):
+        all_models = len(pool) == len(spec.models) and space.models is None
+        where = "spec.models" if all_models else f"{path}.models"
+        yield where, f"{space.method} merges {so_many_models(least, most)}, not {len(pool)}"
     for name, parameter in space.parameters.items():
-        yield from _parameter(f"{path}.parameters.{name}", name, parameter, method, len(spec.models))
+        yield from _parameter(f"{path}.parameters.{name}", name, parameter, method, len(pool))
     for name in method.real:
         if name not in space.parameters and name not in method.defaults:
             yield f"{path}.parameters.{name}", f"is missing; {space.method} needs it (min and max, or value)"
@@ -236,6 +292,27 @@ def _reach(name: str, space: ParameterSpace, method: Method) -> tuple[float, flo
     texts = (parameter.value or parameter.min, parameter.value or parameter.max)
     low, high = (method.defaults[name] if text in (None, "true", "false") else float(text or 0) for text in texts)
     return low, high
+
+
+def _data_flow(path: str, space: DataFlowSpace) -> _Found:
+    if space.scales is not None:
+        yield from _scales(f"{path}.scales", space.scales)
+    if space.layers.min > space.layers.max:
+        yield f"{path}.layers.max", f"{space.layers.max} must not be below min {space.layers.min}"
+
+
+def _scales(path: str, scales: Scales) -> _Found:
+    low, high = float(scales.min), float(scales.max)
+    if low < SMALLEST_SCALE:
+        yield f"{path}.min", f'"{scales.min}" is below {SMALLEST_SCALE:g}, the smallest scale'
+    elif low > 1:
+        yield f"{path}.min", f'"{scales.min}" is above 1, the scale that the search starts with'
+    if high > LARGEST_SCALE:
+        yield f"{path}.max", f'"{scales.max}" is above {LARGEST_SCALE:g}, the largest scale'
+    elif high < 1:
+        yield f"{path}.max", f'"{scales.max}" is below 1, the scale that the search starts with'
+    elif low == high:
+        yield f"{path}.max", f'"{scales.max}" must be above min "{scales.min}"'
 
 
 def _regex(path: str, text: str) -> _Found:

@@ -144,6 +144,8 @@ class Case:
 _STAGE = "spec.stages.0.parameterSpace"
 _PLACE = "spec.stages[].parameterSpace"
 _PARAMETERS = f"{_PLACE}.parameters"
+_SMALLEST_SCALE = "the smallest scale lies between 0.05 and 1, the scale that the search starts with"
+_LARGEST_SCALE = "the largest scale lies between 1, the scale that the search starts with, and 8"
 _ONE = f"{_PARAMETERS}[]"
 _FREE = {"min": "0", "max": "1"}
 _TASK_ARITHMETIC = "task_arithmetic, ties, dare_ties, dare_linear, della, della_linear, breadcrumbs, breadcrumbs_ties"
@@ -157,6 +159,11 @@ _NO_MODEL = (
 )
 _NO_ITEMS = "items must lie at s3://bucket/key: a cluster reaches no file:// and no relative path"
 _BOTH = "min, max, start and sumsToOne have no meaning beside value; a parameter is fixed or searched, not both"
+
+
+def _flow(space: Document) -> Changes:
+    """The stage with a data-flow space instead."""
+    return {_STAGE: GONE, "spec.stages.0.dataFlowSpace": space}
 
 
 def _with(method: str, **parameters: Any) -> Changes:
@@ -256,6 +263,21 @@ CREATED: list[Case] = [
         f"{_PLACE}.groups",
         "exactly one of layers, everyLayer, components and patterns is to be given",
         {f"{_STAGE}.groups": {}},
+    ),
+    *(
+        Case("spec.stages[]", "exactly one of parameterSpace and dataFlowSpace is to be given", changes)
+        for changes in ({"spec.stages.0.dataFlowSpace": {}}, {_STAGE: GONE})
+    ),
+    *(
+        Case(f"spec.stages[].dataFlowSpace.{part}", message, _flow({part: value}))
+        for part, message, value in (
+            ("scales", _SMALLEST_SCALE, {"min": "0.049999"}),
+            ("scales", _SMALLEST_SCALE, {"min": "1.1"}),
+            ("scales", _LARGEST_SCALE, {"max": "0.9"}),
+            ("scales", _LARGEST_SCALE, {"max": "8.1"}),
+            ("scales", "max must be above min", {"min": "1", "max": "1"}),
+            ("layers", "max must not be below min", {"min": 5, "max": 4}),
+        )
     ),
     Case(
         f"{_PLACE}.groups.patterns",
@@ -468,6 +490,15 @@ GOOD: dict[str, Changes] = {
             ]
         },
     },
+    "a data-flow space": _flow({}),
+    "a data-flow space with every field": _flow(
+        {
+            "models": ["two", "one"],
+            "repeats": 3,
+            "scales": {"per": "Pair", "min": "0.05", "max": "8"},
+            "layers": {"min": 4, "max": 80},
+        }
+    ),
     "the longest name": {"metadata.name": "a" * 30},
     **{
         method: _with(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from closeness import NORM_STEPS, OPERAND_STEPS, RESCALE_STEPS, apart, operands
-from evomerge_contract.methods import METHODS
+from evomerge_contract.methods import EXTENSIONS, METHODS
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.merge import Merger, TensorPlan, plan_merge
 from evomerge_worker.merge.draws import Drawing, limit_of
@@ -117,7 +117,7 @@ def test_the_corpus_holds_every_method_parameter_and_family() -> None:
     assert given.keys() == METHODS.keys()
     for method, known in METHODS.items():
         family = {"normalize", "rescale", "lambda", "int8_mask"} & known.switches.keys()
-        assert {*known.real, *known.numerics} - {"lambda"} <= given[method], method
+        assert {*known.real, *known.numerics} - {"lambda"} - EXTENSIONS <= given[method], method
         assert known.switches.keys() - family <= given[method], method
     assert set().union(*given.values()) >= {"normalize", "rescale", "lambda", "int8_mask"}
     families = {entry.family for entry in CORPUS.values()}

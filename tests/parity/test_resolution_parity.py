@@ -258,7 +258,8 @@ def _resolved(plan: TensorPlan) -> dict[str, Any]:
 def _of_mergekit(answer: dict[str, Any], plan: TensorPlan, called: dict[str, str]) -> dict[str, Any]:
     """mergekit's answer in our words.
 
-    Some methods take no base; task_arithmetic's density is parsed but never used; a scale of one is none to mergekit.
+    Some methods take no base; task_arithmetic's density is parsed but never used; a scale of one is none to mergekit,
+    which has no scale_origin.
     """
     base = called[answer["base"]] if answer["base"] and plan.base else None
     per_model = {called[path]: dict(values) for path, values in answer["per_model"].items() if called[path] != base}
@@ -266,7 +267,8 @@ def _of_mergekit(answer: dict[str, Any], plan: TensorPlan, called: dict[str, str
         for values in per_model.values():
             values.pop("density")
     if plan.method == "passthrough":
-        per_model = {name: {"scale": 1.0 if v["scale"] is None else v["scale"]} for name, v in per_model.items()}
+        scales = {name: 1.0 if values["scale"] is None else values["scale"] for name, values in per_model.items()}
+        per_model = {name: {"scale": scale, "scale_origin": 0.0} for name, scale in scales.items()}
     return {
         "inputs": {called[path]: tensor for path, tensor in answer["inputs"].items()},
         "base": base,

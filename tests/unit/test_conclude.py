@@ -6,12 +6,21 @@ import pytest
 
 from evomerge_contract.manifest import SplitName
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import ItemScore
+from evomerge_contract.report import ConcludeResult, ItemScore
 from evomerge_contract.task import Baseline, ConcludeTask, SelectTask
-from evomerge_worker.conclude import conclude
+from evomerge_worker.conclude import conclude as conclude_with_sizes
 from evomerge_worker.errors import CandidateError, InputError, StorageError
 from evomerge_worker.select import select
+from evomerge_worker.size import Size
 from finalists import ITEMS, SEEDS, Score, drawn, objective, random_task, recipe, share, table, task
+
+_ALIKE = Size(layers=4, parameters=120, per_token=100)
+
+
+def conclude(task: ConcludeTask, score: Score) -> ConcludeResult:
+    """Of models that are all of one size."""
+    return conclude_with_sizes(task, score, lambda _: _ALIKE)
+
 
 BASELINES: dict[str, float | Exception] = {"red/test": 0.3, "blue/test": 0.4, "average/test": 0.35}
 
@@ -274,7 +283,7 @@ def test_select_and_then_conclude_give_what_one_task_gives(
 
 def in_two(whole: ConcludeTask, score: Score) -> ConcludeTask:
     """The conclusion of what a selection of its own has ranked."""
-    fields = {name: getattr(whole, name) for name in SelectTask.model_fields if name != "kind"}
+    fields = {name: getattr(whole, name) for name in SelectTask.model_fields if name not in ("kind", "pool")}
     selected = select(SelectTask(**fields), score)
     return whole.model_copy(update={"selected": selected, "mask_seeds": None})
 
@@ -302,3 +311,22 @@ def test_a_ranking_of_what_is_no_finalist_is_refused() -> None:
     with pytest.raises(InputError, match="selected: ranks candidate 2, which is no finalist"):
         conclude(concluded.model_copy(update={"finalists": concluded.finalists[:1]}), score)
     assert calls == []
+
+
+def test_sizes_are_told_where_models_differ_in_depth_or_a_run_has_several_stages() -> None:
+    sizes = {"f5": Size(9, 260, 230), "red": Size(4, 120, 100), "blue": Size(5, 150, 125), "average": Size(4, 120, 100)}
+
+    def size(asked: Recipe) -> Size:
+        return sizes[asked.named_models[0]]
+
+    score, _ = table(BASELINES | {"f5/select": 0.7, "f5/test": 0.6})
+    rows = conclude_with_sizes(task([(5, 0.9)]), score, size).test
+    assert [(row.name, row.layers, row.parameters, row.cost) for row in rows] == [
+        ("winner", 9, 260, 2.3),
+        ("red", 4, 120, 1.0),
+        ("blue", 5, 150, 1.25),
+        ("plain average", 4, 120, 1.0),
+    ]
+    assert all(row.layers is None for row in conclude(task([(5, 0.9)]), score).test)
+    staged = conclude(task([(5, 0.9)], stage="dfs"), score)
+    assert (staged.stage, [row.cost for row in staged.test]) == ("dfs", [1.0] * 4)

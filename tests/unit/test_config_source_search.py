@@ -8,7 +8,7 @@ from begun import begun
 from documents import document, prepared
 from evomerge_contract.manifest import EvoMerge
 from evomerge_operator.plan.run import identity, prepare_task
-from evomerge_operator.recipes import recipe_text
+from evomerge_operator.recipes import Seeded, recipe_text
 from evomerge_operator.rules import broken_rules
 
 
@@ -29,7 +29,7 @@ def test_a_search_carries_it_through(tmp_path: Path) -> None:
     by_role = {baseline.role: baseline.recipe.config_source for baseline in run.baselines}
     assert by_role["average"] == name
     assert by_role["source"] is None
-    text = recipe_text(recipe, chosen, tmp_path, mask_seed=0)
+    text = recipe_text(Seeded(recipe, 0), chosen, tmp_path)
     assert "# mergekit passes over config_source" in text
     assert yaml.safe_load(text)["config_source"] != name  # where it lies
 

@@ -9,7 +9,7 @@ from evomerge_contract.grouping import misplaced
 from evomerge_contract.manifest import Groups
 from evomerge_contract.recipe import Filtered
 from evomerge_contract.report import Layout
-from evomerge_operator.spaces.parameter_space import setting
+from evomerge_operator.spaces.setting import setting
 
 PUBLISHED = [f"block_sparse_moe.experts.{i}.w{w}.weight" for i in range(3) for w in (1, 2, 3)]
 LAYOUT = Layout(
@@ -20,7 +20,7 @@ LAYOUT = Layout(
     after=["lm_head.weight"],
 )
 IN_MEMORY = {
-    "block_sparse_moe.gate.weight": ["mlp.gate.weight", "mlp.router.weight"],
+    "block_sparse_moe.gate.weight": ["mlp.router.weight", "mlp.gate.weight"],
     "block_sparse_moe.e_score_correction_bias": ["mlp.e_score_correction_bias"],
     "block_sparse_moe.experts.7.w1.weight": ["mlp.experts.gate_up_proj"],
     "block_sparse_moe.experts.7.w2.weight": ["mlp.experts.down_proj"],

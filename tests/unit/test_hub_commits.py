@@ -16,7 +16,7 @@ from evomerge_operator.local.commits import known_commits, remembered
 from evomerge_operator.local.directory import RunDirectory
 from evomerge_operator.plan.proposer import begin_stage
 from evomerge_operator.plan.run import at_commits, commits, default_names, make_run, prepare_task
-from evomerge_operator.recipes import recipe_text
+from evomerge_operator.recipes import Seeded, recipe_text
 from evomerge_worker.prepare import prepare
 from evomerge_worker.shards import Checkpoint
 from evomerge_worker.standalone import merge
@@ -98,12 +98,12 @@ def _manifest() -> EvoMerge:
 
 
 def test_all_tasks_of_a_run_and_its_recipe_name_the_commits() -> None:
-    run = make_run(_manifest(), _found(_manifest()), "file:///r", default_names(_manifest()))
+    run = make_run(_manifest(), _found(_manifest()), "file:///r", default_names(_manifest(), _found(_manifest())))
     wanted = (FOUND["hf://team/a"], FOUND["hf://team/x@main"])
     fields, looked = begin_stage(run, 0).shared_fields(), prepare_task(_manifest(), "file:///r", run.prepared)
     for source in (fields["sources"][0], looked.sources[0]):
         assert (source.uri, source.adapter) == wanted
-    text = recipe_text(run.baselines[0].recipe, run.manifest, Path("/"), mask_seed=0)
+    text = recipe_text(Seeded(run.baselines[0].recipe, 0), run.manifest, Path("/"))
     assert f"team/a@{COMMIT}+team/x@{COMMIT}" in text
     assert prepare_task(_manifest(), "file:///r").sources[0].uri == "hf://team/a"
 

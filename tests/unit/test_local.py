@@ -16,7 +16,7 @@ from evomerge_operator.local import workers
 from evomerge_operator.local.terminal import Terminal
 from evomerge_operator.local.workers import default_workers, worker_environments
 from evomerge_operator.plan.run import BASELINES
-from evomerge_operator.recipes import portable_recipe, recipe_text
+from evomerge_operator.recipes import Seeded, portable_recipe, recipe_text
 
 
 def manifest(**spec: object) -> EvoMerge:
@@ -68,7 +68,7 @@ def test_the_recipe_names_the_place_of_the_tokenizer(tmp_path: Path, source: str
 
 def test_the_recipes_text_is_yaml_with_numbers_as_they_are(tmp_path: Path) -> None:
     _, proposer = begun(manifest())
-    text = recipe_text(proposer.space.decode((0.25, 0.125)), manifest(), tmp_path, 3)
+    text = recipe_text(Seeded(proposer.space.decode((0.25, 0.125)), 3), manifest(), tmp_path)
     assert "weight: 0.25" in text
     assert "weight: 0.125" in text
     assert text.startswith("# evomerge merge recipe.yaml OUT\nmerge_method: linear\n")
@@ -77,7 +77,7 @@ def test_the_recipes_text_is_yaml_with_numbers_as_they_are(tmp_path: Path) -> No
 @pytest.mark.parametrize(("method", "random"), [("della", True), ("dare_ties", True), ("ties", False)])
 def test_a_random_methods_recipe_names_its_seed(tmp_path: Path, method: str, random: bool) -> None:
     recipe = Recipe(merge_method=method, models=[RecipeModel(model="a")])
-    first_line = recipe_text(recipe, manifest(), tmp_path, 3).splitlines()[0]
+    first_line = recipe_text(Seeded(recipe, 3), manifest(), tmp_path).splitlines()[0]
     assert ("--seed" in first_line) == random
 
 

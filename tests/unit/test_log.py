@@ -106,3 +106,20 @@ def test_a_log_from_before_baselines_were_pinned_has_no_names_and_gets_none(tmp_
     log.append(candidate(1))
     log.close()
     assert (tmp_path / "log").read_bytes() == before + log_line({"candidate": candidate(1).wire()})
+
+
+def test_a_log_is_gone_on_with_where_the_run_has_further_stages_and_is_then_that_runs(tmp_path: Path) -> None:
+    before = written(tmp_path / "log", 2)
+    more = IDENTITY | {"stages": [*IDENTITY["stages"], {"search": {"seed": 2}}]}
+    log = RunLog(tmp_path / "log", more, [*NAMES, "another version's baseline"])
+    assert (log.found, log.baselines) == ([candidate(0), candidate(1)], NAMES)
+    log.append(candidate(2))
+    log.close()
+    lines = (tmp_path / "log").read_bytes().splitlines(keepends=True)
+    assert parse_line(lines[0]) == {"run": more, "baselines": NAMES}
+    assert lines[1:3] == before.splitlines(keepends=True)[1:]
+    with pytest.raises(RunError, match=r"differing: stages"):
+        RunLog(tmp_path / "log", IDENTITY, NAMES)
+    other = IDENTITY | {"stages": [{"search": {"seed": 3}}, {"search": {"seed": 2}}]}
+    with pytest.raises(RunError, match=r"differing: stages"):
+        RunLog(tmp_path / "log", other, NAMES)

@@ -257,6 +257,30 @@ MISTAKES: list[tuple[str, Change, str, str]] = [
         "spec.stages[0].parameterSpace.parameters.epsilon.max",
         '"1.5" is above 1, the largest epsilon',
     ),
+    ("no space", change("spec.stages.0.parameterSpace", KeyError), "spec.stages[0]", "names 0 spaces; exactly one is"),
+    ("two spaces", change("spec.stages.0.dataFlowSpace", {}), "spec.stages[0]", "names 2 spaces; exactly one is allow"),
+    *(
+        (
+            f"data flow: {place} {words}",
+            lambda doc, space=space: doc["spec"]["stages"][0].update(parameterSpace=None, dataFlowSpace=space),
+            f"spec.stages[0].dataFlowSpace.{place}",
+            words,
+        )
+        for space, place, words in (
+            ({"models": ["a", "c"]}, "models[1]", '"c" is not known; allowed: a, b'),
+            ({"models": ["b", "b"]}, "models[1]", '"b" is named twice; to lay its layers in a row again, use repeats'),
+            ({"repeats": 9}, "repeats", "less than or equal to 8"),
+            ({"scales": {"per": "Hop"}}, "scales.per", "'Hop' is not known; allowed: 'Slot' or 'Pair'"),
+            ({"scales": {"min": "-0.5"}}, "scales.min", '"-0.5" is below 0.05, the smallest scale'),
+            ({"scales": {"min": "0"}}, "scales.min", '"0" is below 0.05, the smallest scale'),
+            ({"scales": {"min": "1.2"}}, "scales.min", '"1.2" is above 1, the scale that the search starts with'),
+            ({"scales": {"max": "0.9"}}, "scales.max", '"0.9" is below 1, the scale that the search starts with'),
+            ({"scales": {"max": "9"}}, "scales.max", '"9" is above 8, the largest scale'),
+            ({"scales": {"min": "1", "max": "1"}}, "scales.max", '"1" must be above min "1"'),
+            ({"layers": {"min": 1}}, "layers.min", "greater than or equal to 2"),
+            ({"layers": {"min": 9, "max": 8}}, "layers.max", "8 must not be below min 9"),
+        )
+    ),
     ("one source only", change(f"{PS}.method", "passthrough"), f"{STAGE_PS}.method", "only a recipe can name it"),
     (
         "density and epsilon",
@@ -379,7 +403,11 @@ def test_a_file_that_is_no_manifest_is_refused_in_one_sentence(tmp_path: Path, t
         ("base_model: a\nexperts: []", "file", "is a configuration of mergekit-moe"),
         ("genome: {models: [a]}\ntasks: []", "file", "is a configuration of mergekit-evolve; write a manifest"),
         ("pop_size: 4\nn_iter: 5", "file", "is a configuration of mergenetic; write a manifest"),
-        ("name: x\nmerge_method: ties\n---\nmerge_method: ties", "file", "holds 2 documents, a configuration of"),
+        (
+            "name: x\nmerge_method: ties\n---\nmerge_method: ties",
+            "file",
+            "holds 2 recipes, as mergekit-multi reads",
+        ),
         ("kind: EvoMerge\n---\nkind: EvoMerge", "file", "holds 2 YAML documents, divided by ---; write each"),
     ],
 )

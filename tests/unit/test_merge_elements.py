@@ -28,7 +28,20 @@ def test_nearswap_of_nothing_is_the_base() -> None:
 @pytest.mark.parametrize("scale", [1.0, -0.25])
 def test_passthrough_scales_its_source(scale: float) -> None:
     x = random_tensor(1).bfloat16()
-    assert torch.equal(carried_out("passthrough", [source(x, scale=scale)], torch.empty(0), {}), x.float() * scale)
+    ours = carried_out("passthrough", [source(x, scale=scale, scale_origin=0.0)], torch.empty(0), {})
+    assert torch.equal(ours, x.float() * scale)
+
+
+def test_passthrough_scales_its_source_about_an_origin() -> None:
+    """A Gemma norm multiplies by 1 + weight: half of that is a weight of (1 + weight) / 2 - 1."""
+    x = random_tensor(1).bfloat16()
+    ours = carried_out("passthrough", [source(x, scale=0.3, scale_origin=-1.0)], torch.empty(0), {})
+    close(ours, (x.double() + 1) * 0.3 - 1)
+
+
+def test_an_origin_without_a_scale_changes_no_bit() -> None:
+    x = random_tensor(1) * 1e-6
+    assert torch.equal(carried_out("passthrough", [source(x, scale=1.0, scale_origin=-1.0)], torch.empty(0), {}), x)
 
 
 def _sce(base: Tensor, tensors: list[Tensor], share: float) -> Tensor:

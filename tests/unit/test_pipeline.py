@@ -167,6 +167,17 @@ def test_an_export_with_facts_holds_the_runs_records(bench: Bench) -> None:
     assert (best / "recipe.yaml").read_text() == task.recipe_text
 
 
+def test_an_export_may_do_without_a_card_and_take_others_with_it(bench: Bench) -> None:
+    stage, other = bench.folder / "stage", bench.folder / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    assert bench.done(bench.export(stage.as_uri(), card=None)).export is not None
+    assert "README.md" not in {path.name for path in stage.iterdir()}
+    assert bench.done(bench.export((bench.folder / "best").as_uri(), drop=[stage.as_uri(), other.as_uri()])).export
+    assert not stage.exists()
+    assert (other / "notes.txt").read_text() == "mine", "no export wrote it"
+
+
 @pytest.mark.parametrize("damage", ["missing", "torn"])
 def test_facts_that_are_damaged_are_refused(damage: str, bench: Bench) -> None:
     write_facts(finished_run(manifest()), bench.folder / "facts")

@@ -9,6 +9,7 @@ import pytest
 
 from evomerge_contract.manifest import S3, Storage
 from evomerge_contract.report import EXPORT_MARK
+from evomerge_worker.errors import InputError
 from evomerge_worker.pipeline import Pipeline
 from evomerge_worker.process.session import carry_out
 from evomerge_worker.store.s3_export import ExportManifest
@@ -86,6 +87,28 @@ def test_the_winner_is_exported_and_found_again(remote: Remote) -> None:
     remote.put("a/config.json", b"changed since")  # nothing is pulled or merged for what is there
     again = remote.done(task)
     assert again.export == exported
+
+
+def test_a_stages_winner_is_a_model_without_a_card_and_goes_with_the_export_of_the_run(remote: Remote) -> None:
+    remote.put("best/reports/of-the-run/one.json", b"{}")
+    place = remote.uri(remote.folder / "best") + "/reports/of-the-run/stages/ps"
+    written = remote.done(remote.export(place, card=None)).export
+    assert written is not None
+    assert "README.md" not in written.files
+    assert remote.done(remote.export(place, card=None)).export == written
+    last = remote.export(remote.uri(remote.folder / "best"), drop=[place])
+    exported = remote.done(last).export
+    assert exported is not None
+    assert remote.names("best/") == {*exported.files, EXPORT_MARK, "reports/of-the-run/one.json"}
+    assert remote.done(last).export == exported, "what is gone already does not matter"
+
+
+def test_what_no_export_wrote_is_not_dropped(remote: Remote) -> None:
+    remote.put("other/notes.txt", b"mine")
+    task = remote.export(remote.uri(remote.folder / "best"), drop=[remote.uri(remote.folder / "other")])
+    with pytest.raises(InputError, match=r"holds objects that no export wrote \(notes.txt\)"):
+        remote.done(task)
+    assert remote.get("other/notes.txt") == b"mine"
 
 
 def changed_model(remote: Remote) -> tuple[str, bytes]:

@@ -52,7 +52,7 @@ def run_through(made: tuple[Run, Proposer], folder: Path, workers: SimulatedWork
 
 
 def open_log(run: Run, folder: Path) -> RunLog:
-    return RunLog(folder / "log.jsonl", identity(run.manifest, run.prepared), default_names(run.manifest))
+    return RunLog(folder / "log.jsonl", identity(run.manifest, run.prepared), default_names(run.manifest, run.prepared))
 
 
 def reference(made: tuple[Run, Proposer], answer: Answer) -> bytes:

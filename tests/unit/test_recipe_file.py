@@ -9,7 +9,7 @@ import yaml
 from evomerge_contract.recipe import Filtered, Recipe
 from evomerge_contract.yaml_document import read_document
 from evomerge_worker.errors import InputError
-from evomerge_worker.recipe_file import parse_recipe, read_recipe
+from evomerge_worker.recipe_file import Written, parse_recipe, read_recipes
 
 LINEAR = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]}
 
@@ -19,6 +19,12 @@ def _recipe(document: Any) -> Recipe:
     assert recipe is not None
     assert not problems
     return recipe
+
+
+def only(path: Path) -> Written:
+    """What is read of a file with one recipe."""
+    [part] = read_recipes(path)
+    return part.written
 
 
 def _parameter(text: str) -> Any:
@@ -279,11 +285,11 @@ def test_what_is_left_without_unknown_keys_is_a_recipe_to_look_at(tmp_path: Path
     """So that a person hears of its models at the same time."""
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(LINEAR | {"dtype": "float64", "modules": {"a": {}}, "slices": []}))
-    recipe, problems, _ = read_recipe(path)
+    recipe, problems, _ = only(path)
     assert recipe == _recipe(LINEAR | {"slices": []})
     assert [problem.path for problem in problems] == ["recipe.modules", "recipe.dtype"]
     path.write_text(yaml.safe_dump({"models": [{"model": 7}], "dtype": "float64"}))
-    recipe, problems, _ = read_recipe(path)
+    recipe, problems, _ = only(path)
     assert recipe is None
     assert [problem.path for problem in problems] == ["recipe.merge_method", "recipe.models[0].model", "recipe.dtype"]
 
@@ -311,7 +317,7 @@ def test_one_mistake_that_an_alias_repeats_is_told_at_both_places(tmp_path: Path
 
 def _read(text: str, folder: Path) -> tuple[Recipe | None, list[tuple[str, str]]]:
     (folder / "recipe.yaml").write_text(text)
-    recipe, problems, _ = read_recipe(folder / "recipe.yaml")
+    recipe, problems, _ = only(folder / "recipe.yaml")
     return recipe, [(p.path, p.message) for p in problems]
 
 
@@ -427,6 +433,13 @@ def test_what_mergekit_passes_over_is_passed_over_with_a_warning(keys: dict[str,
     assert path.rpartition(".")[2] not in yaml.safe_dump(dumped)
 
 
+def test_an_origin_is_refused_where_no_method_scales_about_it() -> None:
+    """mergekit passes over it everywhere; who writes it means another result."""
+    ((path, message),) = _refusals(LINEAR | {"parameters": {"weight": 1, "scale_origin": -1}})
+    assert path == "recipe.parameters.scale_origin"
+    assert message == "is a parameter of passthrough alone, and linear would do without it; leave it out"
+
+
 def test_a_key_is_warned_of_once_however_often_it_stands() -> None:
     models = [{"model": name, "parameters": {"weight": 1}} for name in "abc"]
     ((path, message),) = _warnings({"merge_method": "model_stock", "base_model": "d", "models": models})
@@ -437,7 +450,7 @@ def test_a_key_is_warned_of_once_however_often_it_stands() -> None:
 def test_a_key_that_only_holds_what_others_use_is_never_taken_for_a_slip(tmp_path: Path) -> None:
     text = "model: &model a\nmodels1: b\nmerge_method: linear\nmodels: [{model: *model}]\n"
     (tmp_path / "recipe.yaml").write_text(text)
-    recipe, problems, warnings = read_recipe(tmp_path / "recipe.yaml")
+    recipe, problems, warnings = only(tmp_path / "recipe.yaml")
     assert recipe is not None
     assert recipe.named_models == ["a"]
     assert [p.path for p in warnings] == ["recipe.model"]
@@ -502,11 +515,17 @@ def test_a_model_written_as_a_mapping_is_named_by_the_text_for_it(model: Any, te
     assert _recipe(LINEAR | {"models": [{"model": model}], "base_model": model}).named_models == [text]
 
 
-def test_documents_of_mergekit_multi_are_told_as_such(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds 2 documents, a configuration of mergekit-multi; write each merge into"):
-        _read("---\nname: x\nmerge_method: linear\n---\nmerge_method: slerp\n---\n", tmp_path)
-    with pytest.raises(InputError, match="holds 2 YAML documents, divided by ---"):
-        _read("a: 1\n---\nb: 2\n", tmp_path)
+def test_a_file_may_hold_several_recipes_and_empty_documents_are_none(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        f"---\nname: x\nwieght: 1\n{yaml.safe_dump(LINEAR)}---\nmerge_method: slerp\n---\n"
+    )
+    first, last = read_recipes(tmp_path / "r.yaml")
+    assert (first.name, last.name) == ("x", None)
+    assert first.written.recipe is not None
+    assert [p.path for p in first.written.problems] == ["recipe[0].wieght"]
+    assert [p.path for p in last.written.problems] == []
+    with pytest.raises(InputError, match=r"recipe\[1\]: is not a mergekit configuration"):
+        _read(f"{yaml.safe_dump(LINEAR)}---\n[1]\n", tmp_path)
     assert _read(f"---\n{yaml.safe_dump(LINEAR)}\n---\n", tmp_path)[1] == []
 
 

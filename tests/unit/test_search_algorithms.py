@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evomerge_contract.candidate import Genome
 from evomerge_contract.manifest import Algorithm, Jsonl, Objective, Search
-from evomerge_operator.search import Gene, SearchError, make_search
+from evomerge_operator.search import BINARY, Gene, SearchError, make_search
 from evomerge_operator.search.cma_es import CmaEs, separable_learning_rate
 
 ALGORITHMS: tuple[Algorithm, ...] = ("GA", "CMA-ES", "SepCMA-ES", "Random")
@@ -29,9 +29,21 @@ def gene(group: str, low: float, high: float, start: float) -> Gene:
     return Gene("weight", group, None, low, high, start)
 
 
-def drive(search: Search, genes: list[Gene], outcome: Outcome) -> tuple[list[Genome], list[float | None]]:
+def slots(count: int, algorithm: Algorithm) -> list[Gene]:
+    """Genes as a data-flow space has them: so many slots, every other one in at the start, and a scale."""
+    scale = Gene("scale", "0", None, 0.5, 1.5, 1.0, spread=0.05)
+    if algorithm in BINARY:
+        made = [Gene("slot", str(i), None, 0, 1, float(i % 2), kind="binary", spread=0.25) for i in range(count)]
+    else:
+        made = [Gene("slot", str(i), None, -1, 1, 0.7 if i % 2 else -0.7, spread=1 / 6) for i in range(count)]
+    return [*made, scale]
+
+
+def drive(
+    search: Search, genes: list[Gene], outcome: Outcome, ones: tuple[int, int] | None = None
+) -> tuple[list[Genome], list[float | None]]:
     """The whole search, one candidate after the other."""
-    algorithm = make_search(search, genes, "ps", OBJECTIVES)
+    algorithm = make_search(search, genes, "ps", OBJECTIVES, ones)
     genomes: list[Genome] = []
     fitness: list[float | None] = []
     for index in range(search.candidates):
@@ -157,6 +169,51 @@ def test_a_version_stands_for_one_sequence_of_genomes(
     genomes, _ = drive(search, unit_genes(8), lambda _, g: -sum((v - 0.3) ** 2 for v in g))
     assert make_search(search, unit_genes(8), "ps", OBJECTIVES).version == version
     assert hashlib.sha256(repr(genomes).encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "candidates", "digest"),
+    [
+        ("GA", 200, "1c9ec94837c2f0c7"),
+        ("CMA-ES", 20, "65182e85459643d5"),
+        ("SepCMA-ES", 200, "0e05403ab6cbeead"),
+        ("Random", 200, "44a6c03fd41ce409"),
+    ],
+)
+def test_a_version_stands_for_one_sequence_of_genomes_around_a_start_too(
+    algorithm: Algorithm, candidates: int, digest: str
+) -> None:
+    search = Search(algorithm=algorithm, candidates=candidates, seed=7)
+    ones = (2, 5) if algorithm in BINARY else None
+    genomes, _ = drive(search, slots(8, algorithm), lambda _, g: sum(g[:3]) - sum(g[5:8]) - g[8] ** 2, ones)
+    assert hashlib.sha256(repr(genomes).encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("algorithm", ["GA", "Random"])
+def test_binary_genes_are_zero_or_one_and_as_many_as_may_be(algorithm: Algorithm) -> None:
+    for seed in range(10):
+        search = Search(algorithm=algorithm, candidates=80, seed=seed, lag=1 + seed)
+        genomes, _ = drive(search, slots(6, algorithm), lambda _, g: sum(g), ones=(2, 4))
+        assert all(set(genome[:6]) <= {0.0, 1.0} and 2 <= sum(genome[:6]) <= 4 for genome in genomes)
+        assert all(0.5 <= genome[6] <= 1.5 for genome in genomes)
+
+
+def test_binary_genes_without_a_spread_are_drawn_from_everywhere() -> None:
+    genes = [Gene("slot", str(i), None, 0, 1, 0.0, kind="binary") for i in range(20)]
+    genomes, _ = drive(Search(candidates=20, lag=16), genes, lambda *_: None)
+    assert 0.4 < statistics.mean(value for genome in genomes[1:] for value in genome) < 0.6
+
+
+@pytest.mark.parametrize("outcome", [None, 0.0])
+def test_an_island_whose_outcomes_are_all_the_same_stays_where_it_is_if_genes_have_a_spread(
+    outcome: float | None,
+) -> None:
+    """And anywhere in the range if they have none."""
+    search = Search(algorithm="SepCMA-ES", candidates=400, population=10, lag=1)
+    near, _ = drive(search, slots(30, "SepCMA-ES"), lambda *_: outcome)
+    assert all(abs(statistics.mean(g[i] for g in near[200:]) - (0.7 if i % 2 else -0.7)) < 0.2 for i in range(30))
+    anywhere, _ = drive(search, [gene(str(i), -1, 1, 0.7) for i in range(30)], lambda *_: outcome)
+    assert abs(statistics.mean(value for genome in anywhere[200:] for value in genome)) < 0.2
 
 
 # Better than chance

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evomerge_contract.candidate import Genome
 from evomerge_contract.manifest import Algorithm, Jsonl, Objective, Search
-from evomerge_operator.search import Gene, Outcome, SearchAlgorithm, make_search
+from evomerge_operator.search import BINARY, Gene, Outcome, SearchAlgorithm, make_search
 
 ALGORITHMS: tuple[Algorithm, ...] = ("GA", "CMA-ES", "SepCMA-ES", "Random")
 STAGE = "ps"
@@ -21,7 +21,20 @@ def genes(count: int) -> list[Gene]:
     return [Gene("weight", str(i), None, low=-0.5, high=1.0 + i, start=0.25) for i in range(count)]
 
 
-def new_search(search: Search, dimensions: int, stage: str = STAGE) -> SearchAlgorithm:
+def flow_genes(count: int, algorithm: Algorithm) -> list[Gene]:
+    """So many slots as a data-flow space has them, and a scale."""
+    if algorithm in BINARY:
+        slots = [Gene("slot", str(i), "a", 0, 1, float(i % 2), kind="binary", spread=0.25) for i in range(count)]
+    else:
+        slots = [Gene("slot", str(i), "a", -1, 1, 0.7 if i % 2 else -0.7, spread=1 / 6) for i in range(count)]
+    return [*slots, Gene("scale", "0", "a", 0.5, 1.5, 1.0, spread=0.05)]
+
+
+def new_search(search: Search, dimensions: int, stage: str = STAGE, *, flow: bool = False) -> SearchAlgorithm:
+    if flow:
+        made = flow_genes(dimensions, search.algorithm)
+        ones = (1, max(1, dimensions - 1)) if search.algorithm in BINARY else None
+        return make_search(search, made, stage, OBJECTIVES, ones)
     return make_search(search, genes(dimensions), stage, OBJECTIVES)
 
 
@@ -44,6 +57,7 @@ class Case:
     durations: list[int] = field(default_factory=lambda: [1])
     workers: int = 1
     kills: frozenset[int] = frozenset()
+    flow: bool = False
 
     def outcome(self, index: int, genome: Genome) -> float | None:
         return None if index in self.failures else quantised(genome)
@@ -66,7 +80,7 @@ def simulate(case: Case) -> list[Genome]:
 
 def _life(case: Case, finished: dict[int, tuple[Genome, float | None]], now: int, killed_at: int | None) -> int:
     """One process from its construction to its kill, or to the end of the search; the time it ended at."""
-    algorithm = new_search(case.search, case.dimensions)
+    algorithm = new_search(case.search, case.dimensions, flow=case.flow)
     genomes: list[Genome] = []
     running: list[tuple[int, int]] = []
     while True:
@@ -107,13 +121,14 @@ def cases(draw: st.DrawFn) -> Case:
         durations=draw(st.lists(st.integers(1, 30), min_size=1, max_size=20)),
         workers=draw(st.sampled_from([1, 2, 4, 9])),
         kills=draw(st.frozensets(st.integers(0, 300), max_size=4)),
+        flow=draw(st.booleans()),
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(cases())
 def test_any_durations_workers_and_kills_give_the_same_genomes(case: Case) -> None:
-    undisturbed = Case(case.search, case.dimensions, case.failures)
+    undisturbed = Case(case.search, case.dimensions, case.failures, flow=case.flow)
     assert simulate(case) == simulate(undisturbed)
 
 
@@ -130,12 +145,13 @@ def test_the_simulated_scheduler_really_overlaps_kills_and_restarts(algorithm: A
     assert simulate(case) == simulate(Case(case.search, 3, frozenset()))
 
 
+@pytest.mark.parametrize("flow", [False, True])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_an_instance_that_is_shown_a_log_goes_on_as_the_one_that_wrote_it(algorithm: Algorithm) -> None:
+def test_an_instance_that_is_shown_a_log_goes_on_as_the_one_that_wrote_it(algorithm: Algorithm, flow: bool) -> None:
     search = Search(algorithm=algorithm, candidates=200, seed=3, lag=9)
-    genomes, fitness = drive(search, 6)
+    genomes, fitness = drive(search, 6, flow=flow)
     for index in (199, 1, 150, 75, 12):
-        shown = new_search(search, 6)
+        shown = new_search(search, 6, flow=flow)
         for genome in genomes[:index]:
             shown.replay(genome)
         for outcome in fitness[:index]:  # more than genome `index` may depend on
@@ -153,11 +169,12 @@ def test_outcomes_within_the_lag_are_not_asked_for_and_those_before_it_matter(al
     assert plain[:5] == turned[:5]  # nothing is visible yet
 
 
+@pytest.mark.parametrize("flow", [False, True])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_pickling_changes_no_bit_in_many_dimensions(algorithm: Algorithm) -> None:
+def test_pickling_changes_no_bit_in_many_dimensions(algorithm: Algorithm, flow: bool) -> None:
     """A covariance matrix of many genes shows what a last bit does, where no two outcomes are the same."""
     search = Search(algorithm=algorithm, candidates=200, seed=3, lag=8)
-    plain, sent = new_search(search, 40), new_search(search, 40)
+    plain, sent = new_search(search, 40, flow=flow), new_search(search, 40, flow=flow)
     outcomes: list[Outcome] = []
     for index in range(search.candidates):
         while plain.told < index - search.lag + 1:
@@ -208,10 +225,10 @@ def test_seed_and_stage_each_change_the_genomes(algorithm: Algorithm) -> None:
 
 
 def drive(
-    search: Search, dimensions: int, *, sign: float = 1.0, stage: str = STAGE
+    search: Search, dimensions: int, *, sign: float = 1.0, stage: str = STAGE, flow: bool = False
 ) -> tuple[list[Genome], list[float | None]]:
     """The whole search, one candidate after the other."""
-    algorithm = new_search(search, dimensions, stage)
+    algorithm = new_search(search, dimensions, stage, flow=flow)
     genomes: list[Genome] = []
     fitness: list[float | None] = []
     for index in range(search.candidates):

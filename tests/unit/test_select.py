@@ -2,10 +2,10 @@
 
 import pytest
 
-from evomerge_contract.task import SelectTask
+from evomerge_contract.task import Baseline, SelectTask
 from evomerge_worker.errors import CandidateError, StorageError
 from evomerge_worker.select import select
-from finalists import SEEDS, drawn, table
+from finalists import SEEDS, drawn, recipe, table
 from finalists import task as conclude_task
 
 BROKEN = CandidateError("NotFinite", "NaN")
@@ -13,7 +13,9 @@ BROKEN = CandidateError("NotFinite", "NaN")
 
 def task(finalists: list[tuple[int, float]], **fields: object) -> SelectTask:
     whole = conclude_task(finalists, **fields)
-    return SelectTask(**{name: getattr(whole, name) for name in SelectTask.model_fields if name != "kind"})
+    return SelectTask(
+        **{name: getattr(whole, name) for name in SelectTask.model_fields if name not in ("kind", "pool")}
+    )
 
 
 def test_finalists_are_ranked_by_their_scores_on_select_items_alone() -> None:
@@ -65,3 +67,13 @@ def test_trouble_with_storage_is_no_failure_of_a_finalist() -> None:
     score, _ = table({"f1/select": StorageError("no answer"), "f2/select": 0.5})
     with pytest.raises(StorageError):
         select(task([(1, 0.9), (2, 0.8)]), score)
+
+
+def test_models_of_the_pool_are_scored_beside_the_finalists() -> None:
+    score, _ = table({"f1/select": 0.7, "red/select": 0.8, "blue/select": BROKEN})
+    pool = [Baseline(name=name, role="source", recipe=recipe(name)) for name in ("red", "blue")]
+    result = select(task([(1, 0.9)]).model_copy(update={"pool": pool}), score)
+    assert [(row.name, row.score) for row in result.pool or ()] == [("red", 0.8)]
+    assert result.unscored == {"blue": "NotFinite on select items: NaN"}
+    assert result.gain == pytest.approx(-0.1)
+    assert not result.gained

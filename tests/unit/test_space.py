@@ -13,7 +13,8 @@ from evomerge_contract.report import Layout
 from evomerge_contract.task import Baseline
 from evomerge_operator.spaces import Space, baselines, default_baselines, make_space
 from evomerge_operator.spaces.groups import group_names, slice_tensors
-from evomerge_operator.spaces.parameter_space import setting, sum_to_one
+from evomerge_operator.spaces.parameter_space import sum_to_one
+from evomerge_operator.spaces.setting import setting
 
 
 def first_space(spec: EvoMergeSpec, layout: Layout = LAYOUT) -> Space:

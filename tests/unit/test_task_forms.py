@@ -37,6 +37,13 @@ def test_a_task_that_the_first_version_could_have_made_is_written_as_it_wrote_it
     assert task_adapter.validate_python(golden(form)["wire"]).wire() == golden(form)["wire"]
 
 
+def test_a_stage_that_searches_the_order_of_layers_is_part_of_a_preparation_s_identity() -> None:
+    wire = golden("prepare_minimal")["wire"]
+    task = task_adapter.validate_python(wire | {"flows": [["a", "b"]]})
+    assert task.wire()["flows"] == [["a", "b"]]
+    assert task.digest != task_adapter.validate_python(wire).digest
+
+
 def selected(score: float = 0.75) -> SelectResult:
     return SelectResult(ranked=[SelectRow(index=0, fitness=0.5, score=score)])
 

@@ -1,25 +1,28 @@
 """The end of a run: the best finalist and the baselines, once on test items."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from evomerge_contract.candidate import Role
+from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult, Interval, ScoreRow, SelectResult
 from evomerge_contract.task import Baseline, ConcludeTask, Finalist
 from evomerge_worker.errors import InputError
 from evomerge_worker.evaluate.statistics import fitness_samples, interval
 from evomerge_worker.scoring import Score, Scored, Scoring
 from evomerge_worker.select import finalist_name, select
+from evomerge_worker.size import Size
 
 RowRole = Literal["winner"] | Role
 
 
-def conclude(task: ConcludeTask, score: Score) -> ConcludeResult:
+def conclude(task: ConcludeTask, score: Score, size: Callable[[Recipe], Size]) -> ConcludeResult:
     """Compare the winner, the best of the finalists on select items, with the baselines on test items.
 
     A task without `selected` ranks its finalists first. Test items are scored with the masks of `task.mask_seed`
     alone, those of the baselines too: a baseline has not been chosen for its masks. `score` is called once per recipe,
-    split and mask seed.
+    split and mask seed. `size` gives a recipe's size; rows tell of it where a run has several stages, or where models
+    differ in depth.
 
     What cannot be scored is named with its reason in `unscored`. When a finalist fails on test items, the next best
     wins. A baseline that fails has no row: the comparison stands as long as one source has one.
@@ -35,12 +38,13 @@ def conclude(task: ConcludeTask, score: Score) -> ConcludeResult:
     scoring = Scoring(task.objectives, score, selected.unscored)
     winner, on_test = _winner(ranked, task.mask_seed, scoring)
     against = [(b, s) for b in task.baselines if (s := scoring.attempt(b.recipe, "test", task.mask_seed, b.name))]
-    table = _table(task, on_test, against)
+    table = _sized(task, _table(task, on_test, against), [winner.recipe, *(b.recipe for b, _ in against)], size)
     best_source = _best_source(table, scoring)
     gap = best_source.winner_minus_interval
     rows = {row.index: row for row in selected.ranked}
     return ConcludeResult(
         winner=winner.index,
+        stage=task.stage,
         select=[rows[finalist.index] for finalist in task.finalists if finalist.index in rows],
         test=table,
         test_items=sum(len(scores) for scores in on_test.items.values()),
@@ -85,6 +89,26 @@ def _table(task: ConcludeTask, winner: Scored, against: list[tuple[Baseline, Sco
         minus = {"winner_minus": winner.fitness - scored.fitness, "winner_minus_interval": gap}
         rows.append(row.model_copy(update=minus))
     return rows
+
+
+def _sized(
+    task: ConcludeTask, table: Sequence[ScoreRow], recipes: Sequence[Recipe], size: Callable[[Recipe], Size]
+) -> list[ScoreRow]:
+    """The rows with their models' sizes, where those are worth telling."""
+    sizes = [size(recipe) for recipe in recipes]
+    if task.stage is None and len({one.layers for one in sizes}) == 1:
+        return list(table)
+    first = next((s.per_token for row, s in zip(table, sizes, strict=True) if row.role == "source"), None)
+    return [
+        row.model_copy(
+            update={
+                "layers": one.layers,
+                "parameters": one.parameters,
+                "cost": round(one.per_token / first, 4) if first else None,
+            }
+        )
+        for row, one in zip(table, sizes, strict=True)
+    ]
 
 
 def _row(name: str, role: RowRole, scored: Scored, own: Interval) -> ScoreRow:

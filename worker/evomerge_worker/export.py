@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from evomerge_contract.base import canonical_json
 from evomerge_contract.log import LOG_NAME, first_entry, log_line
-from evomerge_contract.report import RunReport
+from evomerge_contract.report import EXPORT_MARK, RunReport
 from evomerge_contract.task import ExportTask
 from evomerge_worker.digests import file_digest
 from evomerge_worker.errors import InputError
@@ -31,7 +32,8 @@ _BESIDES_WEIGHTS = 256 << 20  # bytes of tokenizer, log, report
 def export(
     task: ExportTask, store: Store, open_sources: Callable[[], Mapping[str, Checkpoint]], device: torch.device
 ) -> dict[str, str]:
-    """Write the checkpoint, its card and the run's records to the task's place; digests of the files written.
+    """Write the checkpoint, its card and the run's records to the task's place, then remove what the task says; digests
+    of the files written.
 
     A complete export of the same task that is found in S3 is returned. `device` is the one that candidates are merged
     on: another rounds otherwise, and the winner would not be exported.
@@ -41,6 +43,26 @@ def export(
         CandidateError: the merged weights are not finite.
         StorageError: a disk or server failed or refused.
     """
+    files = _export(task, store, open_sources, device)
+    for uri in task.drop or ():
+        _drop(uri, store)
+    return files
+
+
+def _drop(uri: str, store: Store) -> None:
+    """Remove what an export wrote to `uri`."""
+    if scheme_of(uri, _WHERE) == "s3":
+        from evomerge_worker.store.s3_export import drop_export
+
+        drop_export(store.s3, uri)
+    elif (folder := path_of(uri, _WHERE)) and (folder / EXPORT_MARK).exists():
+        shutil.rmtree(folder)
+
+
+def _export(
+    task: ExportTask, store: Store, open_sources: Callable[[], Mapping[str, Checkpoint]], device: torch.device
+) -> dict[str, str]:
+    """Write the checkpoint and what goes beside it; digests of the files written."""
     match scheme_of(task.out, _WHERE):
         case "file":
             out = path_of(task.out, _WHERE)
@@ -68,8 +90,10 @@ def _write(
     from evomerge_worker.report.card import merged_sources, model_card
     from evomerge_worker.report.licence import licence_notice
 
-    texts = {"README.md": model_card(task.card, task.sources, task.recipe)} | _records(task)
-    notice = licence_notice(merged_sources(task.sources, task.recipe))
+    card = {} if task.card is None else {"README.md": model_card(task.card, task.sources, task.recipe)}
+    texts = card | _records(task)
+    earlier = task.card.earlier if task.card is not None else None
+    notice = licence_notice(merged_sources(task.sources, task.recipe, earlier))
     if notice is not None:
         texts["LICENSE"] = notice
     export_checkpoint(

@@ -25,6 +25,7 @@ from evomerge_worker.families.live import LiveModel
 from evomerge_worker.prepare import prepare
 from evomerge_worker.select import select
 from evomerge_worker.shards import Checkpoint
+from evomerge_worker.size import size_of
 from evomerge_worker.sources import source_folder
 from evomerge_worker.store import Store
 from evomerge_worker.store.pinned import pinned_file
@@ -78,7 +79,11 @@ class Pipeline:
             case SelectTask():
                 return select(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
             case ConcludeTask():
-                return conclude(task, lambda recipe, split, seed: self._score(task, recipe, split, seed))
+                return conclude(
+                    task,
+                    lambda recipe, split, seed: self._score(task, recipe, split, seed),
+                    lambda recipe: size_of(recipe, self._open(task), trust_remote_code=task.trust_remote_code),
+                )
             case ExportTask():
                 files = export(task, self._store(task), lambda: self._open(task), self._device)
                 return ExportResult(out=task.out, files=files)

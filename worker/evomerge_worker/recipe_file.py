@@ -1,7 +1,7 @@
 """Reading a recipe as people write it: a mergekit configuration in YAML."""
 
 import json
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -15,7 +15,7 @@ from evomerge_contract.methods import METHODS
 from evomerge_contract.recipe import DTypeName, Recipe
 from evomerge_contract.report import Problem
 from evomerge_contract.spelling import nearest
-from evomerge_contract.yaml_document import DocumentError, read_document
+from evomerge_contract.yaml_document import Document, DocumentError, read_documents
 from evomerge_worker.errors import InputError
 from evomerge_worker.recipe_forms import unwrapped
 from evomerge_worker.recipe_keys import Keys
@@ -68,21 +68,56 @@ class Written(NamedTuple):
     warnings: list[Problem]
 
 
-def read_recipe(path: Path) -> Written:
-    """The recipe in a YAML file.
+class Part(NamedTuple):
+    """One of a file's recipes; by its `name` those beside it mean its result. The last to be merged has none."""
+
+    name: str | None
+    written: Written
+
+
+def read_recipes(path: Path) -> list[Part]:
+    """The recipes in a YAML file, a document each, as mergekit-multi has them; most files hold one.
+
+    Of several, paths in the first begin with `recipe[0]`.
 
     Raises:
         InputError: it cannot be read at all.
     """
     try:
-        document, twice, lent = read_document(yaml.SafeLoader(path.read_text(encoding="utf-8")), "recipe")
+        documents = read_documents(yaml.SafeLoader(path.read_text(encoding="utf-8")), "recipe")
     except DocumentError as error:
         raise InputError.at(error.path, error.message) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError.at(str(path), f"cannot be read as YAML: {' '.join(str(error).split())}") from error
-    written = parse_recipe(document, lent)
-    given_twice = [Problem(path=place, message=message) for place, message in twice]
-    return written._replace(problems=[*given_twice, *written.problems])
+    if len(documents) == 1:
+        return [Part(None, _written(next(iter(documents)), "recipe"))]
+    return [_part(document, f"recipe[{number}]") for number, document in enumerate(documents)]
+
+
+def _part(document: Document, place: str) -> Part:
+    if not isinstance(document.value, dict):
+        raise InputError.at(place, "is not a mergekit configuration: expected merge_method and models or slices")
+    value = dict(document.value)
+    name = value.pop("name", None)
+    part = Part(None if name is None else str(name), _written(document._replace(value=value), place))
+    if name is not None and not isinstance(name, str):
+        part.written.problems.append(Problem(path=f"{place}.name", message=f"{name} is no text to YAML; quote it"))
+    return part
+
+
+def _written(document: Document, place: str) -> Written:
+    """The recipe in a document, whose paths begin with `place`."""
+    try:
+        written = parse_recipe(document.value, document.lent)
+    except InputError as error:
+        raise InputError(*_at(place, error.problems)) from error
+    given_twice = [Problem(path=where, message=message) for where, message in document.twice]
+    problems = [*given_twice, *_at(place, written.problems)]
+    return written._replace(problems=problems, warnings=_at(place, written.warnings))
+
+
+def _at(place: str, problems: Sequence[Problem]) -> list[Problem]:
+    return [p.model_copy(update={"path": place + p.path.removeprefix("recipe")}) for p in problems]
 
 
 def parse_recipe(document: Any, lent: Set[str] = frozenset()) -> Written:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Set
 from copy import deepcopy
 from typing import Any
 
-from evomerge_contract.methods import METHODS, Method
+from evomerge_contract.methods import EXTENSIONS, METHODS, Method, any_of
 from evomerge_contract.recipe import Filtered, Recipe, RecipeModel, Slice, SliceSource, TokenizerSettings
 from evomerge_contract.report import Problem
 from evomerge_contract.spelling import nearest
@@ -159,6 +159,9 @@ class Keys:
         self._nothing.append((settings, name))
         if name in _RECIPE:
             self._add(path, "belongs to the recipe itself, outside parameters; mergekit would pass over it here")
+        elif name in EXTENSIONS:
+            its = any_of([method for method, known in METHODS.items() if name in _parameters_of(known)])
+            self._add(path, f"is a parameter of {its} alone, and {self._method_name} would do without it; leave it out")
         elif name not in _anywhere() and (near := nearest(name, self._known())):
             self._meant.append((settings, near, settings[name]))
             self._add(path, f"is not a parameter of {self._method_name}; did you mean {near}?")

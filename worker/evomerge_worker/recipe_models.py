@@ -1,7 +1,9 @@
 """What a recipe means by the name of a model: a folder, a place in S3, a model of the hub; perhaps with an adapter."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from evomerge_contract.task import Source
@@ -13,13 +15,18 @@ _PINNED = re.compile(r"[\w.-]+/[\w.-]+@.+")
 _FORMS = "a model is a folder, s3://…, or org/name@commit"
 
 
-def source_of(model: str, folder: Path) -> Source:
+def source_of(model: str, folder: Path, made: Mapping[str, Path] = MappingProxyType({})) -> Source:
     """What a recipe that lies in `folder` means by `model`: a model, or one with a LoRA adapter, model+adapter.
+
+    `made` are the results of other recipes of its file, by their names.
 
     Raises:
         InputError: it means nothing: no such folder.
     """
     whole, plus, adapter = model.rpartition("+")
+    if (bare := made.get(whole if plus else model)) is not None:
+        source = Source(name=model, uri=bare.resolve().as_uri())
+        return source.model_copy(update={"adapter": _uri(model, adapter, folder)}) if plus else source
     if not plus or _exists(_path(model, folder)):
         return Source(name=model, uri=_uri(model, model, folder))
     if not whole or not adapter:

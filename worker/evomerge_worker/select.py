@@ -2,7 +2,7 @@
 
 import math
 
-from evomerge_contract.report import SelectResult, SelectRow
+from evomerge_contract.report import PoolRow, SelectResult, SelectRow
 from evomerge_contract.task import ConcludeTask, Finalist, SelectTask
 from evomerge_worker.scoring import Score, Scoring
 
@@ -29,7 +29,16 @@ def select(task: SelectTask | ConcludeTask, score: Score) -> SelectResult:
         ranked=sorted(rows, key=lambda row: (-row.score, -row.fitness, row.index)),
         unscored=scoring.unscored,
         mask_seeds=task.mask_seeds,
+        pool=_pool(task, scoring) if isinstance(task, SelectTask) else None,
     )
+
+
+def _pool(task: SelectTask, scoring: Scoring) -> list[PoolRow] | None:
+    """The models that the finalists were merged from; one that cannot be scored is named among the unscored."""
+    if task.pool is None:
+        return None
+    scored = [(model.name, scoring.attempt(model.recipe, "select", task.mask_seed, model.name)) for model in task.pool]
+    return [PoolRow(name=name, score=found.fitness) for name, found in scored if found is not None]
 
 
 def _row(finalist: Finalist, task: SelectTask | ConcludeTask, scoring: Scoring) -> SelectRow | None:

@@ -1,8 +1,10 @@
 """What `evomerge-worker` does beside tasks: merge a recipe by hand, draw a report."""
 
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from evomerge_contract.manifest import Storage
 from evomerge_contract.problems import in_rows, in_words
@@ -11,8 +13,9 @@ from evomerge_contract.report import Problem, RunReport
 from evomerge_contract.task import Source
 from evomerge_worker.durable import write_durably
 from evomerge_worker.errors import InputError, StorageError, WorkerError, where_of
-from evomerge_worker.recipe_file import read_recipe
+from evomerge_worker.recipe_file import Part, read_recipes
 from evomerge_worker.recipe_models import named_in_recipe, source_of
+from evomerge_worker.recipe_parts import in_order, used
 
 if TYPE_CHECKING:
     from evomerge_worker.prepare.mistakes import Mistakes
@@ -53,21 +56,73 @@ def _told(error: WorkerError) -> int:
 
 
 def _merge(recipe_file: Path, out: Path, seed: int) -> None:
-    from evomerge_worker.merge import anchor_of, export_checkpoint
+    _check_new(out)
+    written = read_recipes(recipe_file)
+    parts = in_order(written)
+    unused = [part for part in written if part not in parts]
+    for part in parts:
+        sys.stderr.writelines(f"{recipe_file}: {warning.path} {warning.message}\n" for warning in part.written.warnings)
+    if any(part.written.recipe is None for part in parts) or any(part.written.problems for part in unused):
+        raise InputError(*(problem for part in written for problem in part.written.problems))
+    for part in unused:
+        sys.stderr.write(f"{recipe_file}: {part.name} is used by no other recipe, and is not merged\n")
+    if len(parts) == 1:
+        _merge_part(parts[0], recipe_file.parent, {}, out, seed)
+        return
+    _check_parts(parts, recipe_file.parent)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".parts", dir=out.parent) as beside:
+        made: dict[str, Path] = {}
+        for part in parts:
+            sys.stderr.write(f"merging {part.name or 'the last'}\n")
+            _merge_part(part, recipe_file.parent, made, out if part.name is None else Path(beside) / part.name, seed)
+            if part.name is not None:
+                made[part.name] = Path(beside) / part.name
+
+
+def _check_parts(parts: list[Part], folder: Path) -> None:
+    """Find what is wrong with recipes and with models that are there already, before anything is merged.
+
+    Raises:
+        InputError, StorageError: with all of it.
+    """
     from evomerge_worker.prepare.mistakes import Mistakes
 
-    _check_new(out)
-    recipe, problems, warnings = read_recipe(recipe_file)
-    sys.stderr.writelines(f"{recipe_file}: {warning.path} {warning.message}\n" for warning in warnings)
-    if recipe is None:
-        raise InputError(*problems)
+    mistakes = Mistakes()
+    recipes = {part.name: cast(Recipe, part.written.recipe) for part in parts}
+    using = {name: used(recipe, recipes) for name, recipe in recipes.items()}
+    for part in parts:
+        mistakes.found += part.written.problems
+        if using[part.name]:
+            _pinned(recipes[part.name], folder, dict.fromkeys(using[part.name], folder), mistakes)
+    for part in parts:
+        if not using[part.name]:
+            _checked(part, folder, {}, mistakes)
+    models = [model for recipe in recipes.values() for model in recipe.named_models]
+    _raise_any(mistakes, list(dict.fromkeys(models)))
+
+
+def _merge_part(part: Part, folder: Path, made: Mapping[str, Path], out: Path, seed: int) -> None:
+    """Merge one recipe of a file; `made` are the results of others, by their names."""
+    from evomerge_worker.merge import export_checkpoint
+    from evomerge_worker.prepare.mistakes import Mistakes
+
+    mistakes = Mistakes()
+    mistakes.found += part.written.problems
+    recipe, checkpoints = _checked(part, folder, made, mistakes)
+    export_checkpoint(recipe, checkpoints, out, mask_seed=seed, replace=False)
+
+
+def _checked(
+    part: Part, folder: Path, made: Mapping[str, Path], mistakes: "Mistakes"
+) -> tuple[Recipe, dict[str, "Checkpoint"]]:
+    """A recipe and its models, opened and checked."""
+    from evomerge_worker.merge import anchor_of
+
+    recipe = cast(Recipe, part.written.recipe)
     if recipe.vocabulary == BASE_TOKENIZER and (recipe.models or recipe.slices):
         recipe = recipe.with_vocabulary(anchor_of(recipe))  # never a folder that happens to be called base
-    mistakes = Mistakes()
-    mistakes.found += problems
-    recipe, sources = _pinned(recipe, recipe_file.parent, mistakes)
-    checkpoints = _sources(recipe, sources, mistakes)
-    export_checkpoint(recipe, checkpoints, out, mask_seed=seed, replace=False)
+    recipe, sources = _pinned(recipe, folder, made, mistakes)
+    return recipe, _sources(recipe, sources, mistakes)
 
 
 def _check_new(out: Path) -> None:
@@ -80,7 +135,9 @@ def _check_new(out: Path) -> None:
     raise InputError.at(str(out), "exists already; choose a folder that does not")
 
 
-def _pinned(recipe: Recipe, folder: Path, mistakes: "Mistakes") -> tuple[Recipe, dict[str, Source | None]]:
+def _pinned(
+    recipe: Recipe, folder: Path, made: Mapping[str, Path], mistakes: "Mistakes"
+) -> tuple[Recipe, dict[str, Source | None]]:
     """The recipe with one name for each model, and what each is; None where its name means nothing.
 
     A folder may be written as a, a/ and ./a: the first counts. A hub's model without a commit is named with the one
@@ -93,7 +150,7 @@ def _pinned(recipe: Recipe, folder: Path, mistakes: "Mistakes") -> tuple[Recipe,
     for model in recipe.named_models:
         sources[model] = None
         with mistakes.collected():
-            named = _source(model, recipe, folder)
+            named = _source(model, recipe, folder, made)
             source = _with_commits(named, model)
             name = model if source == named else named_in_recipe(source)
             if name != model:
@@ -175,14 +232,14 @@ def _opened(model: str, source: Source | None, store: "Store", mistakes: "Mistak
     return Opened(model) if source is None else open_source(source, store, mistakes, code=False)
 
 
-def _source(model: str, recipe: Recipe, folder: Path) -> Source:
-    """What a recipe that lies in `folder` means by `model`.
+def _source(model: str, recipe: Recipe, folder: Path, made: Mapping[str, Path]) -> Source:
+    """What a recipe that lies in `folder` means by `model`; `made` are the results of other recipes, by their names.
 
     Raises:
         InputError: it means nothing; where it gives tokenizer or config alone, it may be a word that was meant.
     """
     try:
-        return source_of(model, folder)
+        return source_of(model, folder, made)
     except InputError as error:
         if model in recipe.merged_models:
             raise

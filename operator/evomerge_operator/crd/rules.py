@@ -4,7 +4,7 @@ The words are those of `evomerge_operator.rules`, which knows all of it and more
 is here is refused at `kubectl apply`; the rest becomes a condition.
 """
 
-from evomerge_contract.manifest import BASE, SPLITS
+from evomerge_contract.manifest import BASE, LARGEST_SCALE, SMALLEST_SCALE, SPLITS
 from evomerge_contract.methods import SEARCHABLE, so_many_models, without_base
 from evomerge_contract.metrics import EVALUATORS
 from evomerge_contract.recipe import UNION
@@ -49,12 +49,19 @@ _MODEL_URI = rule(
 )
 
 
+_FIRST = "self.stages[0].parameterSpace"
+"""Later stages merge winners too: what their pools are is for the operator to check."""
+_GIVEN = f"has({_FIRST})"
+_NAMED = f"has({_FIRST}.models)"
+
+
 def _spec() -> list[Rule]:
     with_base = [name for name, method in SEARCHABLE.items() if method.needs_base]
     rules = [_unchanged(field) for field in _IMMUTABLE]
     rules.append(
         rule(
-            f"has(self.base) || self.stages.all(s, !(s.parameterSpace.method in {names_in(with_base)}))",
+            f"has(self.base) || self.stages.all(s, !has(s.parameterSpace) || "
+            f"!(s.parameterSpace.method in {names_in(with_base)}))",
             f"{', '.join(with_base)} need a base; add spec.base or choose {without_base()}",
         )
     )
@@ -82,18 +89,18 @@ def _spec() -> list[Rule]:
             rules.append(
                 rule(
                     f"({least} <= self.models.size() && self.models.size() <= {most}) || "
-                    f"self.stages.all(s, s.parameterSpace.method != '{name}')",
-                    f"{name} merges {so_many_models(least, most)}",
+                    f"!{_GIVEN} || {_NAMED} || {_FIRST}.method != '{name}'",
+                    f"{name} merges {so_many_models(least, most)}; the first stage may name them",
                     field=".models",
                 )
             )
     rules.append(
         rule(
-            "self.stages.all(s, s.parameterSpace.parameters.all(k, "
-            "!s.parameterSpace.parameters[k].sumsToOne || "
-            "!has(s.parameterSpace.parameters[k].min) || !has(s.parameterSpace.parameters[k].max) || "
-            "(double(s.parameterSpace.parameters[k].min) * double(self.models.size()) <= 1.0 && "
-            "double(s.parameterSpace.parameters[k].max) * double(self.models.size()) >= 1.0)))",
+            f"!{_GIVEN} || {_NAMED} || {_FIRST}.parameters.all(k, "
+            f"!{_FIRST}.parameters[k].sumsToOne || "
+            f"!has({_FIRST}.parameters[k].min) || !has({_FIRST}.parameters[k].max) || "
+            f"(double({_FIRST}.parameters[k].min) * double(self.models.size()) <= 1.0 && "
+            f"double({_FIRST}.parameters[k].max) * double(self.models.size()) >= 1.0))",
             "sumsToOne: as many values as there are models cannot sum to one between this min and max",
             field=".stages",
         )
@@ -113,6 +120,21 @@ _CACHE = [
         "[has(self.persistentVolumeClaim), has(self.emptyDir), has(self.hostPath)].filter(given, given).size() <= 1",
         "at most one of persistentVolumeClaim, emptyDir and hostPath is to be given",
     )
+]
+
+
+_SCALES = [
+    rule(
+        f"{SMALLEST_SCALE} <= double(self.min) && double(self.min) <= 1.0",
+        f"the smallest scale lies between {SMALLEST_SCALE:g} and 1, the scale that the search starts with",
+        field=".min",
+    ),
+    rule(
+        f"1.0 <= double(self.max) && double(self.max) <= {LARGEST_SCALE}",
+        f"the largest scale lies between 1, the scale that the search starts with, and {LARGEST_SCALE:g}",
+        field=".max",
+    ),
+    rule("double(self.min) < double(self.max)", "max must be above min", field=".max"),
 ]
 
 
@@ -161,8 +183,15 @@ EVOMERGE_SPEC: dict[str, list[Rule]] = {
         for evaluator in EVALUATORS
         for split in SPLITS
     },
+    "stages": [_distinct("stages")],
     "stages[].name": [
         rule(f"self != '{RESERVED_STAGE}'", f'"{RESERVED_STAGE}" means the baselines; choose another name')
+    ],
+    "stages[]": [
+        rule(
+            "has(self.parameterSpace) != has(self.dataFlowSpace)",
+            "exactly one of parameterSpace and dataFlowSpace is to be given",
+        )
     ],
     _SPACE: space_rules(),
     f"{_SPACE}.groups": _GROUPS,
@@ -171,6 +200,11 @@ EVOMERGE_SPEC: dict[str, list[Rule]] = {
         rule(f"self != '{REST}'", f'"{REST}" means what no pattern matches; choose another name')
     ],
     f"{_SPACE}.parameters{{}}": PARAMETER_RULES,
+    "stages[].dataFlowSpace.scales": _SCALES,
+    "stages[].dataFlowSpace.layers": [
+        # A default is looked at before its own fields have theirs.
+        rule("!has(self.min) || !has(self.max) || self.min <= self.max", "max must not be below min", field=".max"),
+    ],
     "worker.cache": _CACHE,
     "export.uri": [_in_s3("an export", "s3://bucket/folder")],
 }

@@ -82,12 +82,12 @@ class Gateway:
         """An EvoMerge as it is now."""
         return await self._client.request("get", _path(_EVOMERGE, namespace, EVOMERGES, name))
 
-    async def candidate_page(self, parent: Parent, following: str, *, stage: str | None = None) -> bytes:
-        """A page of the MergeCandidates of an EvoMerge, or of one stage of it, as JSON, in the order of their names.
+    async def candidate_page(self, parent: Parent, following: str, *, stage: str) -> bytes:
+        """A page of the MergeCandidates of a stage of an EvoMerge, as JSON, in the order of their names.
 
         `following` is what the page before says of the next one; empty: the first.
         """
-        selector = parent.selector + (f",{STAGE_LABEL}={stage}" if stage else "")
+        selector = f"{parent.selector},{STAGE_LABEL}={stage}"
         query = {"labelSelector": selector, "limit": str(PAGE), "continue": following}
         path = _path(_EVOMERGE, parent.namespace, MERGE_CANDIDATES)
         return await self._client.list_text(path, query)

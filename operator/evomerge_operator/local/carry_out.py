@@ -1,11 +1,12 @@
 """Single tasks on this machine, and what their failures mean for the run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from evomerge_contract.manifest import EvoMerge
 from evomerge_contract.report import PrepareResult, Report
-from evomerge_contract.task import Task
+from evomerge_contract.task import Source, Task
 from evomerge_operator.errors import EvoMergeError, InputError, RunError, TryAgainError
 from evomerge_operator.mistakes import in_fields
 from evomerge_operator.plan.run import prepare_task
@@ -28,14 +29,21 @@ class Executor(Protocol):
         """What a worker last said of its own trouble."""
 
 
-def prepare(executor: Executor, manifest: EvoMerge, source: str, reports: Path) -> PrepareResult:
-    """Carry out the prepare task.
+def prepare(
+    executor: Executor,
+    manifest: EvoMerge,
+    source: str,
+    reports: Path,
+    known: PrepareResult | None = None,
+    winners: Sequence[Source] = (),
+) -> PrepareResult:
+    """Carry out the prepare task; see `prepare_task`.
 
     Raises:
         InputError: with every problem found, by field of the manifest.
         TryAgainError: storage did not answer.
     """
-    report = carry_out(executor, prepare_task(manifest, reports.resolve().as_uri()))
+    report = carry_out(executor, prepare_task(manifest, reports.resolve().as_uri(), known, winners))
     if report.prepare is not None:
         return report.prepare
     raise error_of(report, f"preparing the sources{executor.last_words()}", manifest, source)

@@ -4,6 +4,7 @@ log.jsonl      the search log            report.html   the report
 best/          the winner, a checkpoint  recipe.yaml   its recipe, for mergekit and `evomerge merge`
 reports/       one durable report a task worker.log    what the workers wrote to standard error
 run.json       everything the report shows, for `evomerge report`
+stages/        the winners of stages that others follow, until the run ends
 """
 
 import fcntl
@@ -28,6 +29,7 @@ class RunDirectory:
         self.reports = path / "reports"
         self.worker_log = path / "worker.log"
         self.facts = path / "run.json"
+        self.stages = path / "stages"
         self._lock: int | None = None
         self._created = False
 

@@ -15,6 +15,7 @@ from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.log import BEGINNING, LOG_NAME, first_entry, log_line, parse_line
 from evomerge_operator.errors import RunError
+from evomerge_operator.local.files import write_whole
 
 __all__ = ["LOG_NAME", "RunLog", "read_log"]
 
@@ -25,6 +26,8 @@ class RunLog:
     def __init__(self, path: Path, identity: dict[str, Any], baselines: Sequence[str]) -> None:
         """Open the log of the run `identity`, or begin it, pinned to the baselines of these names.
 
+        A log whose run has fewer stages, the first ones of this, is gone on with, and is this run's from then on.
+
         Raises:
             RunError: the log is another run's, or damaged before its end.
         """
@@ -34,8 +37,11 @@ class RunLog:
         self.baselines: list[str] | None = list(baselines)
         """The names that it is pinned to; None: it was begun before there were any."""
         entries, good_bytes = _read(path)
-        if entries:
+        if entries and _is_part(entries[0], identity):
+            good_bytes = _begin_anew(path, first_entry(identity, entries[0]["baselines"]), entries)
+        elif entries:
             _refuse_other_run(path, entries[0].get("run"), identity)
+        if entries:
             self.baselines = entries[0].get("baselines")
             self.found = _candidates(entries)
         # A line torn by a kill is cut off: it was never believed.
@@ -98,6 +104,21 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
         entries.append(entry)
         position += len(line)
     return entries, position
+
+
+def _is_part(first: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether a log's run is this one but for further stages. One without pinned baselines is concluded otherwise."""
+    found, wanted = first.get("run") or {}, json.loads(canonical_json(wanted))
+    stages, more = found.get("stages") or [], wanted.get("stages") or []
+    same = found | {"stages": more} == wanted
+    return same and len(stages) < len(more) and stages == more[: len(stages)] and "baselines" in first
+
+
+def _begin_anew(path: Path, first: dict[str, Any], entries: list[dict[str, Any]]) -> int:
+    """Give a log another first line, at once; the number of bytes that it has then."""
+    lines = b"".join(log_line(entry) for entry in (first, *entries[1:]))
+    write_whole(path, lines)
+    return len(lines)
 
 
 def _refuse_other_run(path: Path, found: Any, wanted: dict[str, Any]) -> None:

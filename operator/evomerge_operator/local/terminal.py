@@ -14,11 +14,12 @@ from evomerge_contract.report import ConcludeResult
 from evomerge_contract.text import count, interval, score, seconds
 from evomerge_contract.verdict import difference, row_name, verdict_of
 from evomerge_operator.local.directory import RunDirectory
-from evomerge_operator.plan.run import Run, commits
+from evomerge_operator.plan.run import Run, StageRun, commits
 
 _BAR_WIDTH = 24
 _LINE_EVERY_SECONDS = 10.0
 _PICTURE_EVERY_SECONDS = 0.2
+_SIZES = ("layers", "parameters", "cost")
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -81,6 +82,10 @@ class Terminal:
         self.close()
         each = f" with {masks} mask seeds each" if masks > 1 else ""
         self._console.print(f"scoring {finalists} finalists on select items{each}", style="dim", highlight=False)
+
+    def writing(self, stage: StageRun) -> None:
+        """Say that a stage's winner is written, for those that follow."""
+        self._console.print(f"writing the winner of {stage.name}", style="dim", highlight=False)
 
     def concluding(self, baselines: int) -> None:
         """Say that test items are scored."""
@@ -181,12 +186,15 @@ def result_table(conclusion: ConcludeResult) -> Table:
     skills = list(dict.fromkeys(skill for row in conclusion.test for skill in row.skills))
     table = Table(title=f"On {conclusion.test_items} test items", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
-    for header in ["total", "95 % interval", *skills, "winner minus this"]:
+    sized = any(row.layers for row in conclusion.test)
+    for header in ["total", "95 % interval", *skills, "winner minus this", *(_SIZES if sized else ())]:
         table.add_column(header, justify="right")
     for row in conclusion.test:
         cells = [row_name(row, conclusion), score(row.score), interval(row.interval)]
         cells += [score(row.skills[s]) if s in row.skills else "" for s in skills]
         cells.append(difference(row))
+        if sized:
+            cells += [str(row.layers), f"{row.parameters:,}", f"{row.cost:.2f}" if row.cost else ""]
         table.add_row(*cells, style="bold" if row.role == "winner" else None)
     return table
 

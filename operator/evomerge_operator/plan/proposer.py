@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from evomerge_contract.base import GRID, GRID_DECIMALS
 from evomerge_contract.candidate import Candidate, Genome
 from evomerge_contract.recipe import Recipe
+from evomerge_contract.report import PrepareResult
 from evomerge_contract.task import EvaluateTask
 from evomerge_operator.errors import InputError
-from evomerge_operator.plan.run import BASELINES, Key, Run, StageRun, data_digests, dtype_of, sources_of
+from evomerge_operator.plan.run import BASELINES, Common, Key, Run, StageRun, data_digests, dtype_of, sources_of
 from evomerge_operator.search import Outcome, SearchError, make_search
 from evomerge_operator.spaces import make_space
 
@@ -32,33 +33,37 @@ class Start(NamedTuple):
 class Proposer:
     """The candidates of one stage, and the baselines."""
 
-    def __init__(self, run: Run, number: int) -> None:
-        """The stage `number` of the manifest.
+    def __init__(self, common: Common, number: int, prepared: PrepareResult) -> None:
+        """The stage `number` of the manifest, over its models as they were `prepared`.
 
         Raises:
             InputError: the space does not fit the models, or the search the space.
         """
-        spec = run.manifest.spec
-        self.manifest, self.prepared, self.report_dir = run.manifest, run.prepared, run.report_dir
-        self.baselines = run.baselines
+        self.manifest, self.report_dir, self.baselines, self.winners = common
+        self.prepared = prepared
+        spec = self.manifest.spec
         self.stage = spec.stages[number]
-        self.pool = tuple(model.name for model in spec.models)
-        field = f"spec.stages[{number}].parameterSpace.groups"
+        self.pool = spec.pool(number)
+        self.worker = spec.worker_of(self.stage)
+        field = f"spec.stages[{number}].{self.stage.space.blamed_field}"
         try:
-            self.space = make_space(self.stage, self.pool, spec, run.prepared.layout, dtype_of(run.prepared))
+            self.space = make_space(self.stage, self.pool, spec, prepared.layout, dtype_of(prepared))
             # A recipe in which every gene has a value of its own needs the most filters.
             spread = enumerate(self.space.genes)
             self.space.decode(tuple(round(gene.low + k * GRID, GRID_DECIMALS) for k, gene in spread))
             field = f"spec.stages[{number}].search"
-            self.search = make_search(self.stage.search, self.space.genes, self.stage.name, spec.evaluation.objectives)
+            self.search = make_search(
+                self.stage.search, self.space.genes, self.stage.name, spec.evaluation.objectives, self.space.ones
+            )
         except ValueError as error:
-            raise InputError.at(run.manifest.metadata.name, field, str(error)) from error
+            raise InputError.at(self.manifest.metadata.name, field, str(error)) from error
         self._outcomes: dict[int, Outcome] = {}  # of indices after one whose outcome is not known
         self._genomes: dict[int, Genome] = {}  # of indices after one whose genome is not known
 
     def stage_run(self) -> StageRun:
         """What the planner needs to know of the stage."""
-        return StageRun(self.stage, self.pool, self.space.genes, self.search.version, self.search.population)
+        search = self.search
+        return StageRun(self.stage, self.prepared, self.pool, self.space.genes, search.version, search.population)
 
     def tell(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
         """Take outcomes, by index; the search is told each once all before it are there."""
@@ -111,12 +116,12 @@ class Proposer:
         """The fields that every task after prepare shares."""
         spec = self.manifest.spec
         return {
-            "sources": sources_of(self.manifest, {s.name: s.digest for s in self.prepared.sources}),
+            "sources": [*sources_of(self.manifest, {s.name: s.digest for s in self.prepared.sources}), *self.winners],
             "storage": spec.storage,
             "trust_remote_code": spec.trust_remote_code,
             "threads": spec.evaluation.threads,
             "batch_size": spec.evaluation.batch_size,
-            "timeout_seconds": spec.worker.timeout_seconds,
+            "timeout_seconds": self.worker.timeout_seconds,
             "report_dir": self.report_dir,
         }
 
@@ -144,12 +149,14 @@ class Proposer:
         return genome, self.space.decode(genome)
 
 
-def begin_stage(run: Run, number: int) -> Proposer:
+def begin_stage(run: Run, number: int, prepared: PrepareResult | None = None) -> Proposer:
     """Begin a stage of the manifest: the run has it from then on.
+
+    `prepared` is what was found of its models; left out, what was found when the run began.
 
     Raises:
         InputError: the space does not fit the models, or the search the space.
     """
-    proposer = Proposer(run, number)
+    proposer = Proposer(run.common, number, prepared or run.prepared)
     run.stages.append(proposer.stage_run())
     return proposer

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from evomerge_contract.manifest import BASE, Base, EvoMerge, Stage
 from evomerge_contract.recipe import DTypeName
-from evomerge_contract.report import PrepareResult
+from evomerge_contract.report import PrepareResult, SelectResult
 from evomerge_contract.task import Baseline, DataDigests, PrepareTask, Source
 from evomerge_operator.errors import InputError
 from evomerge_operator.plan.progress import Progress
@@ -34,6 +34,8 @@ class StageRun:
     """A stage of a run: its space over a pool of models, its search, and how far that is."""
 
     stage: Stage
+    prepared: PrepareResult
+    """What was found of its models, the winners of earlier stages among them."""
     pool: tuple[str, ...]
     """The models that it merges, by name."""
     genes: tuple[Gene, ...]
@@ -42,6 +44,10 @@ class StageRun:
     population: int
     """The generation of index k is k // population."""
     progress: Progress = field(default_factory=Progress)
+    selected: SelectResult | None = None
+    """Its finalists, ranked on select items, once they are."""
+    winner: Source | None = None
+    """A model of the stages that follow, once it is written."""
 
     @property
     def name(self) -> str:
@@ -57,6 +63,16 @@ class StageRun:
     def complete(self) -> bool:
         """Whether every candidate is finished."""
         return self.progress.leading == self.candidates
+
+
+class Common(NamedTuple):
+    """What the stages of a run have in common, as far as tasks need it."""
+
+    manifest: EvoMerge
+    report_dir: str
+    baselines: tuple[Baseline, ...]
+    winners: tuple[Source, ...]
+    """Of the stages that are over."""
 
 
 @dataclass
@@ -80,6 +96,12 @@ class Run:
     def stage(self) -> StageRun:
         """The stage that is searched now, or was last."""
         return self.stages[-1]
+
+    @property
+    def common(self) -> Common:
+        """What its stages have in common."""
+        winners = tuple(stage.winner for stage in self.stages if stage.winner is not None)
+        return Common(self.manifest, self.report_dir, self.baselines, winners)
 
     def progress(self, stage: str) -> Progress:
         """The progress of a stage, or of the baselines.
@@ -139,17 +161,30 @@ def make_run(manifest: EvoMerge, prepared: PrepareResult, report_dir: str, pinne
     return Run(manifest, prepared, report_dir, known, names, [])
 
 
-def default_names(manifest: EvoMerge) -> tuple[str, ...]:
-    """The baselines that a run which begins now is pinned to."""
-    return tuple(default_baselines(manifest.spec))
+def default_names(manifest: EvoMerge, prepared: PrepareResult) -> tuple[str, ...]:
+    """The baselines that a run which begins now is pinned to; models of different depth cannot be merged as wholes."""
+    names, flow = default_baselines(manifest.spec), prepared.layout.flow
+    depths = set() if flow is None else {flow.layers.get(s.name) for s in prepared.sources if s.name != BASE}
+    alone = [source.name for source in prepared.sources]
+    return tuple(name for name in names if name in alone or len(depths) < 2)
 
 
-def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | None = None) -> PrepareTask:
-    """The first task of a run; with what is `known` of an earlier one, a look whether all is as it was."""
+def prepare_task(
+    manifest: EvoMerge, report_dir: str, known: PrepareResult | None = None, winners: Sequence[Source] = ()
+) -> PrepareTask:
+    """The first task of a run, and with the `winners` of stages that are over that of the next stage.
+
+    With what is `known` of an earlier one, it is a look whether all is as it was.
+    """
     manifest = at_commits(manifest, commits(known)) if known else manifest
     spec = manifest.spec
+    numbers = range(len(winners), len(spec.stages))
+    ahead = [(spec.stages[number], spec.pool(number)) for number in numbers]
+    there = [model.name for model in spec.models] + [winner.name for winner in winners]
+    pool = _there(there, [models for _, models in ahead])
+    whole = _there(there, [models for stage, models in ahead if stage.parameter_space is not None])
     return PrepareTask(
-        sources=sources_of(manifest, {s.name: s.digest for s in known.sources} if known else {}),
+        sources=[*sources_of(manifest, {s.name: s.digest for s in known.sources} if known else {}), *winners],
         data=data_digests(known) if known else None,
         storage=spec.storage,
         trust_remote_code=spec.trust_remote_code,
@@ -157,12 +192,20 @@ def prepare_task(manifest: EvoMerge, report_dir: str, known: PrepareResult | Non
         timeout_seconds=LONG_SECONDS,
         report_dir=report_dir,
         objectives=spec.evaluation.objectives,
-        methods=[s.space.method for s in spec.stages],
+        methods=[s.parameter_space.method for s in spec.stages if s.parameter_space is not None],
         groups=[s.space.groups for s in spec.stages],
+        flows=[list(models) for stage, models in ahead if stage.data_flow_space is not None],
+        pool=None if pool == there else pool,
+        whole=None if whole == pool else whole,
         tokenizer_source=spec.tokenizer_source,
         chat_template=spec.chat_template,
         config_source=spec.config_source,
     )
+
+
+def _there(there: Sequence[str], pools: Sequence[Sequence[str]]) -> list[str]:
+    """The models of stages that are there already, in the order in which stages name them."""
+    return [name for name in dict.fromkeys(name for pool in pools for name in pool) if name in there]
 
 
 def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
@@ -184,7 +227,7 @@ def identity(manifest: EvoMerge, prepared: PrepareResult) -> dict[str, object]:
     return {key: value for key, value in chosen.items() if value is not None} | {
         "models": [{"name": s.name, "digest": s.digest} for s in prepared.sources],
         "evaluation": spec.evaluation.model_copy(update={"objectives": objectives}).wire(),
-        "stages": [s.wire() for s in spec.stages],
+        "stages": [s.model_copy(update={"worker": None}).wire() for s in spec.stages],
         "trustRemoteCode": spec.trust_remote_code,
     }
 

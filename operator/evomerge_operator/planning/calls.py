@@ -24,9 +24,9 @@ from evomerge_operator.manifest import parse_manifest
 from evomerge_operator.plan import finish
 from evomerge_operator.plan.progress import Result
 from evomerge_operator.plan.proposer import Proposer, Start, begin_stage
-from evomerge_operator.plan.run import BASELINES, Key, Run, make_run
+from evomerge_operator.plan.run import BASELINES, Common, Key, Run, StageRun, make_run
 from evomerge_operator.planning.page import Page, PageItem
-from evomerge_operator.recipes import recipe_text
+from evomerge_operator.recipes import Seeded, made_of, recipe_text
 from evomerge_operator.search import Outcome
 
 _STATE_BYTES = 64 << 20
@@ -47,6 +47,15 @@ def begin(
     try:
         run = make_run(manifest, prepared, report_dir, pinned)
         return run, _dump(begin_stage(run, len(run.stages)))
+    except InputError as error:
+        return error.problems
+
+
+def begin_next(common: Common, number: int, prepared: PrepareResult) -> tuple[StageRun, bytes] | list[Problem]:
+    """A stage of a run that has begun, and its proposer, or the mistakes that keep it from beginning."""
+    try:
+        proposer = Proposer(common, number, prepared)
+        return proposer.stage_run(), _dump(proposer)
     except InputError as error:
         return error.problems
 
@@ -144,12 +153,32 @@ def conclude_task(
     return finish.conclude_task(_load(proposer), chosen, selected, compared)
 
 
-def export_task(proposer: bytes, winner: Candidate, conclusion: ConcludeResult, out: str, facts: str) -> ExportTask:
+def stage_winner_task(proposer: bytes, selected: SelectResult, winner: Candidate, out: str) -> ExportTask:
+    """See `plan.finish`."""
+    return finish.stage_winner_task(_load(proposer), selected, winner, out)
+
+
+def stage_winner_recipe(proposer: bytes, selected: SelectResult, winner: Candidate) -> Seeded:
     """See `plan.finish`."""
     loaded = _load(proposer)
-    recipe, seed = finish.winner_recipe(loaded, winner), loaded.stage.search.seed
-    text = recipe_text(recipe, loaded.manifest, Path("/"), seed)
-    return finish.export_task(loaded, winner, conclusion, out, facts=facts, recipe_text=text)
+    return Seeded(finish.stage_winner_recipe(loaded, selected, winner), loaded.stage.search.seed)
+
+
+def export_task(
+    proposer: bytes,
+    winner: Candidate,
+    conclusion: ConcludeResult,
+    out: str,
+    facts: str,
+    drop: Sequence[str],
+    earlier: Mapping[str, Seeded],
+) -> ExportTask:
+    """See `plan.finish`; `earlier` are the recipes of other stages' winners, by their names."""
+    loaded = _load(proposer)
+    recipe = Seeded(finish.winner_recipe(loaded, winner), loaded.stage.search.seed)
+    parts = {name: one.recipe for name, one in made_of(recipe.recipe, earlier).items()}
+    text = recipe_text(recipe, loaded.manifest, Path("/"), earlier)
+    return finish.export_task(loaded, winner, conclusion, out, facts=facts, recipe_text=text, drop=drop, earlier=parts)
 
 
 def _dump(proposer: Proposer) -> bytes:

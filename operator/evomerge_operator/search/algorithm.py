@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Literal
 
 from evomerge_contract.candidate import GeneLabel, Genome
@@ -28,7 +29,11 @@ class Gene:
     """One searched number: a parameter of a group of tensors, for one model or (None) the same for all.
 
     In physical units; `low` and `high` lie on the grid and belong to the range. `kind` says which numbers of the range
-    are meant: of a real gene, all on the grid.
+    are meant: of a real gene all on the grid, of a binary gene 0 and 1.
+
+    `spread` is for spaces where few genomes are worth a look: the first candidates then lie around `start`. It is the
+    probability that a binary gene differs from it, and of a real gene the standard deviation as a share of the range.
+    Without it the first candidates lie anywhere in the range.
     """
 
     parameter: str
@@ -37,7 +42,8 @@ class Gene:
     low: float
     high: float
     start: float
-    kind: Literal["real"] = "real"
+    kind: Literal["real", "binary"] = "real"
+    spread: float | None = None
 
     @property
     def label(self) -> GeneLabel:
@@ -62,6 +68,9 @@ class SearchAlgorithm(ABC):
     population: int
     """The generation of index k is k // population."""
 
+    ones: tuple[int, int] | None = None
+    """The fewest and the most binary genes that may be 1 in a genome; None: any number."""
+
     def __init__(self, search: Search, genes: Sequence[Gene], stage: str, objectives: Sequence[Objective]) -> None:
         self.asked = 0
         """How many genomes there are: of the indices below."""
@@ -81,7 +90,7 @@ class SearchAlgorithm(ABC):
                 f"candidate {self.asked} is chosen from {needed} outcomes (lag {self._search.lag}), and {self.told} "
                 "have been told"
             )
-        genome = self._choose(self.asked)
+        genome = self._repaired(self._choose(self.asked), self.asked)
         self.replay(genome)
         return genome
 
@@ -123,6 +132,20 @@ class SearchAlgorithm(ABC):
     @abstractmethod
     def _saw_loss(self, index: int, loss: float) -> None:
         """Take the loss of the next index that has none yet; infinite where the candidate failed."""
+
+    def _repaired(self, genome: Genome, index: int) -> Genome:
+        """The genome with as many ones as there may be: binary genes that the seed of `index` draws are turned."""
+        if self.ones is None:
+            return genome
+        fewest, most = self.ones
+        binary = [i for i, gene in enumerate(self._genes) if gene.kind == "binary"]
+        ones = [i for i in binary if genome[i]]
+        source, turned = Random(self._seed(index, "repair")), set[int]()
+        if len(ones) > most:
+            turned.update(source.sample(ones, len(ones) - most))
+        elif len(ones) < fewest:
+            turned.update(source.sample([i for i in binary if not genome[i]], fewest - len(ones)))
+        return tuple(1.0 - value if i in turned else value for i, value in enumerate(genome))
 
     def _loss(self, outcome: Outcome) -> float:
         """Lower is better, the weighted mean over the objectives; a failure ranks below all that did not fail."""

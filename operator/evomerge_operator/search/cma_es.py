@@ -1,7 +1,8 @@
 """CMA-ES and separable CMA-ES over `cmaes`, on islands, so that no index waits for a generation to end.
 
 Block b of `population` indices belongs to island b mod I with I = 1 + ceil(lag / population): when its turn comes,
-the outcomes of its block before are all visible. An island is told its own samples and nothing else.
+the outcomes of its block before are all visible. An island is told its own samples and nothing else. Genes are real: a
+space with binary ones relaxes them.
 (Hansen, The CMA Evolution Strategy: A Tutorial, arXiv 1604.00772; Ros and Hansen 2008 for the separable one.)
 """
 
@@ -22,14 +23,15 @@ from evomerge_operator.search.grid import Packing, on_grid, start_genome
 FULL_DIMENSIONS = 512
 """A full covariance matrix costs n² numbers and n³ steps an update: above this, separable CMA-ES."""
 
-SIGMA = 1 / 6  # of a gene's range (arXiv 2403.13187)
+SIGMA = 1 / 6  # of a gene's range (arXiv 2403.13187), unless the gene has a spread of its own
 RESAMPLINGS = 3  # then clipped: many more keep the samples away from optima on a bound
 
 _Vector = NDArray[np.float64]
 
 
 class CmaEs(SearchAlgorithm):
-    """Genes are scaled to [0, 1]; the mean starts at the start genome."""
+    """Genes are scaled so that SIGMA is the spread of each: to [0, 1] those without one of their own. The mean starts
+    at the start genome."""
 
     def __init__(
         self,
@@ -48,7 +50,10 @@ class CmaEs(SearchAlgorithm):
         self._optimizer = cmaes.SepCMA if separable and len(genes) > 1 else cmaes.CMA
         self._packing = Packing(genes)
         self._low = np.array([g.low for g in genes])
-        self._width = np.array([g.high for g in genes]) - self._low
+        spreads = np.array([SIGMA if g.spread is None else g.spread for g in genes]) / SIGMA
+        self._width = (np.array([g.high for g in genes]) - self._low) * spreads
+        self._bounds = np.column_stack((np.zeros(len(genes)), 1 / spreads))
+        self._stays = any(gene.spread is not None for gene in genes)
         self._islands: dict[int, Any] = {}  # the library's optimizers, by the island's number
         self._genomes: deque[bytes] = deque()  # of the first block that is not told, and those after it
         self._losses: list[float] = []  # of that first block
@@ -92,15 +97,20 @@ class CmaEs(SearchAlgorithm):
         """Tell the block that begins at index `first`, by ranks: failed ones last, the lower index first.
 
         A block whose outcomes are all the same says nothing of where to go (a plateau, or an end as fine as the
-        metric's steps), so the island starts anew, anywhere, as it does once it has converged.
+        metric's steps), so the island starts anew, anywhere, as it does once it has converged. Where genes have a
+        spread, it starts anew from the mean that it had before this block, with the first spread: most genomes of such
+        a space are worth nothing, and anywhere would be among them.
         """
         island = self._island(first)
+        mean = np.clip(island.mean, *self._bounds.T)
         samples = [self._scaled(self._packing.values(self._genomes.popleft())) for _ in range(self.population)]
         order = sorted(range(self.population), key=lambda k: (self._losses[k], k))
         island.tell([(samples[k], float(rank)) for rank, k in enumerate(order)])
         if len(set(self._losses)) == 1 or island.should_stop():
-            anywhere = np.random.RandomState(self._seed(first, "restart") % 2**32).uniform(size=len(self._genes))
-            self._islands[self._number(first)] = self._start(anywhere)
+            self._islands[self._number(first)] = self._start(mean if self._stays else self._anywhere(first))
+
+    def _anywhere(self, first: int) -> _Vector:
+        return np.random.RandomState(self._seed(first, "restart") % 2**32).uniform(size=len(self._genes))
 
     def _island(self, index: int) -> Any:
         number = self._number(index)
@@ -112,11 +122,10 @@ class CmaEs(SearchAlgorithm):
         return index // self.population % self.islands
 
     def _start(self, mean: _Vector) -> Any:
-        bounds = np.tile([0.0, 1.0], (len(self._genes), 1))
         return self._optimizer(
             mean=mean,
             sigma=SIGMA,
-            bounds=bounds,
+            bounds=self._bounds,
             n_max_resampling=RESAMPLINGS,
             seed=0,  # every ask seeds anew; None would draw on the system's entropy
             population_size=self.population,
@@ -136,7 +145,7 @@ def _check_size(dimensions: int, population: int, *, separable: bool) -> None:
     if not separable and dimensions > FULL_DIMENSIONS:
         raise SearchError(
             f"search.algorithm: CMA-ES in {dimensions} dimensions is refused (at most {FULL_DIMENSIONS}); "
-            "choose SepCMA-ES, or fewer groups"
+            "choose SepCMA-ES, or a space of fewer genes"
         )
     if separable and dimensions > 1 and separable_learning_rate(dimensions, population) >= 1:
         raise SearchError(

@@ -1,4 +1,7 @@
-"""Random search: uniform samples. The honest reference that every other algorithm has to beat."""
+"""Random search: uniform samples, or samples around the start where genes have a spread.
+
+The honest reference that every other algorithm has to beat.
+"""
 
 from collections.abc import Sequence
 from random import Random
@@ -21,7 +24,7 @@ class RandomSearch(SearchAlgorithm):
     def _choose(self, index: int) -> Genome:
         if index == 0:
             return start_genome(self._genes)
-        return uniform_genome(self._genes, Random(self._seed(index, "uniform")))
+        return drawn_genome(self._genes, Random(self._seed(index, "uniform")))
 
     def _saw_genome(self, index: int, genome: Genome) -> None:
         pass
@@ -30,6 +33,16 @@ class RandomSearch(SearchAlgorithm):
         pass
 
 
-def uniform_genome(genes: Sequence[Gene], source: Random) -> Genome:
-    """A genome drawn uniformly within bounds."""
-    return on_grid((source.uniform(gene.low, gene.high) for gene in genes), genes)
+def drawn_genome(genes: Sequence[Gene], source: Random) -> Genome:
+    """A genome drawn around the start, and uniformly within bounds in the genes without a spread."""
+    return on_grid((drawn_near(gene, source) for gene in genes), genes)
+
+
+def drawn_near(gene: Gene, source: Random) -> float:
+    """A value of a gene around its start; without a spread, anywhere in its range."""
+    if gene.kind == "binary":
+        differs = source.random() < (0.5 if gene.spread is None else gene.spread)
+        return 1.0 - gene.start if differs else gene.start
+    if gene.spread is None:
+        return source.uniform(gene.low, gene.high)
+    return source.gauss(gene.start, gene.spread * (gene.high - gene.low))

@@ -14,7 +14,7 @@ from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import Attempt, Defaults, facts_config_map, make_job, tasks_config_map, tasks_text
 from evomerge_operator.plan.finish import run_report
 from evomerge_operator.plan.proposer import Start
-from evomerge_operator.plan.run import Key, Run
+from evomerge_operator.plan.run import BASELINES, Key, Run
 from evomerge_operator.plan.settle import asked
 from evomerge_operator.planning import calls
 from evomerge_operator.planning.pool import Pool
@@ -61,10 +61,10 @@ async def _store(known: Known, live: LiveRun, start: Start, gateway: Gateway) ->
 
 
 async def start_step(known: Known, step: str, gateway: Gateway, defaults: Defaults, pool: Pool) -> None:
-    """Start the next attempt at prepare, select, conclude or export."""
+    """Start the next attempt at prepare, select, write, conclude or export."""
     attempt = Attempt(step=step, kind=step, indices=(), attempts=(known.ended_attempts(step) + 1,))
     task = await step_task(known, step, gateway, pool)
-    facts = await _facts(known, task, gateway, pool) if isinstance(task, ExportTask) else []
+    facts = await _facts(known, task, gateway, pool) if isinstance(task, ExportTask) and task.facts else []
     await start_job(known, attempt, [task], gateway, defaults, facts)
 
 
@@ -82,7 +82,11 @@ async def start_job(
     config_map = tasks_config_map(known.parent, attempt, tasks_text(tasks))
     if config_map is not None:
         await gateway.create_config_map(config_map, known.parent)
-    job = make_job(known.parent, known.manifest.spec, attempt, tasks, defaults, facts)
+    spec = known.manifest.spec
+    stage = known.live.run.stage.stage if known.live is not None and attempt.step != BASELINES else None
+    worker = spec.worker if stage is None else spec.worker_of(stage)
+    spec = spec.model_copy(update={"worker": worker})
+    job = make_job(known.parent, spec, attempt, tasks, defaults, facts)
     known.saw_job(await gateway.create_job(job, known.parent), deleted=False)
 
 
@@ -120,10 +124,12 @@ async def _packed(known: Known, live: LiveRun, task: ExportTask, gateway: Gatewa
     wire = run_report(live.run, [], known.status.conclusion, task.recipe).wire()
     del wire["candidates"]
     members = [gzip.compress(f'{canonical_json(wire)[:-1]},"candidates":['.encode(), mtime=0)]
-    following, collected = "", 0
-    while following or len(members) == 1:
-        page = await gateway.candidate_page(known.parent, following, stage=live.run.stage.name)
-        member, count, following = await pool.call(known.parent.uid, calls.facts_part, page, collected > 0)
-        members.append(member)
-        collected += count
+    collected = 0
+    for stage in live.run.stages:
+        following, first = "", True
+        while following or first:
+            page = await gateway.candidate_page(known.parent, following, stage=stage.name)
+            member, count, following = await pool.call(known.parent.uid, calls.facts_part, page, collected > 0)
+            members.append(member)
+            collected, first = collected + count, False
     return [*members, gzip.compress(b"]}", mtime=0)]

@@ -15,7 +15,7 @@ from evomerge_operator.plan.run import Key, Run
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
 
-PREPARE, SELECT, CONCLUDE, EXPORT = "prepare", "select", "conclude", "export"
+PREPARE, SELECT, WRITE, CONCLUDE, EXPORT = "prepare", "select", "write", "conclude", "export"
 STORAGE = "StorageUnavailable"
 """The reason under which a search waits for its storage."""
 MAX_STEP_FAILURES = 2
@@ -54,7 +54,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class RunStep:
-    """An attempt at prepare, select, conclude or export."""
+    """An attempt at prepare, select, write (a stage's winner), conclude or export."""
 
     step: str
 
@@ -100,15 +100,18 @@ def _places(model: Base) -> Iterator[tuple[str, str]]:
 
 def log_too_large(run: Run) -> str | None:
     """Why the log of a search cannot be kept in the cluster."""
-    genes, candidates = len(run.stage.genes), run.stage.candidates
-    gene_bytes = _PACKED_GENE_BYTES if genes > PACKED_ABOVE else _GENE_BYTES
-    size = candidates * (_CANDIDATE_BYTES + genes * gene_bytes)
+    size = sum(stage.candidates * _bytes_of_candidate(len(stage.genes)) for stage in run.stages)
     if size <= MAX_LOG_BYTES:
         return None
+    stages = ", ".join(f"{stage.candidates} candidates of {len(stage.genes)} genes" for stage in run.stages)
     return (
-        f"{candidates} candidates of {genes} genes would hold about {size >> 20} MiB in the cluster's store, "
+        f"{stages} would hold about {size >> 20} MiB in the cluster's store, "
         f"more than {MAX_LOG_BYTES >> 20}; search fewer candidates or coarser groups"
     )
+
+
+def _bytes_of_candidate(genes: int) -> int:
+    return _CANDIDATE_BYTES + genes * (_PACKED_GENE_BYTES if genes > PACKED_ABOVE else _GENE_BYTES)
 
 
 def is_over(known: Known) -> bool:
@@ -168,7 +171,7 @@ def _stopped(known: Known, manifest: EvoMerge, now: datetime) -> Decision | None
         message = f"{lost}, more than spec.budget.disruptions ({spec.budget.disruptions}) allows"
         message += f"; the last: {known.last_loss}" if known.last_loss else ""
         return Fail("TooManyDisruptions", message)
-    for step in (PREPARE, SELECT, CONCLUDE, EXPORT):
+    for step in (PREPARE, SELECT, WRITE, CONCLUDE, EXPORT):
         if known.counters(step).failures >= MAX_STEP_FAILURES:
             return Fail(f"{step.capitalize()}Failed", known.status.message or f"{step} failed twice")
     return None
@@ -227,15 +230,24 @@ def _batches(keys: Sequence[Key], live: LiveRun, slots: int, together: int) -> t
 
 def _finishing(known: Known, now: datetime) -> Decision:
     live = known.live
-    if live is None or any(job.attempt.kind in (SELECT, CONCLUDE, EXPORT) for job in known.jobs.values()):
+    if live is None or any(not job.attempt.indices for job in known.jobs.values()):
         return Wait()
     if known.status.conclusion is not None:
         return _step_unless_early(known, EXPORT, now)
     if live.run.stage.progress.best() is None:
         return Fail("NoCandidateScored", "no candidate succeeded, so there is nothing to choose from")
-    ranks_itself = live.run.pinned is None  # as it was done when that run was begun
-    ready = known.status.selected is not None or ranks_itself
-    return _step_unless_early(known, CONCLUDE if ready else SELECT, now)
+    return _step_unless_early(known, _step_after_search(known, live.run), now)
+
+
+def _step_after_search(known: Known, run: Run) -> str:
+    """What comes once the run's stage is searched; with several stages, the next one begins after prepare."""
+    if run.pinned is None:
+        return CONCLUDE  # it ranks the finalists itself, as it was done when that run was begun
+    several = len(run.manifest.spec.stages) > 1
+    over = next((stage for stage in known.status.stages if stage.name == run.stage.name), None)
+    if over is None:
+        return SELECT if known.status.selected is None else WRITE if several else CONCLUDE
+    return PREPARE if over.digest is None else CONCLUDE
 
 
 def _backing_off(known: Known, now: datetime) -> bool:

@@ -8,7 +8,7 @@ from evomerge_contract.task import Task
 from evomerge_operator.kube.candidates import identity_of
 from evomerge_operator.kube.objects import Document
 from evomerge_operator.plan.proposer import Start
-from evomerge_operator.plan.run import Key, Run
+from evomerge_operator.plan.run import Key, Run, StageRun
 from evomerge_operator.planning.page import Page
 
 
@@ -49,6 +49,12 @@ class LiveRun:
             if item.genome is not None:
                 self.run.stage.progress.ask(item.key.index, item.genome)
             self.saw(item.key, item.document, item.status, item.finished, told=True)
+
+    def begin(self, stage: StageRun, proposer: bytes) -> None:
+        """Begin the next stage."""
+        self.run.stages.append(stage)
+        self.proposer = proposer
+        self.step_tasks.clear()
 
     def saw(
         self, key: Key, document: Document, status: CandidateStatus, finished: Candidate | None, *, told: bool = False

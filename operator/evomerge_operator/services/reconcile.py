@@ -1,41 +1,32 @@
 """One look at an EvoMerge and what follows from it: observe, settle, decide, act, say how it stands."""
 
-import asyncio
 import hashlib
 import json
 import logging
 from datetime import datetime, timedelta
 
-from evomerge_contract.manifest import EvoMerge
-from evomerge_contract.problems import in_words
-from evomerge_contract.report import PrepareResult, Problem
 from evomerge_contract.status import EvoMergeStatus
 from evomerge_operator.errors import EvoMergeError
 from evomerge_operator.kube.errors import GoneError, RefusedError
 from evomerge_operator.kube.gateway import Gateway
 from evomerge_operator.kube.jobs import Attempt, Defaults, make_job
 from evomerge_operator.kube.objects import Document
-from evomerge_operator.planning import calls
 from evomerge_operator.planning.pool import PlanningError, Pool
 from evomerge_operator.services import decide
 from evomerge_operator.services.act import start_candidates, start_step
 from evomerge_operator.services.backoff import longer
 from evomerge_operator.services.decide import Decision, Fail
 from evomerge_operator.services.known import Known
-from evomerge_operator.services.live_run import LiveRun
+from evomerge_operator.services.load import Loader
 from evomerge_operator.services.settle import (
-    LOCK_KEY,
     PROBE_SECONDS,
     count_wait,
     end_job,
-    forgiven,
-    lock_name,
-    pinned_names,
     settle_attempts,
 )
 from evomerge_operator.services.standing import not_started, obstacle, only_figures, status_of, what_holds
 from evomerge_operator.services.status import write_status
-from evomerge_operator.services.tasks import report_dir, step_task
+from evomerge_operator.services.tasks import step_task
 
 RESYNC = timedelta(seconds=60)
 _RESYNC_AT_REST = timedelta(minutes=10)  # searches that have ended may be many, and only their deletion can be missed
@@ -58,8 +49,7 @@ class Reconciler:
         self._gateway = gateway
         self._defaults = defaults
         self._pool = pool
-        self._reading = asyncio.Lock()
-        self._readers: set[str] = set()
+        self._loader = Loader(gateway, pool)
 
     async def reconcile(self, known: Known, now: datetime) -> None:
         """Look, settle what has ended, do the next thing, write the status.
@@ -88,6 +78,10 @@ class Reconciler:
         """Let go of what is known of an EvoMerge that is gone."""
         self._pool.forget(uid)
 
+    def is_planning(self, uid: str) -> bool:
+        """Whether a look waits for planning, which has a limit of its own, or for its turn."""
+        return uid in self._loader.readers or self._pool.callers[uid] > 0
+
     async def _planned(self, known: Known, now: datetime) -> Decision:
         """Decide and act; a search whose planning takes too much waits, longer each time, and no other does."""
         if known.plans_at is not None and now < known.plans_at and not decide.is_over(known):
@@ -111,7 +105,7 @@ class Reconciler:
         known.looked_at = known.generation
         if decide.is_over(known):
             return decide.decide(known, now)
-        problem = await self._read_manifest(known) or await self._load(known)
+        problem = await self._loader.manifest(known) or await self._loader.run(known)
         if problem is not None:
             return problem
         blocker = await settle_attempts(known, self._gateway, self._pool, now)
@@ -121,7 +115,7 @@ class Reconciler:
             known.probe_at = now + timedelta(seconds=PROBE_SECONDS)
             changes = {"reason": blocker.reason, "message": blocker.message}
             await write_status(known, self._gateway, known.status.model_copy(update=changes))
-        problem = await self._load(known)  # prepare may just have ended
+        problem = await self._loader.run(known)  # prepare may just have ended
         return problem or decide.decide(known, now)
 
     async def _observe(self, known: Known, now: datetime) -> None:
@@ -135,84 +129,6 @@ class Reconciler:
         known.saw_evomerge(document)
         before = {pod.uid for pod in known.pods.values()}
         known.observed(await self._gateway.jobs(known.parent), await self._gateway.pods(known.parent), before, now)
-
-    async def _read_manifest(self, known: Known) -> Fail | None:
-        generation = known.generation
-        if known.manifest is not None and known.read_generation == generation:
-            return None
-        metadata = {key: known.document["metadata"][key] for key in ("name", "namespace")}
-        document = {key: known.document[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": metadata}
-        manifest = await self._pool.call(known.parent.uid, calls.check, document, known.parent.name)
-        if not isinstance(manifest, EvoMerge):
-            return _invalid(manifest)
-        refused = decide.refusal(manifest)
-        if refused:
-            return _invalid(refused)
-        known.manifest, known.read_generation = manifest, generation
-        if known.status.phase == "Failed" and known.status.observed_generation != known.generation:
-            known.status = _forgiven(known.status)
-        known.live = None  # its tasks carry the manifest's settings
-        return None
-
-    async def _load(self, known: Known) -> Fail | None:
-        """The lock and the run, where there is one."""
-        if known.manifest is None or known.manifest.spec.export is None:
-            return None
-        if known.prepared is None:
-            await self._read_lock(known)
-            if known.prepared is None and known.counters(decide.PREPARE).succeeded:
-                return Fail("LogDamaged", f"the ConfigMap {lock_name(known)}, which pins models and data, was deleted")
-        if known.prepared is None or known.live is not None:
-            return None
-        folder = report_dir(known.manifest.spec.export.uri, known.parent)
-        begun = await self._pool.call(
-            known.parent.uid, calls.begin, known.manifest, known.prepared, folder, known.pinned
-        )
-        if isinstance(begun, list):
-            return _invalid(begun)
-        live = LiveRun(*begun)
-        too_large = decide.log_too_large(live.run)
-        if too_large is not None:
-            return Fail("LogTooLarge", too_large)
-        problem = await self._read_log(known, live)
-        if problem is not None:
-            return Fail("LogDamaged", problem)
-        known.live = live
-        return None
-
-    async def _read_log(self, known: Known, live: LiveRun) -> str | None:
-        """Take over all MergeCandidates, page by page; why they cannot be gone on with.
-
-        One log after the other: the API server does not let a list be gone on with for long.
-        """
-        following, first = "", True
-        self._readers.add(known.parent.uid)
-        try:
-            async with self._reading:
-                while following or first:
-                    text = await self._gateway.candidate_page(known.parent, following)
-                    page = await self._pool.call(known.parent.uid, calls.read, live.proposer, text)
-                    if page.problem is not None:
-                        return page.problem
-                    live.read(page)
-                    following, first = page.following, False
-        finally:
-            self._readers.discard(known.parent.uid)
-        return None
-
-    def is_planning(self, uid: str) -> bool:
-        """Whether a look waits for planning, which has a limit of its own, or for its turn."""
-        return uid in self._readers or self._pool.callers[uid] > 0
-
-    async def _read_lock(self, known: Known) -> None:
-        try:
-            lock = await self._gateway.config_map(known.parent.namespace, lock_name(known))
-        except GoneError:
-            return
-        if not known.parent.owns(lock):
-            return
-        known.prepared = PrepareResult.model_validate_json(lock["data"][LOCK_KEY])
-        known.pinned = pinned_names(lock)
 
     async def _act(self, known: Known, decision: Decision, now: datetime) -> None:
         """Carry out the decision; what the API server refuses is asked again later."""
@@ -297,10 +213,6 @@ class Reconciler:
         await self._gateway.post_event(_event(known, after, now))
 
 
-def _invalid(problems: list[Problem]) -> Fail:
-    return Fail("InvalidManifest", in_words(problems))
-
-
 def wait_longer(known: Known, now: datetime) -> datetime:
     """When to start pods again now that some have not started in time: after twice as long as the last time.
 
@@ -336,10 +248,3 @@ def _event(known: Known, status: EvoMergeStatus, now: datetime) -> Document:
         "lastTimestamp": time,
         "count": 1,
     }
-
-
-def _forgiven(status: EvoMergeStatus) -> EvoMergeStatus:
-    """After an end and an edit: steps may fail anew, and their attempts keep counting."""
-    steps = {name: forgiven(counters) for name, counters in status.steps.items()}
-    changes = {"steps": steps, "phase": None, "reason": None, "message": None, "finished_at": None}
-    return status.model_copy(update=changes)

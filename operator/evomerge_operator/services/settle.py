@@ -12,8 +12,8 @@ from evomerge_contract.answers import failure
 from evomerge_contract.base import canonical_json
 from evomerge_contract.candidate import Candidate
 from evomerge_contract.manifest import EvoMerge, EvoMergeSpec
-from evomerge_contract.report import Report
-from evomerge_contract.status import CandidateStatus, StepCounters
+from evomerge_contract.report import PrepareResult, Report
+from evomerge_contract.status import CandidateStatus, StageStatus, StepCounters
 from evomerge_contract.task import Task
 from evomerge_operator.kube.candidates import finished_status
 from evomerge_operator.kube.gateway import Gateway
@@ -26,7 +26,7 @@ from evomerge_operator.plan.run import BASELINES, Key, default_names
 from evomerge_operator.plan.settle import settle
 from evomerge_operator.planning.pool import Pool
 from evomerge_operator.services.backoff import after
-from evomerge_operator.services.decide import CONCLUDE, EXPORT, PREPARE, SELECT, STORAGE
+from evomerge_operator.services.decide import CONCLUDE, EXPORT, PREPARE, SELECT, STORAGE, WRITE
 from evomerge_operator.services.ending import Disrupted, Ending, Failed, Reported, Waits, Wrong, ending_of, has_ended
 from evomerge_operator.services.known import Known
 from evomerge_operator.services.live_run import LiveRun
@@ -80,7 +80,7 @@ async def _starts(known: Known, gateway: Gateway, pool: Pool, jobs: Sequence[Job
     keys = [key for job in jobs if _is_unsettled(known, job) for key in _keys(job)]
     # Of one that was settled before a crash, while others of its pod were not, the genome was let go.
     settled = [key.index for key in keys if key not in live.open and key.stage != BASELINES]
-    genomes = {c.index: c.genome for c in await stored_candidates(known, live, settled, gateway) if c.genome}
+    genomes = {c.index: c.genome for c in await stored_candidates(known, live.run.stage, settled, gateway) if c.genome}
     return {start.key: start for start in await candidate_starts(live, keys, pool, known.parent.uid, genomes)}
 
 
@@ -228,7 +228,7 @@ async def _settle_step(
     now: datetime,
     endings: list[Ending],
 ) -> Blocker | None:
-    """Settle the end of prepare, select, conclude or export: its counter and its result in one write of the status."""
+    """Settle the end of a step that is no candidate: its counter and its result in one write of the status."""
     step = job.attempt.step
     if known.ended_attempts(step) >= job.attempt.attempts[0]:
         return None  # settled before a crash
@@ -248,8 +248,8 @@ async def _settle_step(
     counter = _COUNTERS[type(ending)]
     counters = known.counters(step)
     counters = counters.model_copy(update={counter: getattr(counters, counter) + 1})
-    if step == PREPARE and counter == "succeeded":
-        counters = forgiven(counters)  # storage is looked at again and again: failures days apart are no two in a row
+    if step in (PREPARE, SELECT, WRITE) and counter == "succeeded":
+        counters = forgiven(counters)  # they come again and again: failures days apart are no two in a row
     await write_step(known, gateway, step, counters, changes)
     return blocker
 
@@ -281,18 +281,37 @@ async def _result(known: Known, gateway: Gateway, step: str, report: Report) -> 
             text = canonical_json(report.prepare.wire())
             metadata = known.parent.metadata(lock_name(known)) | {"annotations": {DIGEST: digest_of_text(text)}}
             lock = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True}
-            names = default_names(known.manifest) if known.manifest else ()
+            names = default_names(known.manifest, report.prepare) if known.manifest else ()
             data = {LOCK_KEY: text, BASELINES_KEY: canonical_json(names)}
             stored = await gateway.create_config_map(lock | {"data": data}, known.parent)
             known.prepared, known.pinned = report.prepare, pinned_names(stored)  # an older operator may have stored it
-        return {"reason": None, "message": None}  # storage is there (again)
+        stages = known.status.stages
+        if any(stage.digest is None for stage in stages):
+            stages = await _pinned_winner(known, gateway, report.prepare)
+        return {"reason": None, "message": None, "stages": stages}  # storage is there (again)
     if step == SELECT:
         return {"selected": report.select}
+    if step == WRITE and report.export is not None and known.live is not None:
+        over = StageStatus(name=known.live.run.stage.name, selected=known.status.selected, uri=report.export.out)
+        return {"stages": [*known.status.stages, over], "selected": None}
     if step == CONCLUDE:
         return {"conclusion": report.conclude}
     if step == EXPORT and report.export is not None:
         return {"exported": report.export.out}
     return {}
+
+
+async def _pinned_winner(known: Known, gateway: Gateway, found: PrepareResult) -> list[StageStatus]:
+    """Store what was found once a stage's winner was there; the stages, the last with its winner's digest."""
+    text = canonical_json(found.wire())
+    *before, last = known.status.stages
+    name = lock_name(known, len(known.status.stages))
+    metadata = known.parent.metadata(name) | {"annotations": {DIGEST: digest_of_text(text)}}
+    lock = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": {LOCK_KEY: text}}
+    stored = await gateway.create_config_map(lock, known.parent)
+    sources = PrepareResult.model_validate_json(stored["data"][LOCK_KEY]).sources
+    digest = next(source.digest for source in sources if source.name == last.name)
+    return [*before, last.model_copy(update={"digest": digest})]
 
 
 LOCK_KEY, BASELINES_KEY = "prepared.json", "baselines.json"
@@ -304,9 +323,10 @@ def pinned_names(lock: Document) -> tuple[str, ...] | None:
     return None if names is None else tuple(json.loads(names))
 
 
-def lock_name(known: Known) -> str:
-    """The ConfigMap that pins what prepare found, and the names of the run's baselines."""
-    return f"{known.parent.prefix}-lock"
+def lock_name(known: Known, stages: int = 0) -> str:
+    """The ConfigMap that pins what prepare found once so many stages were over; the first has the names of the run's
+    baselines too."""
+    return f"{known.parent.prefix}-lock" + (f"-{stages}" if stages else "")
 
 
 def _blocker(ending: Ending) -> Blocker | None:

@@ -95,6 +95,7 @@ def status_of(known: Known, decision: Decision, now: datetime) -> EvoMergeStatus
         best_source=_figure(live.run.best_source() if live else None),
         conditions=_conditions(known, phase, reason, message, now),
         selected=before.selected if before.conclusion is None else None,
+        stages=before.stages,
         conclusion=before.conclusion,
         exported=before.exported,
         active_seconds=before.active_seconds if working and before.active_since else seconds_active(known, now),

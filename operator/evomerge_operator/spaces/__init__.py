@@ -1,21 +1,20 @@
 """Spaces: from a stage's manifest and the models' layout to genes, and from a genome to a recipe. One space a file.
 
-A further space is a file here, its fields in the contract's manifest, and an entry in `SPACES`.
+A further space is a file here, its fields in the contract's manifest, and a line in `make_space`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from evomerge_contract.manifest import EvoMergeSpec, ParameterSpace, Stage
+from evomerge_contract.manifest import DataFlowSpace, EvoMergeSpec, ParameterSpace, Stage
 from evomerge_contract.recipe import DTypeName
 from evomerge_contract.report import Layout
-from evomerge_operator.spaces.baselines import baselines, default_baselines
+from evomerge_operator.search import BINARY
+from evomerge_operator.spaces.baselines import alone, baselines, default_baselines
+from evomerge_operator.spaces.data_flow_space import make_data_flow_space
 from evomerge_operator.spaces.parameter_space import make_parameter_space
 from evomerge_operator.spaces.space import Space
 
-__all__ = ["Space", "baselines", "default_baselines", "make_space"]
-
-SPACES: dict[type[ParameterSpace], Callable[[ParameterSpace, Sequence[str], EvoMergeSpec, Layout, DTypeName], Space]]
-SPACES = {ParameterSpace: make_parameter_space}
+__all__ = ["Space", "alone", "baselines", "default_baselines", "make_space"]
 
 
 def make_space(stage: Stage, pool: Sequence[str], spec: EvoMergeSpec, layout: Layout, dtype: DTypeName) -> Space:
@@ -24,4 +23,9 @@ def make_space(stage: Stage, pool: Sequence[str], spec: EvoMergeSpec, layout: La
     Raises:
         ValueError: the stage's fields do not fit the layout.
     """
-    return SPACES[type(stage.space)](stage.space, pool, spec, layout, dtype)
+    match stage.space:
+        case ParameterSpace() as space:
+            return make_parameter_space(space, pool, spec, layout, dtype)
+        case DataFlowSpace() as space:
+            relaxed = stage.search.algorithm not in BINARY
+            return make_data_flow_space(space, pool, spec, layout, dtype, relaxed=relaxed)

@@ -41,7 +41,7 @@ def baselines(spec: EvoMergeSpec, dtype: DTypeName, names: Sequence[str] | None)
     found = []
     for name in _older_baselines(spec) if names is None else names:
         if name in sources:
-            found.append(Baseline(name=name, role="source", recipe=_alone(name, dtype)))
+            found.append(Baseline(name=name, role="source", recipe=alone(name, dtype)))
         elif name in _MADE:
             found.append(_MADE[name](spec, dtype))
         else:
@@ -69,7 +69,7 @@ def _default_dare_ties(spec: EvoMergeSpec, dtype: DTypeName) -> Baseline:
 
 
 def _base_alone(_spec: EvoMergeSpec, dtype: DTypeName) -> Baseline:
-    return Baseline(name=BASE, role="base", recipe=_alone(BASE, dtype))
+    return Baseline(name=BASE, role="base", recipe=alone(BASE, dtype))
 
 
 _MADE: dict[str, Callable[[EvoMergeSpec, DTypeName], Baseline]] = {
@@ -94,7 +94,7 @@ def _merged(method: str, spec: EvoMergeSpec, each: Parameters, base: str | None,
     )
 
 
-def _alone(model: str, dtype: DTypeName) -> Recipe:
+def alone(model: str, dtype: DTypeName) -> Recipe:
     """One model as it is."""
     return Recipe(
         merge_method="linear",

@@ -4,19 +4,18 @@ Decoding writes one slice per layer with scalars, and explicit filters where ten
 groups, never gradients: mergekit evaluates those at t = 0 for everything outside the layers.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge_contract.base import GRID_DECIMALS
 from evomerge_contract.candidate import Genome
-from evomerge_contract.filters import names
 from evomerge_contract.manifest import BASE, EvoMergeSpec, Parameter, ParameterSpace
 from evomerge_contract.methods import METHODS, Method
-from evomerge_contract.recipe import DTypeName, Filtered, Parameters, Recipe, Scalar, Setting, Slice, SliceSource
+from evomerge_contract.recipe import DTypeName, Parameters, Recipe, Scalar, Slice, SliceSource
 from evomerge_contract.report import Layout
 from evomerge_operator.search import Gene
 from evomerge_operator.spaces.groups import SliceTensors, group_names, slice_tensors
+from evomerge_operator.spaces.setting import setting
 
 _Values = dict[str, dict[str, dict[str, float]]]  # parameter -> group -> model ("" when shared) -> value
 
@@ -35,6 +34,22 @@ class ResolvedParameterSpace:
     vocabulary: str | None = None
     chat_template: str | None = None
     config: str | None = None
+
+    @property
+    def ones(self) -> None:
+        """It has no binary genes."""
+
+    @property
+    def deepest(self) -> int:
+        """Merges have as many layers as the models."""
+        return len(self.slices)
+
+    @property
+    def summary(self) -> str:
+        """Its dimensions and groups."""
+        groups = list(dict.fromkeys(gene.group for gene in self.genes))
+        shown = ", ".join(groups[:12]) + (", …" if len(groups) > 12 else "")
+        return f"{len(self.genes)} dimensions over {len(groups)} groups: {shown}"
 
     def decode(self, genome: Genome) -> Recipe:
         """The recipe of a genome, with a slice for each layer."""
@@ -153,30 +168,3 @@ def _on_grid(value: float) -> float:
 
 def _scalar(text: str | None) -> Scalar:
     return text == "true" if text in ("true", "false") else float(text or 0)
-
-
-def setting(group_of: Mapping[str, str], values: Mapping[str, float]) -> Setting:
-    """The shortest setting that gives every tensor its group's value: a scalar, or filters with a default last.
-
-    A tensor that has another name in memory gets it by either: mergekit has one of them, and passes over the other.
-    """
-    needed = {tensor: values[group] for tensor, group in group_of.items()}
-    if len(set(needed.values())) == 1:
-        return next(iter(needed.values()))
-    default = Counter(needed.values()).most_common(1)[0][0]
-    called = {name: value for tensor, value in needed.items() for name in names(tensor)}
-    odd = {name: value for name, value in called.items() if value != default}
-    chosen: dict[str, float] = {}
-    for name, value in odd.items():
-        if not any(f in name and v == value for f, v in chosen.items()):
-            chosen[_filter_for(name, value, called)] = value
-    return [Filtered(filter=f, value=v) for f, v in chosen.items()] + [Filtered(value=default)]
-
-
-def _filter_for(tensor: str, value: float, called: Mapping[str, float]) -> str:
-    """A substring of a tensor's name that no name of another value contains: a module's name if possible."""
-    modules = [part for part in tensor.split(".") if not part.isdigit()]
-    for candidate in (*modules, tensor.rsplit(".", 1)[0], tensor):
-        if all(v == value for t, v in called.items() if candidate in t):
-            return candidate
-    raise ValueError(f"tensor {tensor} cannot be told from others by a filter: its name is part of theirs")

@@ -15,6 +15,21 @@ class Space(Protocol):
         """What is searched, in the order of a genome's values."""
         ...
 
+    @property
+    def ones(self) -> tuple[int, int] | None:
+        """The fewest and the most binary genes that may be 1 in a genome; None: any number."""
+        ...
+
+    @property
+    def deepest(self) -> int:
+        """The layers of the deepest model that a genome can mean."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """Its dimensions and what they are of, in one line."""
+        ...
+
     def decode(self, genome: Genome) -> Recipe:
         """The recipe of a genome: one value per gene, in physical units.
 

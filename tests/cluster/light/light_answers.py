@@ -10,8 +10,10 @@ from evomerge_contract.base import canonical_json, digest_of
 from evomerge_contract.manifest import SPLITS, Objective, SplitName
 from evomerge_contract.metrics import METRICS
 from evomerge_contract.recipe import Recipe
-from evomerge_contract.report import ItemScore, Layout, PreparedSource, PreparedSplit, PrepareResult
+from evomerge_contract.report import Flow, ItemScore, Layout, PreparedSource, PreparedSplit, PrepareResult
 from evomerge_contract.task import PrepareTask
+from evomerge_worker.store import Store
+from evomerge_worker.store.s3 import split_prefix
 
 LAYERS = 4
 ITEMS = 100
@@ -32,21 +34,21 @@ _NARROW = 4.0
 _SPREAD = 0.2
 
 
-def prepare(task: PrepareTask) -> PrepareResult:
-    """Every source and split is its URI, unless an earlier prepare has pinned it."""
+def prepare(task: PrepareTask, store: Store) -> PrepareResult:
+    """Every source and split is its URI, unless an earlier prepare has pinned it; a stage's winner is its content."""
     pinned = task.data or {}
     return PrepareResult(
         sources=[
             PreparedSource(
                 name=source.name,
-                digest=source.digest or digest_of({"model": source.uri}),
+                digest=source.digest or digest_of({"model": _content(source.uri, store)}),
                 bytes=4_000_000,
                 dtype="float32",
                 parameters=1_000_000,
             )
             for source in task.sources
         ],
-        layout=_LAYOUT,
+        layout=_LAYOUT.model_copy(update={"flow": _flow(task)}) if task.flows else _LAYOUT,
         data={
             objective.name: {
                 split: PreparedSplit(
@@ -60,6 +62,18 @@ def prepare(task: PrepareTask) -> PrepareResult:
         },
         versions={"evomerge": version("evomerge")},
     )
+
+
+def _content(uri: str, store: Store) -> str:
+    if "/stages/" not in uri:
+        return uri
+    bucket, prefix = split_prefix(uri, "model")
+    return store.s3.get_object(Bucket=bucket, Key=f"{prefix}model.safetensors")["Body"].read().decode()
+
+
+def _flow(task: PrepareTask) -> Flow:
+    divided = ["mlp.down_proj.weight", "self_attn.o_proj.weight"]
+    return Flow(divided=divided, layers={source.name: LAYERS for source in task.sources})
 
 
 def score(recipe: Recipe, objective: Objective, split: SplitName) -> list[ItemScore]:

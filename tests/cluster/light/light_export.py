@@ -9,6 +9,7 @@ from evomerge_contract.log import LOG_NAME, first_entry, log_line
 from evomerge_contract.report import EXPORT_MARK, RunReport
 from evomerge_contract.task import ExportTask
 from evomerge_worker.store import Store
+from evomerge_worker.store.s3 import listing, split_prefix
 
 
 def export(task: ExportTask, store: Store) -> dict[str, str]:
@@ -19,7 +20,15 @@ def export(task: ExportTask, store: Store) -> dict[str, str]:
     manifest = {name: {"size": len(content), "sha256": _sha256(content)} for name, content in files.items()}
     mark = canonical_json({"files": manifest}).encode()
     store.write(f"{task.out.rstrip('/')}/{EXPORT_MARK}", mark, where="export")
+    for uri in task.drop or ():
+        _drop(uri, store)
     return {name: f"sha256:{_sha256(content)}" for name, content in (files | {EXPORT_MARK: mark}).items()}
+
+
+def _drop(uri: str, store: Store) -> None:
+    bucket, prefix = split_prefix(uri, "export")
+    for name in listing(store.s3, bucket, prefix, deep=True):
+        store.s3.delete_object(Bucket=bucket, Key=prefix + name)
 
 
 def _files(task: ExportTask) -> dict[str, bytes]:
@@ -27,9 +36,10 @@ def _files(task: ExportTask) -> dict[str, bytes]:
     files = {
         "config.json": b"{}\n",
         "model.safetensors": canonical_json(task.recipe.plain()).encode(),
-        "README.md": f"# {task.card.run}\n".encode(),
         "recipe.yaml": recipe.encode(),
     }
+    if task.card is not None:
+        files["README.md"] = f"# {task.card.run}\n".encode()
     return files if task.facts is None else files | _run_files(Path(task.facts))
 
 

@@ -25,6 +25,7 @@ from evomerge_worker.conclude import conclude
 from evomerge_worker.evaluate.metrics import aggregate
 from evomerge_worker.process import session, supervisor
 from evomerge_worker.select import select
+from evomerge_worker.size import Size
 from evomerge_worker.store import Store, default_cache
 from evomerge_worker.store.reports import earlier_report, keep_report
 
@@ -60,7 +61,7 @@ class LightPipeline:
     def _result(self, task: Task, store: Store) -> Result:
         match task:
             case PrepareTask():
-                made_up = light_answers.prepare(task)
+                made_up = light_answers.prepare(task, store)
                 return light_pull.pulled(task, made_up, store) if light_pull.is_wanted() else made_up
             case EvaluateTask():
                 items = self._score(task, task.recipe, task.split)
@@ -69,7 +70,8 @@ class LightPipeline:
             case SelectTask():
                 return select(task, lambda recipe, split, _: self._score(task, recipe, split))
             case ConcludeTask():
-                return conclude(task, lambda recipe, split, _: self._score(task, recipe, split))
+                score = lambda recipe, split, _: self._score(task, recipe, split)  # noqa: E731
+                return conclude(task, score, lambda recipe: Size(len(recipe.slices or range(4)), 1_000_000, 900_000))
             case ExportTask():
                 return ExportResult(out=task.out, files=light_export.export(task, store))
 

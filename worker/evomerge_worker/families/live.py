@@ -14,9 +14,10 @@ from torch import Tensor
 from evomerge_contract.recipe import Recipe
 from evomerge_worker.families.loading import load_model, load_state
 from evomerge_worker.families.slots import find_slots
+from evomerge_worker.families.stack import Stack, stack_of
 from evomerge_worker.merge.export import result_dtype, weights_dtype
 from evomerge_worker.merge.fit import is_computed
-from evomerge_worker.merge.layers import read_as, result_config
+from evomerge_worker.merge.layers import moved_kinds, read_as, result_config
 from evomerge_worker.merge.plan import anchor_of, plan_merge
 from evomerge_worker.merge.run import Merger
 from evomerge_worker.merge.statistics_cache import Statistics
@@ -62,6 +63,7 @@ class LiveModel:
         self._generation_config: Any = None
         self._has_slots = False
         self._slots: dict[str, Tensor] | None = None  # of `model`, if it is still the one that was opened
+        self._stack: Stack | None = None  # that holds `model`, if its layers have moved and can be put in one by one
         self._identities: dict[Checkpoint, str] = {}
         self._statistics = Statistics(cache)
         self._vocabularies = Vocabularies(trust_remote_code=trust_remote_code)
@@ -100,8 +102,8 @@ class LiveModel:
         """Carry out `recipe` on the sources `checkpoints` and put the result in place.
 
         A result with another tokenizer, config (but for layers that move) or dtype than the model that is open has that
-        one opened first. Where layers have moved, or tensors are converted on loading in a way that `find_slots` does
-        not know, a new model is built each time, once the one before it is gone.
+        one opened first. Layers that have moved are stacked anew. Where tensors are converted on loading in a way that
+        neither `find_slots` nor `stack_of` knows, a new model is built each time, once the one before it is gone.
 
         Raises:
             InputError: recipe or sources are wrong.
@@ -125,11 +127,17 @@ class LiveModel:
                 with _uncollected():
                     merger.merge_all(plans, self._slots)  # what has no slot is of no use to the architecture
                 return
-            self._let_go()
-            state = dict(merger.merged(plans))
-        model_config = read_as(type(self._config), config) if moved else self._config
-        self.model = load_state(self._class, state, model_config, dtype=wanted[1], device=self._device)
-        self.model.generation_config = self._generation_config
+            model_config = read_as(type(self._config), config) if moved else self._config
+            kinds = moved_kinds(recipe, checkpoints)
+            if kinds is None or self._stack is None or not self._stack.suits(plans, kinds, wanted[1]):
+                self._let_go()
+                state = dict(merger.merged(plans))
+                self.model = load_state(self._class, state, model_config, dtype=wanted[1], device=self._device)
+                self.model.generation_config = self._generation_config
+                if kinds is not None:
+                    self._stack = stack_of(self.model, anchor.layout.layer_prefix, plans, kinds, wanted[1])
+            if kinds is not None and self._stack is not None:  # the first one too: all are to have the same memory
+                self._stack.put(plans, model_config, kinds, checkpoints, merger)
 
     def _open(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self._opened = None
@@ -145,7 +153,7 @@ class LiveModel:
     def _let_go(self) -> None:
         """Free the model's memory, so that no two of them take it at a time."""
         if self.model is not None:
-            self.model = self._slots = None
+            self.model = self._slots = self._stack = None
             gc.collect()  # modules refer to each other in circles
 
     def _identity(self, checkpoint: Checkpoint) -> str:

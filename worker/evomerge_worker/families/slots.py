@@ -26,7 +26,7 @@ def find_slots(model: Any, checkpoint: Checkpoint) -> dict[str, Tensor] | None:
     live: dict[str, Tensor] = model.state_dict(keep_vars=True)
     tied = held_heads(checkpoint)
     wanted = [name for name in checkpoint.names if name not in tied]
-    named = {name: next((n for n in _names(model, name) if n in live), None) for name in wanted}
+    named = {name: next((n for n in live_names(model, name) if n in live), None) for name in wanted}
     taken = _places(live[n] for n in named.values() if n is not None)
     places = {tensor.data_ptr(): tensor for tensor in live.values()}
     left = _Parts([tensor for place, tensor in places.items() if place not in taken])
@@ -79,7 +79,8 @@ def _beginnings(parts: Tensor) -> list[bytes]:
     return [start.tobytes() for start in starts.cpu().numpy()]
 
 
-def _names(model: Any, name: str) -> tuple[str, ...]:
+def live_names(model: Any, name: str) -> tuple[str, ...]:
+    """What a tensor or module that is called `name` on disk may be called in a live model."""
     prefix = f"{model.base_model_prefix}."
     return (name, prefix + name, name.removeprefix(prefix))
 

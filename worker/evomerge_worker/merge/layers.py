@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from evomerge_contract.recipe import Recipe, Slice
 from evomerge_contract.report import Problem
@@ -29,7 +30,13 @@ LEADING = ("first_k_dense_replace", "num_dense_layers")
 """The number of layers at the front that have no experts."""
 _NUMBERS = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "hybrid_layer_ids", "kv_source_layers")
 """Lists of layer numbers."""
-_BOUND = (*_NUMBERS, "num_kv_shared_layers", "hidden_size_per_layer_input", "moe_layer_end_index")
+_BOUND = (
+    *_NUMBERS,
+    "num_kv_shared_layers",
+    "hidden_size_per_layer_input",
+    "moe_layer_end_index",
+    "scale_attn_by_inverse_layer_idx",
+)
 """What ties a model to the number and order of its layers, where it is set."""
 
 
@@ -40,12 +47,20 @@ def result_config(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict
     Raises:
         InputError: this family's config cannot say what the recipe asks for.
     """
-    anchor = checkpoints[anchor_of(recipe)]
-    slices = sliced(recipe, {name: checkpoint.layout.layers for name, checkpoint in checkpoints.items()})
+    anchor, slices = checkpoints[anchor_of(recipe)], _slices(recipe, checkpoints)
     kinds = result_kinds(slices, anchor, checkpoints)
     config = anchor.config if kinds is None else _rewritten(anchor, kinds)
     last = [checkpoints[source.model] for source in slices[-1].sources]
     return untied(config) if ties_head(config) and own_heads([anchor, *last]) else config
+
+
+def moved_kinds(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Kind] | None:
+    """The kind of each layer of the result of a recipe that has been planned; None where all stay where they are."""
+    return result_kinds(_slices(recipe, checkpoints), checkpoints[anchor_of(recipe)], checkpoints)
+
+
+def _slices(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Slice]:
+    return sliced(recipe, {name: checkpoint.layout.layers for name, checkpoint in checkpoints.items()})
 
 
 def result_kinds(
@@ -83,6 +98,16 @@ def layer_kinds(checkpoint: Checkpoint) -> list[Kind]:
     Raises:
         InputError: its layers cannot be moved: they differ in ways that the config does not list layer by layer.
     """
+    if checkpoint not in _KNOWN:
+        _KNOWN[checkpoint] = _layer_kinds(checkpoint)
+    return _KNOWN[checkpoint]
+
+
+_KNOWN: WeakKeyDictionary[Checkpoint, list[Kind]] = WeakKeyDictionary()
+"""Reading a config takes milliseconds, and every candidate asks for those of the same models."""
+
+
+def _layer_kinds(checkpoint: Checkpoint) -> list[Kind]:
     layers, where = checkpoint.layout.layers, where_of(checkpoint.name)
     config, key = _text_config(checkpoint.config, where)
     if config.get(key) is None:

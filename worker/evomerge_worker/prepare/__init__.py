@@ -17,11 +17,13 @@ from evomerge_contract.report import Layout, PreparedSource, PreparedSplit, Prep
 from evomerge_contract.task import PrepareTask, Source
 from evomerge_worker.errors import WorkerError
 from evomerge_worker.merge.chat_template import template_mistake
+from evomerge_worker.merge.fit import other_depth
 from evomerge_worker.merge.names import Names
 from evomerge_worker.merge.slices import anchor_of
 from evomerge_worker.prepare.architecture import check_own_configs
 from evomerge_worker.prepare.data import prepare_data
 from evomerge_worker.prepare.fit import check_fit
+from evomerge_worker.prepare.flow import check_flows, flow_of, layers_of
 from evomerge_worker.prepare.mistakes import Mistakes
 from evomerge_worker.prepare.reading import reader_of
 from evomerge_worker.prepare.sources import Opened, check_finite, open_source, pin
@@ -67,6 +69,9 @@ def prepare(task: PrepareTask, store: Store) -> PrepareResult:
             pinned.append(one.model_copy(update={"commits": _commits(asked, source)}))
     mistakes.raise_any(order=[source.where for source in opened])
     layout = _with_heads(next(_layouts(task, opened)), opened)
+    if task.flows:
+        model_type = next(source.config.model_type for source in opened if source.name != BASE)
+        layout = layout.model_copy(update={"flow": flow_of(model_type, layout, layers_of(opened))})
     return PrepareResult(sources=pinned, layout=layout, data=data, versions={name: version(name) for name in _REPORTED})
 
 
@@ -92,19 +97,34 @@ def _look(
         mistakes.found.append(Problem(path="spec.chatTemplate", message=message))
     opened = [open_source(source, store, mistakes, code=task.trust_remote_code) for source in task.sources]
     pool_first = sorted(opened, key=lambda source: source.name == BASE)
-    check_fit(pool_first, mistakes, vocabulary=task.tokenizer_source, one_config=task.config_source is not None)
+    _check_fit(task, pool_first, mistakes)
+    check_flows(task.flows, opened, mistakes)
     check_own_configs(opened, mistakes, evaluated=True)
     mistakes.found += _misplaced(task, opened)
     reader = reader_of(opened, mistakes, _of_all(task), code=task.trust_remote_code, batch_size=task.batch_size)
     return opened, prepare_data(task.objectives, task.data or {}, store, mistakes, reader)
 
 
+def _check_fit(task: PrepareTask, opened: list[Opened], mistakes: Mistakes) -> None:
+    """Whether the models of stages still to come fit together; those that are merged layer by layer in depth too."""
+    pool = [source for source in opened if task.pool is None or source.name in (*task.pool, BASE)]
+    merged = [source for source in pool if task.whole is None or source.name in (*task.whole, BASE)]
+    if all(source.name == BASE for source in pool):
+        return
+    whole = len(merged) == len(pool)
+    one_config = task.config_source is not None
+    check_fit(pool, mistakes, whole=whole, in_place=whole, vocabulary=task.tokenizer_source, one_config=one_config)
+    known = [] if whole else [source.checkpoint for source in merged if source.checkpoint is not None]
+    for checkpoint in known[1:]:
+        mistakes.found += other_depth(checkpoint, known[0])
+
+
 def _layouts(task: PrepareTask, opened: list[Opened]) -> Iterator[Layout]:
     """Of the models of the pool, as far as they are known, under the names that results have."""
     checkpoints = {source.name: source.checkpoint for source in opened if source.checkpoint is not None}
     anchor = checkpoints.get(anchor_of(_of_all(task)))
-    for name, checkpoint in checkpoints.items():
-        if name != BASE:
+    for name in task.pool or checkpoints:
+        if name != BASE and (checkpoint := checkpoints.get(name)) is not None:
             yield (checkpoint if anchor is None else Names().under(anchor, checkpoint)).layout
 
 

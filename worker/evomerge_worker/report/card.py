@@ -1,6 +1,7 @@
 """The model card (README.md) of an exported winner: front matter that the hub takes, then all that a reader needs."""
 
 import re
+from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 import yaml
@@ -10,7 +11,7 @@ from evomerge_contract.manifest import SPLITS
 from evomerge_contract.recipe import Recipe
 from evomerge_contract.report import ConcludeResult
 from evomerge_contract.task import CardFacts, Source
-from evomerge_contract.text import count, interval, score
+from evomerge_contract.text import count, interval, listing, score
 from evomerge_contract.verdict import difference, row_name
 from evomerge_worker.report.answer import concluded
 from evomerge_worker.report.licence import licence_of
@@ -19,16 +20,19 @@ from evomerge_worker.report.score_table import Table, counted_negatively, score_
 _HUB_ID = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@.*)?")
 
 
+_COST = " Cost: the parameters that a token passes through, as a multiple of the first source's."
+
+
 def model_card(facts: CardFacts, sources: list[Source], recipe: Recipe) -> str:
     """The whole README.md. `sources` may hold more than the recipe names; only those it names are in the merge."""
-    merged = merged_sources(sources, recipe)
+    merged = merged_sources(sources, recipe, facts.earlier)
     body = "\n\n".join(
         [
             f"# {_plain(facts.run)}",
             _what_it_is(facts, merged),
             _how_it_was_made(facts, merged, recipe),
             _how_good_it_is(facts),
-            _the_recipe(recipe),
+            _the_recipe(recipe, facts.earlier),
             _how_to_load(),
             _the_data(facts),
         ]
@@ -36,10 +40,12 @@ def model_card(facts: CardFacts, sources: list[Source], recipe: Recipe) -> str:
     return str(ModelCard(f"---\n{_front_matter(merged).to_yaml()}\n---\n\n{body}\n"))
 
 
-def merged_sources(sources: list[Source], recipe: Recipe) -> list[Source]:
-    """The sources whose weights, tokens or config are in the result, in their order."""
-    named = {*recipe.named_models, recipe.vocabulary}
-    return [s for s in sources if s.name in named]
+def merged_sources(sources: list[Source], recipe: Recipe, earlier: Mapping[str, Recipe] | None = None) -> list[Source]:
+    """The sources whose weights, tokens or config are in the result, in their order; of winners of `earlier` stages,
+    those that they were merged from."""
+    earlier = earlier or {}
+    named = {name for one in (recipe, *earlier.values()) for name in (*one.named_models, one.vocabulary)}
+    return [s for s in sources if s.name in named - earlier.keys()]
 
 
 def _front_matter(merged: list[Source]) -> ModelCardData:
@@ -71,12 +77,20 @@ def _how_it_was_made(facts: CardFacts, merged: list[Source], recipe: Recipe) -> 
     return (
         "## How it was made\n\n"
         f"- method: {facts.method}\n"
-        f"{_whose_config(recipe)}"
+        f"{_whose_config(recipe)}{_stages(facts)}"
         f"- search: {facts.algorithm}, {count(facts.candidates, 'candidate')}, seed {facts.seed}\n"
         f"- winner: candidate {facts.conclusion.winner}, chosen on select items among the "
         f"{len(facts.conclusion.select)} best on search items{_by_mean(facts)}\n\n"
         + _markdown(["model", "place", "licence", "content digest"], rows)
     )
+
+
+def _stages(facts: CardFacts) -> str:
+    """The stages before the winner's, where it is made of their winners too."""
+    if not facts.earlier:
+        return ""
+    made = "; ".join(f"{name} of {listing(one.named_models)}" for name, one in facts.earlier.items())
+    return f"- stages before: {_plain(made)}\n"
 
 
 def _whose_config(recipe: Recipe) -> str:
@@ -99,13 +113,14 @@ def _how_good_it_is(facts: CardFacts) -> str:
     table = score_table(facts.conclusion, facts.objectives)
     rows = [_figures(table, i, facts.conclusion) for i in range(len(table.rows))]
     head = ["model", "total", "95 % interval", "winner minus this", *(c.label for c in table.objectives + table.skills)]
+    head += ["layers", "parameters", "cost"] if table.sized else []
     asked = ", ".join(f"{o.name} ({o.metric})" for o in facts.objectives)
     negative = f" {said}." if (said := counted_negatively(facts.objectives)) else ""
     return (
         "## How good it is\n\n"
         f"{count(facts.conclusion.test_items, 'test item')} that the search has not seen: {asked}. "
         f"The intervals are paired bootstrap intervals.{negative} Scores on these items say little about other "
-        "tasks.\n\n"
+        f"tasks.{_COST if table.sized else ''}\n\n"
         + _markdown(head, rows, numbers_from=1)
         + "".join(
             f"\n\n{_plain(n)} could not be scored: {_plain(why)}." for n, why in facts.conclusion.unscored.items()
@@ -116,14 +131,18 @@ def _how_good_it_is(facts: CardFacts) -> str:
 def _figures(table: Table, i: int, conclusion: ConcludeResult) -> list[str]:
     row = table.rows[i]
     cells = [row_name(row, conclusion), score(row.score), interval(row.interval), difference(row)]
-    return cells + [column.text(i) for column in table.objectives + table.skills]
+    cells += [column.text(i) for column in table.objectives + table.skills]
+    return cells + ([str(row.layers), f"{row.parameters:,}", f"{row.cost:.2f}"] if table.sized else [])
 
 
-def _the_recipe(recipe: Recipe) -> str:
-    text = yaml.safe_dump(recipe.plain(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+def _the_recipe(recipe: Recipe, earlier: Mapping[str, Recipe] | None) -> str:
+    documents = [{"name": name} | one.plain() for name, one in (earlier or {}).items()]
+    documents.append(recipe.plain())
+    text = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    stages = ", a document for each stage," if earlier else ""
     return (
-        "## The recipe\n\nA [mergekit](https://github.com/arcee-ai/mergekit) configuration; its names stand for the "
-        f"models above.\n\n```yaml\n{text}```"
+        f"## The recipe\n\nA [mergekit](https://github.com/arcee-ai/mergekit) configuration{stages} whose names stand "
+        f"for the models above.\n\n```yaml\n{text}```"
     )
 
 

@@ -17,7 +17,7 @@ from evomerge_worker.report.finalists_chart import finalists_chart
 from evomerge_worker.report.fitness_chart import Line, fitness_chart, thinned
 from evomerge_worker.report.genome_chart import genome_chart, stretches
 from evomerge_worker.report.score_table import counted_negatively, score_table
-from evomerge_worker.report.stage import stage_of
+from evomerge_worker.report.stage import of_stage, stage_of
 from evomerge_worker.report.winner_grid import winner_grid
 
 
@@ -28,6 +28,7 @@ def render(run: RunReport) -> str:
         pydantic.ValidationError: the manifest in `run` is not one of this version.
     """
     spec = EvoMerge.model_validate(run.manifest).spec
+    run = of_stage(run, spec)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

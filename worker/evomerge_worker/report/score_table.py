@@ -8,6 +8,7 @@ from evomerge_contract.manifest import BASE, Objective
 from evomerge_contract.metrics import METRICS
 from evomerge_contract.report import ConcludeResult, ScoreRow
 from evomerge_contract.text import listing, score
+from evomerge_contract.verdict import winner_name
 from evomerge_worker.report.interval_chart import interval_charts
 
 
@@ -31,7 +32,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order winner, sources by score, the other baselines, the base; `labels` is what to call them."""
+    """Rows in the order winner, other stages' winners, sources by score, other baselines, the base; `labels` is what
+    to call them."""
 
     rows: list[ScoreRow]
     labels: list[str]
@@ -39,8 +41,13 @@ class Table:
     objectives: list[Column]
     skills: list[Column]
 
+    @property
+    def sized(self) -> bool:
+        """Whether rows tell of their models' sizes."""
+        return any(row.layers is not None for row in self.rows)
 
-_ORDER = ("winner", "source", "average", "default", "base")
+
+_ORDER = ("winner", "stage", "source", "average", "default", "base")
 
 
 def score_table(conclusion: ConcludeResult, objectives: list[Objective]) -> Table:
@@ -68,7 +75,9 @@ def score_table(conclusion: ConcludeResult, objectives: list[Objective]) -> Tabl
 def label(row: ScoreRow, conclusion: ConcludeResult) -> str:
     """What a row is called."""
     if row.role == "winner":
-        return f"winner (candidate {conclusion.winner})"
+        return winner_name(conclusion)
+    if row.role == "stage":
+        return f"winner of {row.name}"
     return BASE if row.role == "base" else row.name
 
 

@@ -96,6 +96,20 @@ def put_export(client: S3Client, uri: str, task: str, folder: Path) -> dict[str,
     return sha256
 
 
+def drop_export(client: S3Client, uri: str) -> None:
+    """Delete the export at the prefix `uri`, if there is one; its marks last, so that a broken-off deletion goes on.
+
+    Raises:
+        InputError: the prefix holds objects that no export wrote.
+        StorageError: the server failed or refused.
+    """
+    bucket, prefix = split_prefix(uri, _WHERE)
+    with explained(uri, _WHERE, client, "written"):
+        found, _, ours = _look(client, uri)
+        marks = [name for name in (EXPORT_MARK, BEGUN) if name in found]
+        _delete(client, bucket, [prefix + name for name in [*sorted(found.keys() & ours - set(marks)), *marks]])
+
+
 def _look(client: S3Client, uri: str) -> tuple[dict[str, Object], ExportManifest | None, set[str]]:
     """What lies under the prefix, the complete export's manifest, and the names of all files that exports wrote.
 
