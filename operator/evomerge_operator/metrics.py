@@ -57,6 +57,15 @@ _OF_A_SEARCH = (
 )
 
 
+_OF_NOW = (RUNNING, DISRUPTIONS, FAILURES_BUDGET, DISRUPTIONS_BUDGET, PHASE, GPUS)
+
+
+def leave(namespace: str, name: str, stage: str) -> None:
+    """Remove the series of a stage that speak of the present: another stage has them now."""
+    for metric in _OF_NOW:
+        metric.remove_by_labels({"namespace": namespace, "name": name, "stage": stage})
+
+
 def forget(namespace: str, name: str) -> None:
     """Remove every series of an EvoMerge that is gone."""
     for metric in _OF_A_SEARCH:

@@ -20,15 +20,17 @@ def publish(known: Known) -> None:
     if manifest is None:
         return
     spec = manifest.spec
-    budget = next(stage.search.candidates for stage in spec.stages if stage.name == known.stage)
-    metrics.BUDGET.labels(*labels).set(budget)
+    stage = next(stage for stage in spec.stages if stage.name == known.stage)
+    metrics.BUDGET.labels(*labels).set(stage.search.candidates)
     metrics.RUNNING.labels(*labels).set(len(known.jobs))
     metrics.DISRUPTIONS.labels(*labels).set(known.disruptions)
     metrics.DISRUPTIONS_BUDGET.labels(*labels).set(spec.budget.disruptions)
     metrics.FAILURES_BUDGET.labels(*labels).set(spec.budget.failures)
-    metrics.GPUS.labels(*labels).set(gpus(spec.worker))
+    metrics.GPUS.labels(*labels).set(gpus(spec.worker_of(stage)))
     if live is None:
         return
+    for over in live.run.stages[:-1]:
+        metrics.leave(parent.namespace, parent.name, over.name)
     of_stage = list(live.run.stage.progress.finished.values())
     outcomes = Counter(c.outcome for c in of_stage)
     for outcome in get_args(OutcomeName):
@@ -36,7 +38,9 @@ def publish(known: Known) -> None:
     reasons = Counter(c.reason for c in of_stage)
     for reason in get_args(FailureReason):
         metrics.FAILURES.labels(*labels, reason).set(reasons[reason])
-    metrics.WORKER_SECONDS.labels(*labels).set(sum(c.seconds.get("total", 0.0) for c in live.finished))
+    beside = live.run.compared.finished.values() if len(live.run.stages) == 1 else ()  # the baselines
+    seconds = sum(c.seconds.get("total", 0.0) for c in (*of_stage, *beside))
+    metrics.WORKER_SECONDS.labels(*labels).set(seconds)
     best, source = live.run.stage.progress.best(), live.run.best_source()
     if best is not None:
         metrics.BEST.labels(*labels).set(best)
