@@ -125,7 +125,8 @@ def test_a_candidate_that_is_none_of_the_search_is_refused(
 def test_baselines_count_for_nothing_but_themselves(documents: list[Document]) -> None:
     live, _ = read(KNOWN, documents[:3])
     assert (live.done, fitness(live), live.run.stage.progress.best()) == (0, [], None)
-    assert {candidate.stage for candidate in live.finished} == {BASELINES}
+    assert {candidate.stage for candidate in live.run.compared.finished.values()} == {BASELINES}
+    assert not live.run.stage.progress.finished
 
 
 def test_a_page_with_a_problem_leaves_the_search_as_it_was(documents: list[Document]) -> None:
@@ -133,4 +134,4 @@ def test_a_page_with_a_problem_leaves_the_search_as_it_was(documents: list[Docum
     before = live_of(KNOWN)
     live, problem = read(KNOWN, documents)
     assert problem is not None
-    assert (live.proposer, live.finished, live.open) == (before.proposer, [], {})
+    assert (live.proposer, live.run.stage.progress.finished, live.open) == (before.proposer, {}, {})

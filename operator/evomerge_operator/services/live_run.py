@@ -80,12 +80,6 @@ class LiveRun:
         """Finished candidates, baselines aside."""
         return sum(len(stage.progress.finished) for stage in self.run.stages)
 
-    @property
-    def finished(self) -> list[Candidate]:
-        """Every finished candidate, the baselines too."""
-        sequences = [self.run.compared, *(stage.progress for stage in self.run.stages)]
-        return [candidate for progress in sequences for candidate in progress.finished.values()]
-
     def failures(self, key: Key) -> int:
         """Attempts at an unfinished candidate that failed by themselves; lost ones do not count."""
         return self.run.progress(key.stage).failures.get(key.index, 0)
