@@ -29,6 +29,7 @@ from evomerge_worker.report.colour import Shade, shade
 from evomerge_worker.report.fitness_chart import MOST_POINTS, improvements, thinned
 from evomerge_worker.report.genome_chart import stretches
 from evomerge_worker.report.interval_chart import interval_charts
+from evomerge_worker.report.path_chart import path_chart
 from evomerge_worker.report.scale import fitting
 from evomerge_worker.report.score_table import score_table
 from evomerge_worker.report.winner_values import SHARED, places
@@ -574,3 +575,23 @@ def test_template_is_shipped() -> None:
     """The template and the style sheet have the ending that the package's data declares."""
     folder = Path(sys.modules["evomerge_worker.report"].__file__ or "").parent
     assert {p.name for p in folder.iterdir() if p.suffix not in (".py", "")} == {"report.css.j2", "report.html.j2"}
+
+
+def test_the_path_of_a_winner_of_a_data_flow_search_is_drawn_layer_by_layer() -> None:
+    slices = [("a", (0, 2)), ("b", (1, 3)), ("a", (1, 2))]
+    recipe = Recipe.model_validate(
+        {
+            "merge_method": "passthrough",
+            "slices": [{"sources": [{"model": model, "layer_range": span}]} for model, span in slices],
+        }
+    )
+    drawn = str(path_chart(recipe))
+    titles = re.findall(r"<title>(.*?)</title>", drawn)
+    assert titles == [
+        "layer 0: layer 0 of a",
+        "layer 1: layer 1 of a",
+        "layer 2: layer 1 of b",
+        "layer 3: layer 2 of b",
+        "layer 4: layer 1 of a",
+    ]
+    assert 'aria-label="The path of 5 layers through a, b."' in drawn

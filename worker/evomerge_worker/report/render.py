@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evomerge_contract import text
 from evomerge_contract.candidate import Candidate
-from evomerge_contract.manifest import BASE, SPLITS, Base, EvoMerge, EvoMergeSpec
+from evomerge_contract.manifest import BASE, SPLITS, Base, DataFlowSpace, EvoMerge, EvoMergeSpec
 from evomerge_contract.report import RunReport
 from evomerge_worker.report.accounts import failures, phases
 from evomerge_worker.report.answer import answer
@@ -16,9 +16,13 @@ from evomerge_worker.report.colour import shade
 from evomerge_worker.report.finalists_chart import finalists_chart
 from evomerge_worker.report.fitness_chart import Line, fitness_chart, thinned
 from evomerge_worker.report.genome_chart import genome_chart, stretches
+from evomerge_worker.report.path_chart import path_chart
 from evomerge_worker.report.score_table import counted_negatively, score_table
 from evomerge_worker.report.stage import of_stage, stage_of
 from evomerge_worker.report.winner_grid import winner_grid
+
+MOST_GENES = 400
+"""As many rows as a person looks at; of more genes the page shows none."""
 
 
 def render(run: RunReport) -> str:
@@ -81,13 +85,15 @@ def _course(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
 def _outcome(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
     """What came out?"""
     space, models = stage_of(run, spec).space, len(spec.models)
-    grid = winner_grid(run.recipe, run.prepared.layout, space.parameters, models) if run.recipe else None
+    flows = isinstance(space, DataFlowSpace)
+    grid = winner_grid(run.recipe, run.prepared.layout, space.parameters, models) if run.recipe and not flows else None
+    path = path_chart(run.recipe) if run.recipe and flows else None
     recipe = None
     if run.recipe:
         recipe = yaml.safe_dump(
             run.recipe.plain(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120
         )
-    return {"grid": grid, "recipe": recipe, **_genomes(run, spec)}
+    return {"grid": grid, "path": path, "recipe": recipe, **_genomes(run, spec)}
 
 
 def _genomes(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
@@ -96,7 +102,7 @@ def _genomes(run: RunReport, spec: EvoMergeSpec) -> dict[str, object]:
     if run.conclusion:
         chosen = next(c for c in run.candidates if c.index == run.conclusion.winner)
         heading = "winner"
-    if not run.genes or chosen is None or chosen.genome is None:
+    if not 0 < len(run.genes) <= MOST_GENES or chosen is None or chosen.genome is None:
         return {"genome_chart": None, "stretch": 0, "shades": {}, "sums": []}
     space = stage_of(run, spec).space
     shades = {
