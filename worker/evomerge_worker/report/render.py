@@ -21,8 +21,8 @@ from evomerge_worker.report.score_table import counted_negatively, score_table
 from evomerge_worker.report.stage import of_stage, stage_of
 from evomerge_worker.report.winner_grid import winner_grid
 
-MOST_GENES = 400
-"""As many rows as a person looks at; of more genes the page shows none."""
+MOST_GENES = 1000
+"""Rows of a chart that keep the page small; of more genes it draws none."""
 
 
 def render(run: RunReport) -> str:
