@@ -600,5 +600,5 @@ def test_the_path_of_a_winner_of_a_data_flow_search_is_drawn_layer_by_layer() ->
 def test_of_more_genes_than_a_page_has_room_for_none_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished_run(manifest(candidates=20))
     assert "The genomes over time" in render(run)
-    monkeypatch.setattr("evomerge_worker.report.render.MOST_GENES", len(run.genes) - 1)
+    monkeypatch.setattr(sys.modules["evomerge_worker.report.render"], "MOST_GENES", len(run.genes) - 1)
     assert "The genomes over time" not in render(run)
