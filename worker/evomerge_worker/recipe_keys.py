@@ -108,7 +108,7 @@ class Keys:
         elif helper or self._without_effect(key, part[key]):
             self._pass(key, path, "a recipe has no such key there")
         elif key in _IN_THE_NAME and part[key]:
-            name = f"{part.get('model', 'NAME')}{_IN_THE_NAME[key]}{part[key]}"
+            name = f"{part.get('model', 'NAME')}{_IN_THE_NAME[key]}{_named(part[key])}"
             self._add(path, f'is a part of the model\'s name; write "model: {name}"; mergekit would pass over it here')
         elif near := _meant(key, level):
             self._misspelt(part, key, near, path)
