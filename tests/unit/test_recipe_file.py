@@ -160,6 +160,11 @@ def test_a_recipe_reads_in_mergekit_as_it_was_written() -> None:
             )
             for key, mark in [("lora", "+"), ("adapter", "+"), ("revision", "@")]
         ),
+        (
+            {"models": [{"model": "a", "lora": {"path": "org/b", "revision": "main"}}]},
+            "recipe.models[0].lora",
+            'is a part of the model\'s name; write "model: a+org/b@main"; mergekit would pass over it here',
+        ),
         *(
             (keys, f"recipe.{key}", f"is not a key that is known here; did you mean {near}?")
             for keys, key, near in [
@@ -198,6 +203,8 @@ def test_a_recipe_reads_in_mergekit_as_it_was_written() -> None:
                 ("fp32", "float32"),
                 ("BFloat16", "bfloat16"),
                 ("flaot32", "float32"),
+                ("bfloat", "bfloat16"),
+                ("float", "float32"),
             ]
         ),
         ({"pad_to_multiple_of": 64}, "recipe.pad_to_multiple_of", "belongs to tokenizer; mergekit would pass over it"),
@@ -474,6 +481,27 @@ def test_a_misspelt_key_is_read_as_what_it_was_meant_to_be() -> None:
         "recipe.models[1].params",
         "recipe.models[1].parameters.wieght",
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "where"),
+    [
+        ({"wieght": [{"filter": "mlp", "valu": 1}]}, "recipe.models[0].wieght"),
+        ({"parameters": {"wieght": [{"filter": "mlp", "valu": 1}]}}, "recipe.models[0].parameters.wieght"),
+        ({"weight": [{"filter": "mlp", "valu": 1}]}, "recipe.models[0].weight"),
+    ],
+)
+def test_the_filters_of_a_misspelt_or_misplaced_parameter_are_looked_at(model: dict[str, Any], where: str) -> None:
+    recipe, problems, _ = parse_recipe({"merge_method": "linear", "models": [{"model": "a"} | model]})
+    assert [problem.path for problem in problems] == [where, f"{where}[0].valu"]
+    assert recipe is not None
+
+
+def test_a_revision_and_an_adapter_beside_a_model_are_told_with_the_whole_name() -> None:
+    models = [{"model": "org/a", "revision": "main", "adapter": "b"}]
+    _, problems, _ = parse_recipe({"merge_method": "linear", "models": models})
+    assert [problem.path for problem in problems] == ["recipe.models[0].revision", "recipe.models[0].adapter"]
+    assert all('write "model: org/a@main+b"' in problem.message for problem in problems)
 
 
 def test_a_model_without_an_adapter_or_revision_may_say_so() -> None:

@@ -254,7 +254,8 @@ def _dtype(given: Any) -> str | None:
     """The dtype that was meant by one that is not known."""
     if not isinstance(given, str):
         return None
-    near = nearest(given, [*_DTYPES, *get_args(DTypeName), *_NOT_DONE])
+    other_name = given.lower() if given.lower() in _DTYPES else None
+    near = other_name or nearest(given, [*get_args(DTypeName), *_NOT_DONE]) or nearest(given, _DTYPES)
     meant = _DTYPES.get(str(near), near)
     return None if meant in _NOT_DONE else meant
 

@@ -60,10 +60,10 @@ def _as_texts(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     plain = {key: _as_texts(value) if key in _HOLDERS else value for key, value in part.items()}
-    return plain | {key: _as_text(plain[key]) for key in _NAMES if key in plain}
+    return plain | {key: as_text(plain[key]) for key in _NAMES if key in plain}
 
 
-def _as_text(model: Any) -> Any:
+def as_text(model: Any) -> Any:
     """{model: …, lora: …}, each a text or {path: …, revision: …}, as model@revision+lora@revision."""
     if not isinstance(model, dict) or not set(model) <= {"model", "lora"} or "model" not in model:
         return model

@@ -13,6 +13,7 @@ from evomerge_contract.methods import EXTENSIONS, METHODS, Method, any_of
 from evomerge_contract.recipe import Filtered, Recipe, RecipeModel, Slice, SliceSource, TokenizerSettings
 from evomerge_contract.report import Problem
 from evomerge_contract.spelling import nearest
+from evomerge_worker.recipe_forms import as_text
 
 _PASSED_OVER = "is passed over, as mergekit does: "
 _FILTER = "a value in parameters"
@@ -42,8 +43,8 @@ _OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "val": ("value",),
 }
 """Other words for keys, each with those that it may stand for."""
-_IN_THE_NAME = {"lora": "+", "adapter": "+", "revision": "@"}
-"""What is a part of a model's name, with what stands before it there."""
+_IN_THE_NAME = {"lora", "adapter", "revision"}
+"""What is a part of a model's name."""
 _STACKS = {"models", "slices", "modules"}
 """Of these a recipe has one."""
 _NO_PARAMETER = {"int8_mask"}
@@ -108,13 +109,13 @@ class Keys:
         elif helper or self._without_effect(key, part[key]):
             self._pass(key, path, "a recipe has no such key there")
         elif key in _IN_THE_NAME and part[key]:
-            name = f"{part.get('model', 'NAME')}{_IN_THE_NAME[key]}{_named(part[key])}"
-            self._add(path, f'is a part of the model\'s name; write "model: {name}"; mergekit would pass over it here')
+            write = f'write "model: {_whole_name(part)}"'
+            self._add(path, f"is a part of the model's name; {write}; mergekit would pass over it here")
         elif near := _meant(key, level):
             self._misspelt(part, key, near, path)
         elif key in self._known() and "parameters" in _LEVELS[level]:
-            self._mean(part, key, part[key])
             self._add(path, "belongs to parameters, one level further down; mergekit would pass over it here")
+            self._mean(part, key, part[key], path)
         elif belongs := _place(key):
             self._add(path, f"belongs to {belongs}; mergekit would pass over it here")
         elif near := nearest(key, _LEVELS[level]):
@@ -122,8 +123,8 @@ class Keys:
         elif other := next(iter(_OTHER_WORDS.get(key.lower(), ())[-1:]), None):
             self._add(path, f"is not a key that is known here; did you mean {other}? That belongs to {_place(other)}")
         elif "parameters" in _LEVELS[level] and (near := nearest(key, self._known())):
-            self._mean(part, near, part[key])
             self._add(path, f"is not a key that is known here; did you mean {near}, below parameters?")
+            self._mean(part, near, part[key], path)
         else:
             self._pass(key, path, "a recipe has no such key there")
 
@@ -133,10 +134,11 @@ class Keys:
             self._meant.append((part, near, part[key]))
         self._add(path, f"is not a key that is known here; did you mean {near}?")
 
-    def _mean(self, part: dict[Any, Any], name: str, value: Any) -> None:
-        """Take a value that stands in `part` itself for that of the parameter `name` of it."""
+    def _mean(self, part: dict[Any, Any], name: str, value: Any, path: str) -> None:
+        """Take a value that stands at `path` in `part` itself for that of the parameter `name` of it."""
         if isinstance(part.setdefault("parameters", {}), dict):
             self._meant.append((part["parameters"], name, value))
+            self._filter_keys(value, path)
 
     def _parameters(self, settings: dict[Any, Any], level: str, path: str) -> None:
         """Look at the names of parameters that stand together, and at the keys of filters."""
@@ -151,9 +153,13 @@ class Keys:
                 self._nothing.append((settings, name))
                 self._pass(name, where, f"beside a model, {name} has no effect")
             else:
-                for one, at in _filters(settings[name], where):
-                    for key in [key for key in one if isinstance(key, str) and key not in Filtered.model_fields]:
-                        self._judge(one, key, _FILTER, f"{at}.{key}")
+                self._filter_keys(settings[name], where)
+
+    def _filter_keys(self, setting: object, path: str) -> None:
+        """Look at the keys of the filters of a parameter."""
+        for one, where in _filters(setting, path):
+            for key in [key for key in one if isinstance(key, str) and key not in Filtered.model_fields]:
+                self._judge(one, key, _FILTER, f"{where}.{key}")
 
     def _judge_parameter(self, settings: dict[Any, Any], name: str, path: str) -> None:
         self._nothing.append((settings, name))
@@ -165,6 +171,7 @@ class Keys:
         elif name not in _anywhere() and (near := nearest(name, self._known())):
             self._meant.append((settings, near, settings[name]))
             self._add(path, f"is not a parameter of {self._method_name}; did you mean {near}?")
+            self._filter_keys(settings[name], path)
         else:
             self._pass(name, path, f"{self._method_name} has no parameter {name}")
 
@@ -196,6 +203,14 @@ class Keys:
 def _meant(key: str, level: str) -> str | None:
     """The key of a level that `key` is another word for."""
     return next((name for name in _OTHER_WORDS.get(key.lower(), ()) if name in _LEVELS[level]), None)
+
+
+def _whole_name(part: Mapping[Any, Any]) -> str:
+    """The name of a model with the revision and the adapter that stand beside it."""
+    model, revision = part.get("model", "NAME"), part.get("revision")
+    whole = {"path": model, "revision": revision} if revision else model
+    name = as_text({"model": whole, "lora": part.get("lora") or part.get("adapter")})
+    return name if isinstance(name, str) else "NAME@REVISION+ADAPTER"
 
 
 def _place(key: str) -> str | None:
