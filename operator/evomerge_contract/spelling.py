@@ -9,11 +9,13 @@ _NEAR = 0.8
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that `word` is, or is nearly: small or capital, with other hyphens, two letters swapped."""
-    words = {_plain(one): one for one in known}
-    same_letters = (one for plain, one in words.items() if sorted(plain) == sorted(_plain(word)))
-    close = difflib.get_close_matches(_plain(word), words, n=1, cutoff=_NEAR)
-    return words.get(_plain(word)) or next(same_letters, None) or (words[close[0]] if close else None)
+    words = {one.lower().replace("-", "_"): one for one in known}
+    meant = word.lower().replace("-", "_")
+    same = (one for plain, one in words.items() if _joined(plain) == _joined(meant))
+    same_letters = (one for plain, one in words.items() if sorted(plain) == sorted(meant))
+    close = difflib.get_close_matches(meant, words, n=1, cutoff=_NEAR)
+    return next(same, None) or next(same_letters, None) or (words[close[0]] if close else None)
 
 
-def _plain(word: str) -> str:
-    return "".join(letter for letter in word.lower() if letter not in "-_ ")
+def _joined(word: str) -> str:
+    return word.replace("_", "").replace(" ", "")
