@@ -33,6 +33,7 @@ TRAVELS = {
     "additional_chat_templates/tool_use.jinja": b"T{{ messages[0].content }}",
     "LICENSE": b"of its authors",
     "of_no_known/kind/at_all.dat": b"1",
+    "figures/losses [1].png": b"no pattern",
 }
 STAYS = {
     "README.md": b"about this one",

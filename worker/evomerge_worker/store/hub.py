@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, is_offline_mode, snapshot_download
@@ -45,7 +46,7 @@ def fetch_model(uri: str, where: str, cache: Path, *, code: bool, adapter: bool)
         return {name: sizes[name] for name in wanted(sizes, code=code, adapter=adapter)}
 
     def fill(part: Path, _: Arrived) -> None:
-        names = list(listed())
+        names = [escape(name) for name in listed()]
         with _explained(uri, where):
             snapshot_download(repo, revision=commit, local_dir=part, allow_patterns=names)
         if torn := [name for name, size in listed().items() if (part / name).stat().st_size != size]:
