@@ -110,6 +110,13 @@ def test_card_tells_the_whole_story(made: tuple[CardFacts, list[Source], Recipe]
         assert found.test in card
 
 
+def test_card_says_whose_config_the_winner_has(made: tuple[CardFacts, list[Source], Recipe]) -> None:
+    facts, sources, recipe = made
+    assert "- config: " not in model_card(facts, sources, recipe)
+    chosen = recipe.model_copy(update={"config_source": "counter"})
+    assert "- config: that of counter, for all that was merged: " in model_card(facts, sources, chosen)
+
+
 def test_card_tells_what_other_masks_make_of_the_winner(made: tuple[CardFacts, list[Source], Recipe]) -> None:
     """Five figures, mean and spread, and which seed the weights have; nothing of it where no masks are drawn."""
     drawn = card_of(finished_run(manifest(parameter_space=DARE_TIES, candidates=40, algorithm="Random")))

@@ -531,6 +531,24 @@ def test_a_module_called_default_is_the_recipe_itself() -> None:
 
 
 @pytest.mark.parametrize(
+    "modules",
+    [{"a": {"models": []}, "b": {"models": []}}, {"default": None}, [{"default": {"models": [{"model": "a"}]}}]],
+)
+def test_modules_that_are_refused_do_not_also_count_as_missing_models(modules: Any) -> None:
+    recipe, problems, _ = parse_recipe({"merge_method": "linear", "modules": modules})
+    assert recipe is None
+    assert [problem.path for problem in problems] == ["recipe.modules"]
+
+
+def test_a_single_module_under_another_name_is_looked_at_all_the_same() -> None:
+    module = {"models": [{"model": "a", "parameters": {"weight": "much"}}]}
+    recipe, problems, _ = parse_recipe({"merge_method": "linear", "modules": {"defualt": module}})
+    assert recipe is not None
+    assert recipe.named_models == ["a"]
+    assert [problem.path for problem in problems] == ["recipe.modules", "recipe.models[0].parameters.weight"]
+
+
+@pytest.mark.parametrize(
     ("model", "text"),
     [
         ({"model": "a"}, "a"),

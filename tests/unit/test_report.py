@@ -126,6 +126,13 @@ def test_page_tells_where_all_came_from(run: RunReport, html: str) -> None:
         assert wanted in text
 
 
+def test_page_says_whose_config_all_merges_have(run: RunReport, html: str) -> None:
+    spec = run.manifest["spec"] | {"configSource": "counter"}
+    chosen = render(run.model_copy(update={"manifest": run.manifest | {"spec": spec}}))
+    assert "all merges with the config of counter" in Page(chosen).text
+    assert "with the config of" not in Page(html).text
+
+
 def test_charts_say_in_words_what_they_show(html: str) -> None:
     """Every picture has a label for those who do not see it."""
     pictures = [a for tag, a in Page(html).elements if a.get("role") == "img" or tag == "svg"]

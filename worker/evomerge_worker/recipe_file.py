@@ -131,6 +131,8 @@ def parse_recipe(document: Any, lent: Set[str] = frozenset()) -> Written:
     keys = Keys(document, lent)
     plain, misplaced = unwrapped(keys.document)
     recipe, problems = _look(plain)
+    if misplaced and not (plain.get("models") or plain.get("slices")):
+        recipe = None  # of its models nothing more can be told
     return Written(recipe, [*keys.problems, *misplaced, *problems], keys.warnings)
 
 

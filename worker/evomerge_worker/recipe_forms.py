@@ -16,16 +16,20 @@ _SEVERAL = (
 
 
 def unwrapped(document: dict[Any, Any]) -> tuple[dict[Any, Any], list[Problem]]:
-    """The document with models named by texts and without `modules`, and what keeps those from being taken out."""
+    """The document with models named by texts and without `modules`, and what keeps those from being taken out.
+
+    A single module under another name is taken out too, so that what is wrong in it can be told at the same time.
+    """
     plain = _as_texts(document)
     if "modules" not in plain:
         return plain, []
     modules = plain.pop("modules")
     if not modules:
         return plain, []
-    if not isinstance(modules, dict) or list(modules) != [_ONE_MODULE] or not isinstance(modules[_ONE_MODULE], dict):
+    module = next(iter(modules.values())) if isinstance(modules, dict) and len(modules) == 1 else None
+    if not isinstance(module, dict):
         return plain, [Problem(path="recipe.modules", message=_SEVERAL)]
-    module = modules[_ONE_MODULE]
+    problems = [] if _ONE_MODULE in modules else [Problem(path="recipe.modules", message=_SEVERAL)]
     if both := [key for key in ("models", "slices") if plain.get(key)]:
         return plain, [Problem(path="recipe.modules", message=f"give either {both[0]} or modules, not both")]
     parts = {key: module[key] for key in ("models", "slices") if key in module}
@@ -34,7 +38,7 @@ def unwrapped(document: dict[Any, Any]) -> tuple[dict[Any, Any], list[Problem]]:
         parts["parameters"] = outer | {name: _within(setting, outer.get(name)) for name, setting in inner.items()}
     elif inner is not None:
         parts["parameters"] = inner
-    return plain | parts, []
+    return plain | parts, problems
 
 
 def _within(setting: Any, outer: Any) -> Any:
