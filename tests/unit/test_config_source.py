@@ -120,6 +120,33 @@ def test_a_merge_by_hand_takes_the_key(
     assert json.loads((tmp_path / "out" / "config.json").read_text())["sliding_window"] is None
 
 
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ({}, ""),
+        ({"hidden_size": 64}, "hidden_size is 64, but 32 in old, which cannot have this config; let config_source"),
+        ({"num_attention_heads": 2, "num_key_value_heads": 1}, "num_attention_heads is 2, but 4 in old"),
+        ({"num_hidden_layers": 6}, "cannot have the config of donor (config_source), which is mistral with 6 layers"),
+    ],
+)
+def test_a_donor_that_is_not_merged_must_be_of_the_same_sizes(
+    folders: dict[str, Path],
+    tiny: Tiny,
+    tmp_path: Path,
+    sizes: dict[str, int],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its tokens may be others."""
+    donor = tiny("mistral", seed=3, vocabulary=OF_A, rms_norm_eps=1e-3, **sizes)
+    for name, folder in {**folders, "donor": donor}.items():
+        (tmp_path / name).symlink_to(folder)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(linear("old", "new", config_source="donor").plain()))
+    assert merge([str(recipe), str(tmp_path / "out")]) == (65 if sizes else 0)
+    assert told in capsys.readouterr().err
+
+
 def test_a_name_that_is_no_model_is_told_by_the_key(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

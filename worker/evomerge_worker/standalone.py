@@ -187,7 +187,7 @@ def _sources(recipe: Recipe, sources: dict[str, Source | None], mistakes: "Mista
     """
     from evomerge_worker.merge.slices import spoken_mistakes
     from evomerge_worker.prepare.architecture import check_own_configs
-    from evomerge_worker.prepare.fit import check_fit
+    from evomerge_worker.prepare.fit import check_config_donor, check_fit
     from evomerge_worker.prepare.sources import check_finite
     from evomerge_worker.store import Store, default_cache
 
@@ -196,14 +196,18 @@ def _sources(recipe: Recipe, sources: dict[str, Source | None], mistakes: "Mista
     opened = [_opened(model, sources[model], store, mistakes) for model in models]
     merged = [source for source in opened if source.name in recipe.merged_models]
     first = recipe.base_model or next(iter(models), None)
+    merged.sort(key=lambda source: source.name != first)
     check_fit(
-        sorted(merged, key=lambda source: source.name != first),
+        merged,
         mistakes,
         whole=not recipe.slices,
         in_place=_in_place(recipe, merged),
         vocabulary=recipe.vocabulary,
         one_config=recipe.config_source is not None,
     )
+    for source in opened:
+        if source.name == recipe.config_source and source not in merged and len(merged) > 1:
+            check_config_donor(source, merged[0], mistakes)
     check_own_configs(merged, mistakes, evaluated=False)
     _check_recipe(recipe, opened, mistakes)
     for source in merged:

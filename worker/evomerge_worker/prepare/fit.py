@@ -47,6 +47,19 @@ def check_fit(
         _check_tensors([s for s in sources if s.checkpoint is not None], mistakes)
 
 
+def check_config_donor(donor: Opened, merged: Opened, mistakes: Mistakes) -> None:
+    """Collect where `donor`, which is not merged and whose config the result has, is of other sizes than `merged`.
+
+    Planning tells of another architecture or number of layers.
+    """
+    if donor.config is None or merged.config is None or donor.config.model_type != merged.config.model_type:
+        return
+    for found in differences(donor.config, merged.config, merged.name, in_place=False):
+        if found.of_tensors:
+            message = f"{found.sentence}, which cannot have this config; let config_source name a model of its sizes"
+            mistakes.found.append(Problem(path=donor.where, message=message))
+
+
 def _check_configs(sources: Sequence[Opened], mistakes: Mistakes, in_place: bool, one_config: bool) -> None:
     for source in sources[1:]:
         for found in differences(source.config, sources[0].config, sources[0].name, in_place=in_place):
