@@ -190,7 +190,7 @@ CREATED: list[Case] = [
     *(
         Case(
             "spec.models",
-            f"{method} merges exactly 2 models",
+            f"{method} merges exactly 2 models; the first stage may name them",
             {"spec.models": _THREE, **_with(method, **{parameter: _FREE})},
         )
         for method, parameter in (("slerp", "t"), ("nuslerp", "weight"), ("nearswap", "t"))
@@ -250,6 +250,11 @@ CREATED: list[Case] = [
         for split, uri in (("search", "search.jsonl"), ("select", "s3://data"), ("test", "hf://org/data"))
     ),
     Case(
+        "spec.stages",
+        "the names of stages must differ",
+        {"spec.stages": good_evomerge("")["spec"]["stages"] * 2},
+    ),
+    Case(
         "spec.stages[].name",
         '"baselines" means the baselines; choose another name',
         {"spec.stages.0.name": "baselines"},
@@ -269,14 +274,14 @@ CREATED: list[Case] = [
         for changes in ({"spec.stages.0.dataFlowSpace": {}}, {_STAGE: GONE})
     ),
     *(
-        Case(f"spec.stages[].dataFlowSpace.{part}", message, _flow({part: value}))
+        Case(f"spec.stages[].dataFlowSpace.{part}", message, _flow({part.partition(".")[0]: value}))
         for part, message, value in (
-            ("scales", _SMALLEST_SCALE, {"min": "0.049999"}),
-            ("scales", _SMALLEST_SCALE, {"min": "1.1"}),
-            ("scales", _LARGEST_SCALE, {"max": "0.9"}),
-            ("scales", _LARGEST_SCALE, {"max": "8.1"}),
-            ("scales", "max must be above min", {"min": "1", "max": "1"}),
-            ("layers", "max must not be below min", {"min": 5, "max": 4}),
+            ("scales.min", _SMALLEST_SCALE, {"min": "0.049999"}),
+            ("scales.min", _SMALLEST_SCALE, {"min": "1.1"}),
+            ("scales.max", _LARGEST_SCALE, {"max": "0.9"}),
+            ("scales.max", _LARGEST_SCALE, {"max": "8.1"}),
+            ("scales.max", "max must be above min", {"min": "1", "max": "1"}),
+            ("layers.max", "max must not be below min", {"min": 5, "max": 4}),
         )
     ),
     Case(
@@ -463,8 +468,16 @@ EVERY_CASE = {
     "MergeCandidate": [*CANDIDATE_CREATED, *CANDIDATE_REPLACED, *CANDIDATE_TOLD, *CANDIDATE_RETOLD],
 }
 
+_AFTER = {
+    "name": "dfs",
+    "dataFlowSpace": {"models": ["ps", "two"], "repeats": 2, "scales": {"per": "Pair"}, "layers": {"max": 9}},
+    "search": {"candidates": 1},
+    "onNoGain": "Stop",
+    "worker": {"timeoutSeconds": 5, "resources": {"limits": {"memory": "1Gi"}}},
+}
 GOOD: dict[str, Changes] = {
     "every field": {},
+    "two stages": {"spec.stages": [*good_evomerge("")["spec"]["stages"], _AFTER]},
     "the least": {
         "spec.base": GONE,
         "spec.storage": GONE,
