@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from documents import LAYER_TENSORS, prepared
-from evomerge_contract.report import Flow, Layout
+from documents import LAYOUT, prepared
+from evomerge_contract.report import Flow
 from evomerge_operator.local.preview import spaces_of
 from evomerge_operator.manifest import load_manifest
 from evomerge_operator.plan.proposer import begin_stage
@@ -29,15 +29,8 @@ def test_an_example_is_valid(file: Path) -> None:
 def test_the_papers_searches_have_the_papers_dimensions(file: str, dimensions: dict[str, int]) -> None:
     manifest = load_manifest(EXAMPLES / "evollm-jp" / file)
     names = [model.name for model in manifest.spec.models]
-    layout = Layout(
-        layer_prefix="model.layers.",
-        layers=32,
-        layer_tensors=LAYER_TENSORS,
-        before=["model.embed_tokens.weight"],
-        after=["lm_head.weight", "model.norm.weight"],
-        flow=Flow(divided=["mlp.down_proj.weight", "self_attn.o_proj.weight"], layers=dict.fromkeys(names, 32)),
-    )
-    found = prepared(manifest, layout)
+    flow = Flow(divided=["mlp.down_proj.weight", "self_attn.o_proj.weight"], layers=dict.fromkeys(names, 32))
+    found = prepared(manifest, LAYOUT.model_copy(update={"layers": 32, "flow": flow}))
     run = make_run(manifest, found, "s3://out/reports", default_names(manifest, found))
     spaces = spaces_of(run, begin_stage(run, 0))
     assert {name: len(space.genes) for name, space in spaces.items()} == dimensions

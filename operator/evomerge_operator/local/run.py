@@ -35,7 +35,7 @@ from evomerge_operator.plan.finish import (
     winner_recipe,
 )
 from evomerge_operator.plan.proposer import Proposer, begin_stage
-from evomerge_operator.plan.run import Run, StageRun, at_commits, default_names, identity, make_run
+from evomerge_operator.plan.run import BASELINES, Run, StageRun, at_commits, default_names, identity, make_run
 from evomerge_operator.recipes import Seeded, made_of, recipe_text
 
 
@@ -150,7 +150,7 @@ def _finish(executor: Executor, run: Run, directory: RunDirectory, watcher: Watc
         raise error_of(exported, f"exporting the winner{executor.last_words()}", run.manifest)
     text = recipe_text(Seeded(recipe, seed), run.manifest, directory.path, earlier)
     write_whole(directory.recipe, text.encode())
-    everyone = [candidate for one in run.stages for candidate in _searched(directory, one)]
+    everyone = [candidate for candidate in read_log(directory.log) if candidate.stage != BASELINES]
     render_report(_write_facts(run, everyone, directory, report.conclude, recipe), directory.report)
     drop_winners(directory)
     watcher.done(run, report.conclude, directory)

@@ -278,12 +278,9 @@ async def _result(known: Known, gateway: Gateway, step: str, report: Report) -> 
     """Store what a step has found; returns the fields of the status that say so."""
     if step == PREPARE and report.prepare is not None:
         if known.prepared is None:
-            text = canonical_json(report.prepare.wire())
-            metadata = known.parent.metadata(lock_name(known)) | {"annotations": {DIGEST: digest_of_text(text)}}
-            lock = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True}
             names = default_names(known.manifest, report.prepare) if known.manifest else ()
-            data = {LOCK_KEY: text, BASELINES_KEY: canonical_json(names)}
-            stored = await gateway.create_config_map(lock | {"data": data}, known.parent)
+            lock = _lock(known, 0, report.prepare, {BASELINES_KEY: canonical_json(names)})
+            stored = await gateway.create_config_map(lock, known.parent)
             known.prepared, known.pinned = report.prepare, pinned_names(stored)  # an older operator may have stored it
         stages = known.status.stages
         if any(stage.digest is None for stage in stages):
@@ -303,15 +300,19 @@ async def _result(known: Known, gateway: Gateway, step: str, report: Report) -> 
 
 async def _pinned_winner(known: Known, gateway: Gateway, found: PrepareResult) -> list[StageStatus]:
     """Store what was found once a stage's winner was there; the stages, the last with its winner's digest."""
-    text = canonical_json(found.wire())
     *before, last = known.status.stages
-    name = lock_name(known, len(known.status.stages))
-    metadata = known.parent.metadata(name) | {"annotations": {DIGEST: digest_of_text(text)}}
-    lock = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": {LOCK_KEY: text}}
-    stored = await gateway.create_config_map(lock, known.parent)
+    stored = await gateway.create_config_map(_lock(known, len(known.status.stages), found, {}), known.parent)
     sources = PrepareResult.model_validate_json(stored["data"][LOCK_KEY]).sources
     digest = next(source.digest for source in sources if source.name == last.name)
     return [*before, last.model_copy(update={"digest": digest})]
+
+
+def _lock(known: Known, stages: int, found: PrepareResult, further: Mapping[str, str]) -> Document:
+    """The lock that is made once so many stages are over, with `further` data."""
+    text = canonical_json(found.wire())
+    metadata = known.parent.metadata(lock_name(known, stages)) | {"annotations": {DIGEST: digest_of_text(text)}}
+    data = {LOCK_KEY: text, **further}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": data}
 
 
 LOCK_KEY, BASELINES_KEY = "prepared.json", "baselines.json"
